@@ -1,0 +1,5 @@
+"""Speech to transcripts behind OpenAI's audio API, in one process."""
+
+from importlib.metadata import version
+
+__version__ = version("whisperx-api-server")

@@ -1,0 +1,195 @@
+"""What a backend is: the protocols of the stages and how a model is asked for.
+
+A backend is one module. For each stage that it serves it has a factory of that name:
+
+    def load_transcriber(spec: ModelSpec) -> Transcriber
+    def load_aligner(spec: ModelSpec) -> Aligner
+    def load_diarizer(spec: ModelSpec) -> Diarizer
+    def load_voice_detector(spec: ModelSpec) -> VoiceDetector
+
+and, where it applies:
+
+    def align_model(language: str, models: Mapping[str, str]) -> str | None   # the aligner's table
+    def engine_info() -> Mapping[str, object]   # for /info; imports nothing heavy
+
+Importing the module costs nothing: vendor packages are imported inside the factories. Absent ones
+raise `NotInstalled` naming the install command (see `require`).
+
+Objects are synchronous and are called by one thread only, their lane's, except what is marked
+thread-safe. One result per input, in order. They raise `whisperx_api_server.errors` only, the
+vendor's error as the cause; `InsufficientMemory` when the device's memory ran out, so that the
+lane can try smaller batches.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Literal, Protocol, runtime_checkable
+
+from ..domain import (
+    AudioClip,
+    DecodeOptions,
+    Diarization,
+    DiarizeOptions,
+    Samples,
+    Segment,
+    SpeechRegion,
+    Task,
+    VadOptions,
+    Window,
+    WindowTranscript,
+)
+from ..errors import NotInstalled
+
+Stage = Literal["transcription", "alignment", "diarization", "vad"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSpec:
+    """Which model to load, and where: what the settings say, in the backends' words.
+
+    `name` is a hub id, a published size ("large-v3") or a path. `device` is "cpu" or "cuda",
+    already resolved. `threads` 0 is the vendor's default. `options` are the backend's own.
+    """
+
+    name: str
+    device: str = "cpu"
+    device_index: int = 0
+    compute_type: str = "default"
+    threads: int = 0
+    download_root: Path | None = None
+    local_files_only: bool = False
+    hf_token: str | None = field(default=None, repr=False)
+    language: str | None = None
+    options: tuple[tuple[str, Hashable], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Capabilities:
+    """What a transcriber can do; the pipeline plans by it.
+
+    `languages` None is any that Whisper knows. `native_words`: every answer carries word times at
+    no cost. `can_time_words`: on request (`DecodeOptions.word_timestamps`). `detects_language`:
+    `DecodeOptions.language` may be None. `padded_to` is the length in seconds that each window is
+    padded to, 0 when it costs what it lasts.
+    """
+
+    languages: frozenset[str] | None = None
+    tasks: frozenset[Task] = frozenset({"transcribe"})
+    detects_language: bool = False
+    native_words: bool = False
+    can_time_words: bool = False
+    can_prompt: bool = False
+    can_logprobs: bool = False
+    max_window: float = 30.0
+    max_batch: int = 16
+    padded_to: float = 0.0
+
+
+@runtime_checkable
+class VoiceDetector(Protocol):
+    """Finds speech."""
+
+    def detect(self, clip: AudioClip, options: VadOptions) -> Iterator[Sequence[SpeechRegion]]:
+        """Speech regions in order, non-overlapping, block by block.
+
+        Each step looks at one block of at most a few minutes of audio and yields the regions that
+        became final with it, perhaps none: between steps the lane serves other clips, so that a
+        long recording does not hold up a short one. Several iterators may be under way at once;
+        their steps are all called on the lane's thread. Silence or an empty clip gives no region.
+        """
+        ...
+
+
+@runtime_checkable
+class Transcriber(Protocol):
+    """Turns windows into text."""
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    def batch_key(self, options: DecodeOptions) -> Hashable:
+        """Windows whose options give equal keys may share one `transcribe`. Thread-safe, cheap."""
+        ...
+
+    def features(self, windows: Sequence[Window]) -> object:
+        """What `transcribe` needs of the audio, computed ahead. Thread-safe."""
+        ...
+
+    def detect_language(self, windows: Sequence[Window]) -> list[Mapping[str, float]]:
+        """Probability of each language (ISO-639-1), for each window."""
+        ...
+
+    def transcribe(
+        self,
+        windows: Sequence[Window],
+        options: Sequence[DecodeOptions],
+        features: object | None = None,
+    ) -> list[WindowTranscript]:
+        """Decode one batch; `options` has one entry a window, `features` is from `features`."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class AlignItem:
+    """A segment to align and the audio it was heard in.
+
+    `samples` begin at `offset` seconds of the recording; the segment's own times lie inside.
+    """
+
+    segment: Segment
+    samples: Samples
+    offset: float
+    language: str
+
+
+@runtime_checkable
+class Aligner(Protocol):
+    """Finds when each word was said."""
+
+    def supports(self, language: str) -> bool: ...
+
+    def align(self, items: Sequence[AlignItem]) -> list[list[Segment]]:
+        """For each item, its sentences with `words`, times on the recording's clock.
+
+        Items may come from many requests. Text that cannot be aligned comes back as one segment
+        with the item's times and `words` spread evenly, never dropped.
+        """
+        ...
+
+
+@runtime_checkable
+class Diarizer(Protocol):
+    """Tells speakers apart."""
+
+    @property
+    def match_threshold(self) -> float:
+        """Cosine similarity above which two of `embed`'s vectors are the same voice."""
+        ...
+
+    def diarize(self, clip: AudioClip, options: DiarizeOptions) -> Diarization:
+        """Turns labelled SPEAKER_00, SPEAKER_01… in order of appearance; silence gives none."""
+        ...
+
+    def embed(self, clips: Sequence[AudioClip]) -> list[tuple[float, ...] | None]:
+        """One voice vector a clip, comparable with `Diarization.embeddings`; None if no speech."""
+        ...
+
+
+def require(module: str, *, extra: str) -> ModuleType:
+    """Import a vendor's module, or say which command installs it.
+
+    Raises:
+        NotInstalled: the module, or one that it needs, is absent.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise NotInstalled(
+            f"this needs the package {(error.name or module).partition('.')[0]!r}: "
+            f'pip install "whisperx-api-server[{extra}]"'
+        ) from error

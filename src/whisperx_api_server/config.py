@@ -1,0 +1,255 @@
+"""Settings: every one is an environment variable (nested names join with `__`), also from `.env`.
+
+Read once, by `main`, `cli` and the worker; everything else is given what it needs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from .domain import OutputFormat
+
+Device = Literal["auto", "cpu", "cuda"]
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class ConfigurationError(Exception):
+    """A setting has a wrong value; the message is one line that names the variable."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class WhisperSettings(_Section):
+    """Transcription with Whisper."""
+
+    model: str = Field("large-v3", description="Model name, hub id or path; the default model.")
+    compute_type: str = Field(
+        "default", description="CTranslate2 compute type: default, int8, float16, int8_float16…"
+    )
+    inference_device: Device = Field("auto", description="auto takes CUDA where there is one.")
+    device_index: NonNegativeInt = Field(0, description="Which GPU.")
+    cpu_threads: NonNegativeInt = Field(0, description="Threads for inference on CPU; 0 is all.")
+    vad_method: Literal["silero", "pyannote"] = Field(
+        "silero", description="Voice activity detector. pyannote costs far more on CPU."
+    )
+    batch_size: PositiveInt = Field(16, description="Most windows in one batch.")
+    chunk_size: Annotated[float, Field(ge=1, le=30)] = Field(
+        30.0, description="Longest window in seconds, 1 to 30."
+    )
+    beam_size: Annotated[int, Field(ge=1, le=20)] = Field(5, description="Beams at temperature 0.")
+    download_root: Path | None = Field(
+        None, description="Where models are kept; unset is the Hugging Face cache."
+    )
+    local_files_only: bool = Field(False, description="Never download: models must be on disk.")
+    preload: bool = Field(False, description="Load the default model at start.")
+
+
+class AlignmentSettings(_Section):
+    """Word times by forced alignment."""
+
+    models: dict[str, str] = Field(
+        default_factory=dict,
+        description="JSON object, language to model name or path; key `multilingual` is for all "
+        "languages without an entry. Unset is WhisperX's table.",
+    )
+    preload: list[str] = Field(
+        default_factory=list, description="JSON list of languages whose models load at start."
+    )
+
+
+class DiarizationSettings(_Section):
+    """Who speaks when."""
+
+    model: str = Field(
+        "pyannote/speaker-diarization-community-1", description="Pipeline name or path."
+    )
+    preload: bool = Field(False, description="Load it at start.")
+
+
+class BackendSettings(_Section):
+    """Which backend serves each stage: a built-in name, or one from an installed entry point."""
+
+    transcription: str = Field("whisperx", description="whisperx, parakeet, embedded or fake.")
+    alignment: str = Field("whisperx", description="whisperx, embedded or fake.")
+    diarization: str = Field("whisperx", description="whisperx (pyannote), embedded or fake.")
+
+
+class ParakeetSettings(_Section):
+    """Transcription with NVIDIA NeMo Parakeet."""
+
+    model: str = Field(
+        "nvidia/parakeet-tdt-0.6b-v2", description="Hub id or .nemo path of the Parakeet default."
+    )
+    inference_device: Device = Field("auto", description="auto takes CUDA where there is one.")
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="Arithmetic of the Parakeet model."
+    )
+    batch_size: PositiveInt = Field(16, description="Most windows in one batch.")
+    preload: bool = Field(False, description="Load it at start.")
+
+
+class TranslationSettings(_Section):
+    """Text translation for Reflector's /translate."""
+
+    models: dict[str, str] = Field(
+        default_factory=dict,
+        description="JSON object, `src-tgt` to model name or path; unset pairs are "
+        "Helsinki-NLP/opus-mt-{src}-{tgt}.",
+    )
+
+
+class LlmSettings(_Section):
+    """The causal language model for Reflector's /llm."""
+
+    model: str | None = Field(None, description="Hub id or path; unset answers 501.")
+
+
+class LimitSettings(_Section):
+    """What one request, and all together, may ask for."""
+
+    upload_bytes: PositiveInt = Field(
+        2 * 1024**3, description="Largest upload or fetched file in bytes."
+    )
+    audio_seconds: PositiveFloat = Field(
+        12 * 3600.0, description="Longest recording in seconds; longer ones get 413."
+    )
+    queue_seconds: PositiveFloat = Field(
+        24 * 3600.0,
+        description="Most audio seconds that may wait; beyond it new requests get 429.",
+    )
+    decode_timeout: PositiveFloat = Field(
+        1800.0, description="Seconds that ffmpeg may take for one file."
+    )
+    request_timeout: NonNegativeFloat = Field(
+        0.0, description="Seconds after which a request is given up; 0 is never."
+    )
+
+
+class UrlFetchSettings(_Section):
+    """The policy for `audio_url` and every other URL that a client names."""
+
+    allowed_hosts: list[str] = Field(
+        default_factory=list,
+        description="JSON list of host names; when set, no other host is fetched. `*.example.com` "
+        "covers its subdomains.",
+    )
+    allow_private_hosts: bool = Field(
+        False, description="Also fetch from private, loopback and link-local addresses."
+    )
+    timeout: PositiveFloat = Field(300.0, description="Seconds for the whole fetch.")
+
+
+class SchedulerSettings(_Section):
+    """How windows become batches."""
+
+    max_wait_ms: NonNegativeFloat = Field(
+        4.0, description="How long an idle lane waits for company for its first window."
+    )
+    concurrent_per_device: PositiveInt = Field(
+        2, description="Models that may compute on one device at a time."
+    )
+
+
+class PoolSettings(_Section):
+    """How long models stay loaded."""
+
+    ttl: float = Field(
+        300.0, ge=-1, description="Seconds until an idle model is unloaded; -1 is never."
+    )
+    memory_bytes: NonNegativeInt = Field(
+        0,
+        description="Memory budget for loaded models; the least recently used idle ones go first. "
+        "0 is none.",
+    )
+
+
+class JobSettings(_Section):
+    """Jobs that are submitted with `async=true`, and the answers kept for retries."""
+
+    directory: Path | None = Field(
+        None, description="Where results are kept; unset is a directory under the temp directory."
+    )
+    max_age: PositiveFloat = Field(24 * 3600.0, description="Seconds that a result is kept.")
+    max_count: PositiveInt = Field(1000, description="Most results kept.")
+    retry_window: NonNegativeFloat = Field(
+        600.0,
+        description="Seconds in which the same upload with the same parameters and key attaches "
+        "to the first run instead of starting another; 0 turns it off.",
+    )
+
+
+class Settings(BaseSettings):
+    """All settings. Nested ones are written `WHISPER__MODEL`, top-level ones `API_KEY`."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env",
+        env_nested_delimiter="__",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+    )
+
+    whisper: WhisperSettings = WhisperSettings()
+    alignment: AlignmentSettings = AlignmentSettings()
+    diarization: DiarizationSettings = DiarizationSettings()
+    backends: BackendSettings = BackendSettings()
+    parakeet: ParakeetSettings = ParakeetSettings()
+    translation: TranslationSettings = TranslationSettings()
+    llm: LlmSettings = LlmSettings()
+    limits: LimitSettings = LimitSettings()
+    url_fetch: UrlFetchSettings = UrlFetchSettings()
+    scheduler: SchedulerSettings = SchedulerSettings()
+    pool: PoolSettings = PoolSettings()
+    jobs: JobSettings = JobSettings()
+
+    hf_token: SecretStr | None = Field(None, description="Hugging Face token for gated models.")
+    api_key: SecretStr | None = Field(
+        None, description="The one key that clients must send; unset with no key file is open."
+    )
+    api_keys_file: Path | None = Field(
+        None, description="JSON file, key to client name; re-read when it changes."
+    )
+    webhook_secret: SecretStr | None = Field(
+        None, description="Key of the HMAC-SHA256 signature on `callback_url` deliveries."
+    )
+    mode: Literal["direct"] = Field("direct", description="direct: models run in this process.")
+    default_language: str | None = Field(
+        None, description="Language when a request names none; unset detects it."
+    )
+    default_response_format: OutputFormat = Field(
+        "json", description="response_format when a request names none."
+    )
+    allowed_origins: list[str] = Field(
+        default_factory=list, description="JSON list of CORS origins; unset allows none."
+    )
+    shutdown_grace: NonNegativeFloat = Field(
+        30.0, description="Seconds that accepted requests have to finish after SIGTERM."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe messages that are logged."
+    )
+
+
+def load_settings() -> Settings:
+    """Read the environment and `.env`.
+
+    Raises:
+        ConfigurationError: one line that names the variable and what is wrong with its value.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        name = "__".join(str(part).upper() for part in first["loc"][:2])
+        raise ConfigurationError(f"{name}: {first['msg']} (got {first['input']!r})") from None
+    except ValueError as error:  # pydantic-settings: a variable that should be JSON and is not
+        raise ConfigurationError(str(error)) from error

@@ -1,0 +1,302 @@
+"""The vocabulary: what a request, a window, a word and a transcript are.
+
+Frozen, keyword-only dataclasses over the standard library and numpy, imported by everyone. Times
+are seconds on the recording's own clock; audio is mono float32 in [-1, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Samples = NDArray[np.float32]
+"""Mono audio, shape (N,), in [-1, 1]; may be a read-only memory map."""
+
+Task = Literal["transcribe", "translate"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class AudioClip:
+    """A decoded recording, or a part of one."""
+
+    samples: Samples
+    sample_rate: int
+
+    @property
+    def duration(self) -> float:
+        """Length in seconds."""
+        return len(self.samples) / self.sample_rate
+
+    def slice(self, start: float, end: float) -> AudioClip:
+        """The part between two times in seconds, clamped to the clip; a view, not a copy."""
+        first = max(0, round(start * self.sample_rate))
+        last = max(first, round(end * self.sample_rate))
+        return AudioClip(samples=self.samples[first:last], sample_rate=self.sample_rate)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpeechRegion:
+    """A stretch in which somebody speaks."""
+
+    start: float
+    end: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VadOptions:
+    """How eagerly voice activity is found. The names are those of OpenAI's `server_vad`.
+
+    `threshold` is the speech probability in (0, 1) above which a frame counts as speech;
+    `prefix_padding_ms` is kept before and after each region; a pause shorter than
+    `silence_duration_ms` does not end one. None is the detector's own default.
+    """
+
+    threshold: float | None = None
+    prefix_padding_ms: int | None = None
+    silence_duration_ms: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Window:
+    """What a transcriber hears at once: at most 30 s of one request, with its own offset.
+
+    `samples` is a view of the recording between `start` and `end`; `regions` are the speech
+    regions inside, on the recording's clock.
+    """
+
+    request_id: str
+    index: int
+    start: float
+    end: float
+    samples: Samples
+    regions: tuple[SpeechRegion, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecodeOptions:
+    """How one window is decoded; hashable, so that equal options can share a batch.
+
+    `language` None lets the transcriber detect it in each window, among `languages` when any are
+    given, falling back to `fallback_language` where the window alone does not tell.
+    `temperature` 0 starts openai/whisper's fallback ladder; another value is sampled at once.
+    `word_timestamps` asks for the decoder's own word times (`Segment.words`), `logprobs` for
+    `Segment.logprobs`.
+    """
+
+    language: str | None = None
+    languages: tuple[str, ...] = ()
+    fallback_language: str | None = None
+    task: Task = "transcribe"
+    prompt: str | None = None
+    hotwords: str | None = None
+    temperature: float = 0.0
+    suppress_numerals: bool = False
+    beam_size: int = 5
+    word_timestamps: bool = False
+    logprobs: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KnownSpeaker:
+    """A name and the file (any audio format) of a 2-10 s sample of that voice."""
+
+    name: str
+    reference: Path
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DiarizeOptions:
+    """How speakers are told apart. `embeddings` asks for one vector a speaker."""
+
+    min_speakers: int | None = None
+    max_speakers: int | None = None
+    num_speakers: int | None = None
+    embeddings: bool = False
+    known_speakers: tuple[KnownSpeaker, ...] = ()
+
+
+class AlignMode(StrEnum):
+    """Where word times come from.
+
+    OFF: none are asked for. AUTO: the engine's own when it gives them for nothing, else forced
+    alignment. FORCED: forced alignment wherever there is an aligner for the language.
+    """
+
+    OFF = "off"
+    AUTO = "auto"
+    FORCED = "forced"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UploadedFile:
+    """A recording that lies on disk. `filename` is what the client called it, for echoing only."""
+
+    path: Path
+    filename: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RemoteUrl:
+    """A recording to be fetched under the URL policy."""
+
+    url: str
+
+
+Source = UploadedFile | RemoteUrl
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TranscriptionRequest:
+    """One recording and all that decides what is said about it.
+
+    `client` is the name behind the API key: the scheduler is fair over clients, then requests.
+    `batch_size` bounds the batches that this request's windows may join; `chunk_size` is the
+    longest window in seconds. None is the configured value.
+    """
+
+    id: str
+    source: Source
+    model: str
+    client: str = "anonymous"
+    decode: DecodeOptions = field(default_factory=DecodeOptions)
+    align: AlignMode = AlignMode.AUTO
+    diarize: DiarizeOptions | None = None
+    vad: VadOptions = field(default_factory=VadOptions)
+    batch_size: int | None = None
+    chunk_size: float | None = None
+
+
+OutputFormat = Literal[
+    "json", "text", "verbose_json", "vtt_json", "srt", "vtt", "aud", "diarized_json"
+]
+Granularity = Literal["segment", "word"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OutputOptions:
+    """What the client wants to read; the routers' alone, never seen by the pipeline."""
+
+    format: OutputFormat = "json"
+    granularities: frozenset[Granularity] = frozenset({"segment"})
+    highlight_words: bool = False
+    logprobs: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Word:
+    """A spoken word. `start`/`end` in seconds; `score` in [0, 1] is the aligner's or decoder's."""
+
+    text: str
+    start: float
+    end: float
+    score: float | None = None
+    speaker: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenLogprob:
+    """One decoded token as OpenAI's `logprobs` lists it: text, natural log probability, bytes."""
+
+    token: str
+    logprob: float
+    bytes: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Segment:
+    """A stretch of transcript: a window's text, or one sentence of it once aligned.
+
+    The last five fields are openai/whisper's, per decoded window; sentences of one window repeat
+    its values. `words` is None when no word times were made, which is not the same as no words.
+    """
+
+    start: float
+    end: float
+    text: str
+    language: str | None = None
+    words: tuple[Word, ...] | None = None
+    speaker: str | None = None
+    tokens: tuple[int, ...] = ()
+    temperature: float = 0.0
+    avg_logprob: float = 0.0
+    compression_ratio: float = 0.0
+    no_speech_prob: float = 0.0
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpeakerTurn:
+    """One speaker, from `start` to `end`."""
+
+    start: float
+    end: float
+    speaker: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Diarization:
+    """Who spoke when.
+
+    `turns` may overlap; `exclusive` has at most one speaker at a time and labels words.
+    `embeddings` has one vector a speaker, as the model gives it (not unit norm).
+    """
+
+    turns: tuple[SpeakerTurn, ...]
+    exclusive: tuple[SpeakerTurn, ...]
+    embeddings: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WindowTranscript:
+    """What was heard in one window; segment times are on the recording's clock."""
+
+    window_index: int
+    language: str
+    language_probability: float
+    segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Transcript:
+    """What was said in a recording of `duration` seconds.
+
+    `language` is the one that most speech is in; `languages` all that occur, that one first.
+    """
+
+    task: Task
+    language: str
+    languages: tuple[str, ...]
+    duration: float
+    segments: tuple[Segment, ...]
+    speaker_embeddings: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """The whole text: the segments', joined by one space (none where the script has none)."""
+        return join_texts((segment.text, segment.language) for segment in self.segments)
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """Every word of every segment, in order."""
+        return tuple(word for segment in self.segments for word in segment.words or ())
+
+
+SPACELESS_LANGUAGES = frozenset({"ja", "zh", "yue", "th", "lo", "my", "km", "bo"})
+"""Written without spaces between words; joining sentences with one would be an error."""
+
+
+def join_texts(parts: Iterable[tuple[str, str | None]]) -> str:
+    """Join (text, language) parts as their languages are written; blank parts are dropped."""
+    joined = ""
+    for text, language in parts:
+        text = text.strip()
+        if text:
+            gap = "" if not joined or language in SPACELESS_LANGUAGES else " "
+            joined += gap + text
+    return joined

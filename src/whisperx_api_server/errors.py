@@ -1,0 +1,166 @@
+"""Everything that can go wrong, as the client sees it.
+
+    ServiceError
+    ├── InvalidRequest                400 invalid_value
+    │   ├── MissingParameter          400 missing_required_parameter
+    │   ├── InvalidAudio              400 invalid_audio
+    │   └── UnservableCombination     422 invalid_value
+    ├── Unauthorized                  401 invalid_api_key
+    ├── NotFound                      404 not_found
+    │   └── ModelNotFound             404 model_not_found
+    ├── Conflict                      409 conflict
+    ├── TooLarge                      413 file_too_large
+    ├── Overloaded                    429 overloaded, Retry-After
+    ├── TranscriptionFailed           500 transcription_failed
+    ├── NotInstalled                  501 not_installed
+    │   └── NotConfigured             501 not_configured
+    ├── Unavailable                   503 service_unavailable, Retry-After
+    │   ├── ShuttingDown              503 shutting_down
+    │   └── ModelUnavailable          503 model_unavailable
+    └── InsufficientMemory            503 insufficient_memory
+
+Foreign errors are translated once, where our code calls the foreign code, with `raise … from`.
+A message is one sentence for the client: what is wrong and what mends it; never a path of this
+machine, never a traceback. `Cancelled` is no error for anybody: whoever asked is gone.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ServiceError(Exception):
+    """Base of all; `param` names the form field at fault, `retry_after` is in seconds."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    type: ClassVar[str] = "server_error"
+
+    def __init__(
+        self, message: str, *, param: str | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after = retry_after
+
+
+class InvalidRequest(ServiceError):
+    """A field has a value that it cannot have."""
+
+    status = 400
+    code = "invalid_value"
+    type = "invalid_request_error"
+
+
+class MissingParameter(InvalidRequest):
+    """A required field is absent."""
+
+    code = "missing_required_parameter"
+
+
+class InvalidAudio(InvalidRequest):
+    """The file is no audio, has no audio stream, or ends too early to be read."""
+
+    code = "invalid_audio"
+
+
+class UnservableCombination(InvalidRequest):
+    """Each field is fine, but not together."""
+
+    status = 422
+
+
+class Unauthorized(ServiceError):
+    """No API key, or a wrong one."""
+
+    status = 401
+    code = "invalid_api_key"
+    type = "invalid_request_error"
+
+
+class NotFound(ServiceError):
+    """There is nothing under that name."""
+
+    status = 404
+    code = "not_found"
+    type = "invalid_request_error"
+
+
+class ModelNotFound(NotFound):
+    """The hub says there is no such model, or it is not on disk while downloads are off."""
+
+    code = "model_not_found"
+
+
+class Conflict(ServiceError):
+    """Not now: the thing is in use."""
+
+    status = 409
+    code = "conflict"
+    type = "invalid_request_error"
+
+
+class TooLarge(ServiceError):
+    """More bytes or more seconds than the limits allow."""
+
+    status = 413
+    code = "file_too_large"
+    type = "invalid_request_error"
+
+
+class Overloaded(ServiceError):
+    """The queue is full; `retry_after` comes from the measured speed."""
+
+    status = 429
+    code = "overloaded"
+    type = "rate_limit_error"
+
+
+class TranscriptionFailed(ServiceError):
+    """A stage failed on this recording, also when it was tried alone."""
+
+    code = "transcription_failed"
+
+
+class NotInstalled(ServiceError):
+    """The packages of a stage are absent; the message names the install command."""
+
+    status = 501
+    code = "not_installed"
+
+
+class NotConfigured(NotInstalled):
+    """A stage lacks its setting; the message names it."""
+
+    code = "not_configured"
+
+
+class Unavailable(ServiceError):
+    """For the moment only; another try may succeed."""
+
+    status = 503
+    code = "service_unavailable"
+
+
+class ShuttingDown(Unavailable):
+    """The server drains: accepted requests are answered, new ones go elsewhere."""
+
+    code = "shutting_down"
+
+
+class ModelUnavailable(Unavailable):
+    """The hub cannot be reached, or the load failed for a passing reason."""
+
+    code = "model_unavailable"
+
+
+class InsufficientMemory(ServiceError):
+    """The device's memory did not suffice, even for one window."""
+
+    status = 503
+    code = "insufficient_memory"
+
+
+class Cancelled(Exception):
+    """The request was withdrawn: its client left, it timed out, or it was deleted."""
