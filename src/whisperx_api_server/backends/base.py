@@ -116,8 +116,8 @@ class Transcriber(Protocol):
         """Windows whose options give equal keys may share one `transcribe`. Thread-safe, cheap."""
         ...
 
-    def features(self, windows: Sequence[Window]) -> object:
-        """What `transcribe` needs of the audio, computed ahead. Thread-safe."""
+    def features(self, window: Window) -> object:
+        """What `transcribe` needs of one window's audio, computed ahead. Thread-safe."""
         ...
 
     def detect_language(self, windows: Sequence[Window]) -> list[Mapping[str, float]]:
@@ -128,9 +128,12 @@ class Transcriber(Protocol):
         self,
         windows: Sequence[Window],
         options: Sequence[DecodeOptions],
-        features: object | None = None,
+        features: Sequence[object | None],
     ) -> list[WindowTranscript]:
-        """Decode one batch; `options` has one entry a window, `features` is from `features`."""
+        """Decode one batch; `options` and `features` have one entry a window.
+
+        A feature that is None was not computed ahead: compute it now.
+        """
         ...
 
 
