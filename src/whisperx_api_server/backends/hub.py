@@ -1,0 +1,132 @@
+"""Names of models: where they lie, and what it means when the Hugging Face hub does not give them.
+
+A plain helper that every backend may import; huggingface_hub itself is imported in the functions.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from ..errors import ModelNotFound, ModelUnavailable, ServiceError
+from .base import ModelSpec, require
+
+
+def is_local_path(name: str) -> bool:
+    """Whether `name` means something on this machine's disk rather than a hub id.
+
+    True for what is written like a path and for what exists relative to the working directory.
+    Clients must not choose such names; whether a setting did is for the caller to know.
+    """
+    written_as_path = name.startswith(("/", ".", "~")) or "\\" in name or name.count("/") > 1
+    # os.path.exists is False, where Path.exists raises, for names that are too long for the disk
+    return written_as_path or os.path.exists(name)  # noqa: PTH110
+
+
+def shown_name(name: str) -> str:
+    """`name` as messages may show it: of a path only the last part."""
+    return Path(name).name if is_local_path(name) else name
+
+
+def snapshot(spec: ModelSpec, repo_id: str, *, patterns: Sequence[str], extra: str = "cpu") -> Path:
+    """The directory with the files of a hub repository, downloaded unless they are on disk.
+
+    Raises:
+        ModelNotFound: the hub has no such repository, keeps it from us, or downloads are off.
+        ModelUnavailable: the hub cannot be reached for now.
+        NotInstalled: huggingface_hub is absent; the message names `extra`.
+    """
+    hub = require("huggingface_hub", extra=extra)
+    require("huggingface_hub.utils", extra=extra).disable_progress_bars()
+    with translate_hub_errors(repo_id, extra=extra):
+        return Path(
+            hub.snapshot_download(
+                repo_id,
+                cache_dir=spec.download_root,
+                local_files_only=spec.local_files_only,
+                token=spec.hf_token,
+                allow_patterns=list(patterns),
+            )
+        )
+
+
+@contextmanager
+def translate_hub_errors(model: str, *, extra: str = "cpu") -> Iterator[None]:
+    """Turn what huggingface_hub raises, also from within transformers or pyannote, into our errors.
+
+    Wrap only the loading of a model in it: any other OSError inside is taken for a failed load.
+
+    Raises:
+        ModelNotFound: there is no such model for us, or it is not on disk while downloads are off.
+        ModelUnavailable: the hub or the disk failed; another try may succeed.
+    """
+    errors = require("huggingface_hub.errors", extra=extra)
+    try:
+        yield
+    except (OSError, httpx.HTTPError, errors.HFValidationError) as error:
+        raise _translated(error, shown_name(model), errors) from error
+
+
+def _translated(error: BaseException, model: str, errors: object) -> ServiceError:
+    chain = list(_chain(error))
+
+    def kinds(*names: str) -> tuple[type[Exception], ...]:
+        return tuple(getattr(errors, name) for name in names)
+
+    def has(*names: str) -> bool:
+        return any(isinstance(link, kinds(*names)) for link in chain)
+
+    status = next(filter(None, map(_http_status, chain)), None)
+    if has("GatedRepoError") or status == 403:
+        return ModelNotFound(
+            f"the model {model!r} is gated: accept its conditions on the Hugging Face hub and set "
+            "HF_TOKEN to a token that may read it"
+        )
+    if has("RepositoryNotFoundError", "DisabledRepoError", "LocalTokenNotFoundError") or (
+        status == 401
+    ):
+        return ModelNotFound(
+            f"the Hugging Face hub has no model {model!r} for us: check the name, or set HF_TOKEN "
+            "if it is private"
+        )
+    if has("HFValidationError"):
+        return ModelNotFound(f"{model!r} is no model name: use a published one or a hub id")
+    if has("OfflineModeIsEnabled") or isinstance(chain[-1], kinds("LocalEntryNotFoundError")):
+        return ModelNotFound(
+            f"the model {model!r} is not on disk while downloads are off: download it before, or "
+            "allow downloads"
+        )
+    if has("RevisionNotFoundError") or (
+        has("EntryNotFoundError") and not has("LocalEntryNotFoundError")
+    ):
+        return ModelNotFound(f"{model!r} lacks files that such a model needs: use another model")
+    if status is not None:
+        return ModelUnavailable(
+            f"the Hugging Face hub answered {status} for the model {model!r}: try again later"
+        )
+    if has("LocalEntryNotFoundError") or any(
+        isinstance(link, (ConnectionError, TimeoutError, httpx.HTTPError)) for link in chain
+    ):
+        return ModelUnavailable(
+            f"the model {model!r} is not on disk and the Hugging Face hub cannot be reached: "
+            "try again later"
+        )
+    return ModelUnavailable(
+        f"the model {model!r} could not be loaded ({type(error).__name__}): see the server's log"
+    )
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and what led to it, latest first."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _http_status(error: BaseException) -> int | None:
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return status if isinstance(status, int) else None
