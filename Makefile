@@ -1,0 +1,117 @@
+# make serve     a server on this machine; ENGINE=embedded (default), whisperx or parakeet
+# make test      what CI runs: install, check, pytest
+# make help      the rest
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/.installed
+
+ENGINE ?= embedded
+HOST ?= 127.0.0.1
+PORT ?= 8000
+MODEL ?=
+PYTEST ?=
+UPGRADE ?=
+
+# What each set of packages is: `everything` for tests, one for each engine that can be served.
+EXTRAS_everything := embedded,cpu,parakeet,dev
+EXTRAS_embedded := embedded
+EXTRAS_whisperx := cpu
+EXTRAS_parakeet := cpu,parakeet
+
+ENV_embedded := BACKENDS__TRANSCRIPTION=embedded BACKENDS__ALIGNMENT=embedded BACKENDS__DIARIZATION=embedded
+ENV_whisperx := BACKENDS__TRANSCRIPTION=whisperx BACKENDS__ALIGNMENT=whisperx BACKENDS__DIARIZATION=whisperx
+ENV_parakeet := BACKENDS__TRANSCRIPTION=parakeet BACKENDS__ALIGNMENT=whisperx BACKENDS__DIARIZATION=whisperx
+MODEL_whisperx := WHISPER__MODEL
+MODEL_parakeet := PARAKEET__MODEL
+
+.PHONY: help install serve test check constraints bench soak fuzz clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make install   a $(VENV) with everything that tests and serving need"
+	@echo "make serve     serve on HOST=$(HOST) PORT=$(PORT) with ENGINE=embedded | whisperx | parakeet, MODEL=name"
+	@echo "make test      install, check, then pytest; PYTEST='tests/unit -k name' narrows it"
+	@echo "make check     format, lint, types, import directions"
+	@echo "make bench     the figures of docs/benchmarks.md on this machine"
+	@echo "make soak      ten minutes of mixed load with random hang-ups"
+	@echo "make fuzz      10,000 mutated uploads and forms"
+	@echo "make constraints   pin again what pyproject.toml asks for"
+	@echo "make clean     remove $(VENV), caches and build/"
+
+# One message for a machine without a usable Python. Some distributions split ensurepip off: there
+# the interpreter's own pip fills the venv.
+$(BIN)/uv: | constraints.txt
+	@version='import sys; assert (3, 11) <= sys.version_info < (3, 14)'; \
+	for modules in "venv, ensurepip" "venv, pip"; do \
+		for name in $(PYTHON) python3.11 python3.12 python3.13 python3; do \
+			"$$name" -c "$$version; import $$modules" 2>/dev/null || continue; \
+			echo "== $(VENV) with $$("$$name" --version)"; \
+			"$$name" -m venv --clear --without-pip $(VENV); \
+			if [ "$$modules" = "venv, ensurepip" ]; then \
+				$(BIN)/python -m ensurepip --default-pip >/dev/null && \
+				exec $(BIN)/python -m pip install --quiet --constraint constraints.txt uv; \
+			else \
+				exec "$$name" -m pip --python $(BIN)/python install --quiet --constraint constraints.txt uv; \
+			fi; \
+			exit 1; \
+		done; \
+	done; \
+	echo "no Python 3.11 to 3.13 with venv found: install one, or name it: make PYTHON=/path/to/python" >&2; \
+	exit 1
+
+# Resemblyzer is there for its weights file alone; its dependencies are heavy and stay out.
+$(STAMPS)/%: pyproject.toml constraints.txt | $(BIN)/uv
+	@echo "== install: $*"
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python \
+		--constraints constraints.txt --build-constraints constraints.txt --editable ".[$(EXTRAS_$*)]"
+	@if [ "$*" != embedded ]; then $(BIN)/uv pip install --quiet --python $(BIN)/python \
+		--constraints constraints.txt --no-deps resemblyzer; fi
+	@mkdir -p $(STAMPS) && touch $@
+
+install: $(STAMPS)/everything
+
+ifeq ($(filter $(ENGINE),embedded whisperx parakeet),)
+serve:
+	@echo "ENGINE=$(ENGINE) is unknown: take embedded, whisperx or parakeet" >&2; exit 1
+else ifneq ($(and $(MODEL),$(filter $(ENGINE),embedded)),)
+serve:
+	@echo "the embedded engine has one model: MODEL goes with ENGINE=whisperx or parakeet" >&2; exit 1
+else
+serve: $(STAMPS)/$(ENGINE)
+	@exec env $(ENV_$(ENGINE)) $(if $(MODEL),$(addsuffix ="$(MODEL)",$(MODEL_$(ENGINE)))) \
+		$(BIN)/whisperx-api-server serve --host "$(HOST)" --port "$(PORT)"
+endif
+
+check: install
+	@echo "== format"
+	@$(BIN)/ruff format --check --quiet . || { echo "mend it: $(BIN)/ruff format ." >&2; exit 1; }
+	@echo "== lint"
+	@$(BIN)/ruff check --quiet .
+	@echo "== types"
+	@$(BIN)/mypy
+	@echo "== imports"
+	@$(BIN)/lint-imports
+
+# Tests write below one temporary directory and reach no model hub.
+test: check
+	@echo "== tests"
+	@tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && \
+		TMPDIR="$$tmp" HF_HUB_OFFLINE=1 HF_HOME="$$tmp/huggingface" TORCH_HOME="$$tmp/torch" \
+		MPLCONFIGDIR="$$tmp/matplotlib" XDG_CACHE_HOME="$$tmp/cache" PYANNOTE_METRICS_ENABLED=0 \
+		$(BIN)/pytest $(PYTEST)
+
+# Every version that was tried together, on all Pythons that we support. Versions that are there and
+# still fit stay; add UPGRADE=--upgrade to move all of them.
+constraints: install
+	@printf 'editables\nhatchling\nuv\n' | $(BIN)/uv pip compile pyproject.toml - --all-extras \
+		--universal --python-version 3.11 --no-annotate --no-header --no-emit-index-url --quiet \
+		$(UPGRADE) --output-file constraints.txt
+	@echo "resemblyzer==0.1.4" >> constraints.txt
+
+bench soak fuzz: install
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.$@
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find src tests benchmarks deploy -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
