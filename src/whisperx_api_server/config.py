@@ -5,19 +5,49 @@ Read once, by `main`, `cli` and the worker; everything else is given what it nee
 
 from __future__ import annotations
 
+import difflib
+import json
+import reprlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from .domain import OutputFormat
+
+
+def _from_json(value: object) -> object:
+    """Decode here and not in pydantic-settings, whose error does not name the variable."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        reason = {"reason": str(error)}
+        raise PydanticCustomError("json", "Input should be JSON: {reason}", reason) from error
+
 
 Device = Literal["auto", "cpu", "cuda"]
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
+LanguageCode = Annotated[str, Field(pattern="^[a-z]{2,3}$")]
+JsonObject = Annotated[dict[str, str], NoDecode, BeforeValidator(_from_json)]
+JsonList = Annotated[list[str], NoDecode, BeforeValidator(_from_json)]
 
 
 class ConfigurationError(Exception):
@@ -46,7 +76,7 @@ class WhisperSettings(_Section):
         30.0, description="Longest window in seconds, 1 to 30."
     )
     beam_size: Annotated[int, Field(ge=1, le=20)] = Field(5, description="Beams at temperature 0.")
-    download_root: Path | None = Field(
+    download_root: UserPath | None = Field(
         None, description="Where models are kept; unset is the Hugging Face cache."
     )
     local_files_only: bool = Field(False, description="Never download: models must be on disk.")
@@ -56,12 +86,12 @@ class WhisperSettings(_Section):
 class AlignmentSettings(_Section):
     """Word times by forced alignment."""
 
-    models: dict[str, str] = Field(
+    models: JsonObject = Field(
         default_factory=dict,
         description="JSON object, language to model name or path; key `multilingual` is for all "
         "languages without an entry. Unset is WhisperX's table.",
     )
-    preload: list[str] = Field(
+    preload: JsonList = Field(
         default_factory=list, description="JSON list of languages whose models load at start."
     )
 
@@ -100,7 +130,7 @@ class ParakeetSettings(_Section):
 class TranslationSettings(_Section):
     """Text translation for Reflector's /translate."""
 
-    models: dict[str, str] = Field(
+    models: JsonObject = Field(
         default_factory=dict,
         description="JSON object, `src-tgt` to model name or path; unset pairs are "
         "Helsinki-NLP/opus-mt-{src}-{tgt}.",
@@ -137,7 +167,7 @@ class LimitSettings(_Section):
 class UrlFetchSettings(_Section):
     """The policy for `audio_url` and every other URL that a client names."""
 
-    allowed_hosts: list[str] = Field(
+    allowed_hosts: JsonList = Field(
         default_factory=list,
         description="JSON list of host names; when set, no other host is fetched. `*.example.com` "
         "covers its subdomains.",
@@ -162,8 +192,8 @@ class SchedulerSettings(_Section):
 class PoolSettings(_Section):
     """How long models stay loaded."""
 
-    ttl: float = Field(
-        300.0, ge=-1, description="Seconds until an idle model is unloaded; -1 is never."
+    ttl: Annotated[float, Field(ge=-1, allow_inf_nan=False)] = Field(
+        300.0, description="Seconds until an idle model is unloaded; -1 is never."
     )
     memory_bytes: NonNegativeInt = Field(
         0,
@@ -175,7 +205,7 @@ class PoolSettings(_Section):
 class JobSettings(_Section):
     """Jobs that are submitted with `async=true`, and the answers kept for retries."""
 
-    directory: Path | None = Field(
+    directory: UserPath | None = Field(
         None, description="Where results are kept; unset is a directory under the temp directory."
     )
     max_age: PositiveFloat = Field(24 * 3600.0, description="Seconds that a result is kept.")
@@ -215,20 +245,20 @@ class Settings(BaseSettings):
     api_key: SecretStr | None = Field(
         None, description="The one key that clients must send; unset with no key file is open."
     )
-    api_keys_file: Path | None = Field(
+    api_keys_file: UserPath | None = Field(
         None, description="JSON file, key to client name; re-read when it changes."
     )
     webhook_secret: SecretStr | None = Field(
         None, description="Key of the HMAC-SHA256 signature on `callback_url` deliveries."
     )
     mode: Literal["direct"] = Field("direct", description="direct: models run in this process.")
-    default_language: str | None = Field(
+    default_language: LanguageCode | None = Field(
         None, description="Language when a request names none; unset detects it."
     )
     default_response_format: OutputFormat = Field(
         "json", description="response_format when a request names none."
     )
-    allowed_origins: list[str] = Field(
+    allowed_origins: JsonList = Field(
         default_factory=list, description="JSON list of CORS origins; unset allows none."
     )
     shutdown_grace: NonNegativeFloat = Field(
@@ -237,6 +267,17 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe messages that are logged."
     )
+
+
+def variables(
+    model: type[BaseModel] = Settings, prefix: str = ""
+) -> Iterator[tuple[str, FieldInfo]]:
+    """The environment variable of every setting and its definition, in the order of this file."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, _Section):
+            yield from variables(field.annotation, f"{prefix}{name.upper()}__")
+        else:
+            yield prefix + name.upper(), field
 
 
 def load_settings() -> Settings:
@@ -248,8 +289,22 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        name = "__".join(str(part).upper() for part in first["loc"][:2])
-        raise ConfigurationError(f"{name}: {first['msg']} (got {first['input']!r})") from None
-    except ValueError as error:  # pydantic-settings: a variable that should be JSON and is not
-        raise ConfigurationError(str(error)) from error
+        details = error.errors(include_url=False, include_context=False)
+        raise ConfigurationError(_explain(details[0])) from error
+    except SettingsError as error:  # a whole section in one variable, which must be JSON then
+        raise ConfigurationError(f"{error}: set its variables one by one") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f".env cannot be read: {error}") from error
+
+
+def _explain(error: ErrorDetails) -> str:
+    known = [name for name, _ in variables()]
+    name = "__".join(str(part) for part in error["loc"]).upper()
+    if error["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(name, known, n=1)
+        return f"{name}: there is no such setting" + (
+            f"; did you mean {close[0]}?" if close else ""
+        )
+    # An entry of a list or an object is reported at its own place: name the variable that holds it.
+    holder = next((variable for variable in known if f"{name}__".startswith(f"{variable}__")), name)
+    return f"{holder}: {error['msg']} (got {reprlib.repr(error['input'])})"
