@@ -45,7 +45,7 @@ from ..domain import (
 )
 from ..errors import NotInstalled
 
-Stage = Literal["transcription", "alignment", "diarization", "vad"]
+Stage = Literal["transcription", "alignment", "diarization", "vad", "translation", "generation"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,0 +1,93 @@
+"""Backends by name: the built-in ones, and those of installed packages.
+
+A third party adds one with an entry point in the group `whisperx_api_server.backends` whose value
+is a module (or object) with the factories that `base` describes.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any, cast
+
+from ..errors import NotConfigured
+from .base import ModelSpec, Stage
+
+ENTRY_POINT_GROUP = "whisperx_api_server.backends"
+
+BUILT_IN: Mapping[str, Mapping[Stage, str]] = {
+    "whisperx": {
+        "transcription": ".whisperx",
+        "alignment": ".whisperx",
+        "diarization": ".pyannote",
+    },
+    "parakeet": {"transcription": ".parakeet"},
+    "embedded": {
+        "transcription": ".embedded",
+        "alignment": ".embedded",
+        "diarization": ".embedded",
+    },
+    "fake": {
+        "transcription": ".fake",
+        "alignment": ".fake",
+        "diarization": ".fake",
+        "vad": ".fake",
+    },
+    "silero": {"vad": ".silero"},
+    "pyannote": {"vad": ".pyannote", "diarization": ".pyannote"},
+    "transformers": {"translation": ".text", "generation": ".text"},
+}
+
+_FACTORIES: Mapping[Stage, str] = {
+    "transcription": "load_transcriber",
+    "alignment": "load_aligner",
+    "diarization": "load_diarizer",
+    "vad": "load_voice_detector",
+    "translation": "load_translator",
+    "generation": "load_language_model",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelKey:
+    """Which model of which backend, for which stage: what the pool keys its models by."""
+
+    stage: Stage
+    backend: str
+    spec: ModelSpec
+
+    def __str__(self) -> str:
+        language = f" ({self.spec.language})" if self.spec.language else ""
+        return f"{self.stage}: {self.spec.name}{language}"
+
+
+def backend_names(stage: Stage) -> list[str]:
+    """The names that `BACKENDS__…` accepts for a stage, entry points included."""
+    built_in = [name for name, stages in BUILT_IN.items() if stage in stages]
+    return built_in + [point.name for point in entry_points(group=ENTRY_POINT_GROUP)]
+
+
+def find_backend(name: str, stage: Stage) -> Any:
+    """The module that serves a stage; importing it imports no vendor package.
+
+    Raises:
+        NotConfigured: there is no such backend, or it does not serve the stage.
+    """
+    module_name = BUILT_IN.get(name, {}).get(stage)
+    if module_name is not None:
+        return importlib.import_module(module_name, __package__)
+    for point in entry_points(group=ENTRY_POINT_GROUP, name=name):
+        module = point.load()
+        if hasattr(module, _FACTORIES[stage]):
+            return module
+    known = ", ".join(backend_names(stage))
+    raise NotConfigured(f"there is no {stage} backend named {name!r}; there are: {known}")
+
+
+def load_model(key: ModelKey) -> object:
+    """Load a model through its backend's factory; call it on the thread that will use it."""
+    module = find_backend(key.backend, key.stage)
+    factory = cast("Callable[[ModelSpec], object]", getattr(module, _FACTORIES[key.stage]))
+    return factory(key.spec)

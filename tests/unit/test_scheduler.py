@@ -1,0 +1,277 @@
+"""A lane answers every waiter, whatever its model does."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future
+
+import pytest
+
+from whisperx_api_server.errors import (
+    InsufficientMemory,
+    InvalidAudio,
+    TranscriptionFailed,
+    Unavailable,
+)
+from whisperx_api_server.scheduler import BatchTimes, Lane, LaneLimits, Work
+
+
+class Engine:
+    """Doubles numbers; can be held, and fails on chosen numbers and sizes."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.go.set()
+        self.busy = threading.Event()
+        self.batches: list[list[int]] = []
+        self.prepared: list[object | None] = []
+        self.poison: dict[int, BaseException] = {}
+        self.memory = 1_000_000
+        self.threads: set[int] = set()
+        self.closed = False
+
+    def run(self, numbers: Sequence[int], prepared: Sequence[object | None]) -> list[int]:
+        self.threads.add(threading.get_ident())
+        self.busy.set()
+        assert self.go.wait(10)
+        self.batches.append(list(numbers))
+        self.prepared.extend(prepared)
+        if len(numbers) > self.memory:
+            raise InsufficientMemory("too many")
+        for number in numbers:
+            if number in self.poison:
+                raise self.poison[number]
+        return [2 * number for number in numbers]
+
+    def close(self) -> None:
+        self.closed = True
+
+
+DOUBLE: Work[Engine, int, int] = Work(run=lambda model, xs, prepared: model.run(xs, prepared))
+DOUBLE_PREPARED: Work[Engine, int, int] = Work(
+    run=lambda model, xs, prepared: model.run(xs, prepared), prepare=lambda _, x: f"p{x}"
+)
+
+
+class Fixture:
+    def __init__(self) -> None:
+        self.engines: list[Engine] = []
+        self.lanes: list[Lane[Engine]] = []
+
+    def load(self) -> Engine:
+        self.engines.append(Engine())
+        return self.engines[-1]
+
+    def lane(self, load: Callable[[], Engine] | None = None, max_batch: int = 4) -> Lane[Engine]:
+        lane = Lane(
+            "test",
+            load or self.load,
+            limits=lambda _: LaneLimits(max_batch=max_batch, max_cost=1e9, max_wait=0.01),
+            gate=threading.Semaphore(1),
+        )
+        self.lanes.append(lane)
+        return lane
+
+    def held(self, max_batch: int = 4) -> tuple[Lane[Engine], Engine]:
+        """A lane whose thread is inside a batch of one, so that all that follows waits."""
+        lane = self.lane(max_batch=max_batch)
+        engine = lane.loaded.result(10)
+        engine.go.clear()
+        lane.submit(DOUBLE, 0, client="z", request_id="blocker")
+        assert engine.busy.wait(10)
+        return lane, engine
+
+
+@pytest.fixture
+def lanes() -> Iterator[Fixture]:
+    fixture = Fixture()
+    yield fixture
+    for engine in fixture.engines:
+        engine.go.set()
+    for lane in fixture.lanes:
+        lane.close()
+
+
+def submit(lane: Lane[Engine], request: str, number: int, **kwargs: object) -> Future[int]:
+    work = kwargs.pop("work", DOUBLE)
+    return lane.submit(work, number, client="a", request_id=request, **kwargs)  # type: ignore[arg-type]
+
+
+def test_requests_share_batches_on_one_thread(lanes: Fixture) -> None:
+    lane, engine = lanes.held()
+    futures = [submit(lane, f"r{number}", number) for number in range(1, 9)]
+    engine.go.set()
+    assert [future.result(10) for future in futures] == [2, 4, 6, 8, 10, 12, 14, 16]
+    assert engine.batches == [[0], [1, 2, 3, 4], [5, 6, 7, 8]]
+    assert len(engine.threads) == 1
+    assert (lane.stats.entries, lane.stats.batches, lane.stats.largest_batch) == (9, 3, 4)
+
+
+def test_different_keys_never_share_a_batch(lanes: Fixture) -> None:
+    lane, engine = lanes.held()
+    futures = [submit(lane, f"r{n}", n, key=n % 2) for n in range(1, 5)]
+    engine.go.set()
+    assert [future.result(10) for future in futures] == [2, 4, 6, 8]
+    assert engine.batches[1:] == [[1, 3], [2, 4]]
+
+
+def test_features_are_computed_ahead(lanes: Fixture) -> None:
+    lane, engine = lanes.held()
+    futures = [submit(lane, f"r{n}", n, work=DOUBLE_PREPARED) for n in range(1, 4)]
+    deadline = time.monotonic() + 10
+    while any(e.payload.prepared is None for e in lane._queue.peek(3)):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    engine.go.set()
+    for future in futures:
+        future.result(10)
+    assert engine.prepared == [None, "p1", "p2", "p3"]
+
+
+def test_cancel_drops_what_waits_at_once(lanes: Fixture) -> None:
+    lane, engine = lanes.held()
+    gone = [submit(lane, "gone", n, cost=30.0) for n in range(1, 6)]
+    kept = submit(lane, "kept", 9)
+    assert lane.cancel("gone") == 5
+    assert len(lane) == 1
+    assert (lane.stats.cancelled, lane.stats.cancelled_cost) == (5, 150.0)
+    engine.go.set()
+    assert kept.result(10) == 18
+    for future in gone:
+        with pytest.raises(CancelledError):
+            future.result(0)
+    assert engine.batches == [[0], [9]]
+
+
+def test_a_withdrawn_future_is_skipped(lanes: Fixture) -> None:
+    lane, engine = lanes.held()
+    first, second = submit(lane, "r", 1), submit(lane, "r", 2)
+    first.cancel()
+    engine.go.set()
+    assert second.result(10) == 4
+    assert engine.batches == [[0], [2]]
+
+
+def test_poison_fails_its_own_request_only(lanes: Fixture) -> None:
+    lane, engine = lanes.held(max_batch=8)
+    engine.poison = {3: ValueError("vendor's words"), 6: InvalidAudio("this cannot be heard")}
+    futures = {n: submit(lane, f"r{n}", n) for n in range(1, 9)}
+    engine.go.set()
+    for number in (1, 2, 4, 5, 7, 8):
+        assert futures[number].result(10) == 2 * number
+    with pytest.raises(TranscriptionFailed) as failed:
+        futures[3].result(10)
+    assert "vendor" not in str(failed.value)  # its words are for the log, not for the client
+    with pytest.raises(InvalidAudio, match="cannot be heard"):
+        futures[6].result(10)
+    assert lane.stats.failed == 2
+
+
+def test_memory_shortage_shrinks_batches_and_they_grow_back(lanes: Fixture) -> None:
+    lane, engine = lanes.held(max_batch=8)
+    engine.memory = 2
+    futures = [submit(lane, f"r{n}", n) for n in range(1, 9)]
+    engine.go.set()
+    assert [f.result(10) for f in futures] == [2 * n for n in range(1, 9)]
+    assert lane.batch_limit == 2
+    engine.memory = 1_000_000
+    for n in range(25):
+        submit(lane, f"s{n}", n).result(10)
+    assert lane.batch_limit == 3
+
+
+def test_one_window_that_does_not_fit_says_so(lanes: Fixture) -> None:
+    lane = lanes.lane()
+    lane.loaded.result(10).memory = 0
+    with pytest.raises(InsufficientMemory):
+        submit(lane, "r", 1).result(10)
+
+
+def test_a_dead_thread_is_replaced_and_every_waiter_answered(
+    lanes: Fixture, caplog: pytest.LogCaptureFixture
+) -> None:
+    lane, engine = lanes.held(max_batch=1)
+    engine.poison = {1: SystemExit("killed")}
+    dying, waiting = submit(lane, "r1", 1), submit(lane, "r2", 2)
+    engine.go.set()
+    with pytest.raises(Unavailable, match="try again"):
+        dying.result(10)
+    assert waiting.result(10) == 4
+    assert len(lanes.engines) == 2  # the model was loaded anew
+    assert lane.stats.restarts == 1
+    assert submit(lane, "r3", 3).result(10) == 6
+    assert "died" in caplog.text
+
+
+def test_a_failed_load_answers_all(lanes: Fixture) -> None:
+    held = threading.Event()
+
+    def load() -> Engine:
+        held.wait(10)
+        raise InvalidAudio("no such model")
+
+    lane = lanes.lane(load)
+    future = submit(lane, "r", 1)
+    held.set()
+    with pytest.raises(InvalidAudio):
+        future.result(10)
+    with pytest.raises(InvalidAudio):
+        lane.loaded.result(10)
+    with pytest.raises(Unavailable):
+        submit(lane, "r", 2).result(10)
+    assert lane.closed
+
+
+def test_close_answers_what_waits_and_closes_the_model(lanes: Fixture) -> None:
+    lane, engine = lanes.held()
+    waiting = submit(lane, "r", 1)
+    closer = threading.Thread(target=lane.close)
+    closer.start()
+    with pytest.raises(Unavailable):
+        waiting.result(10)
+    engine.go.set()
+    closer.join(10)
+    assert engine.closed
+
+
+def test_lanes_of_one_device_take_turns() -> None:
+    gate = threading.Semaphore(1)
+    fixture = Fixture()
+    lanes = [
+        Lane("one", fixture.load, limits=lambda _: LaneLimits(), gate=gate),
+        Lane("two", fixture.load, limits=lambda _: LaneLimits(), gate=gate),
+    ]
+    first, second = (lane.loaded.result(10) for lane in lanes)
+    first.go.clear()
+    held = submit(lanes[0], "r", 1)
+    assert first.busy.wait(10)
+    other = submit(lanes[1], "s", 2)
+    assert not second.busy.wait(0.05)
+    first.go.set()
+    assert (held.result(10), other.result(10)) == (2, 4)
+    for lane in lanes:
+        lane.close()
+
+
+def test_competition_keeps_bulk_small_until_it_is_over(lanes: Fixture) -> None:
+    lane, engine = lanes.held(max_batch=8)
+    for size in (1, 2, 4, 8):
+        lane._times.observe(size, 0.1 * size)  # batching pays nothing on this engine
+    futures = [submit(lane, "long", n) for n in range(10)]
+    futures.append(submit(lane, "short", 50))
+    engine.go.set()
+    for future in futures:
+        future.result(10)
+    assert engine.batches[1] == [0, 50]  # the newcomer waits for nobody's bulk
+    assert max(len(batch) for batch in engine.batches) == 2
+
+
+@pytest.mark.parametrize(("base", "slope", "expected"), [(0.0, 1.0, 1), (1.0, 0.1, 7), (1.0, 0, 9)])
+def test_batch_times_are_learnt(base: float, slope: float, expected: int) -> None:
+    times = BatchTimes()
+    assert times.largest_within(1.6) == 1
+    for size in (1, 4, 2, 8, 1, 3):
+        times.observe(size, base + slope * size)
+    assert min(9, times.largest_within(1.6)) == expected
