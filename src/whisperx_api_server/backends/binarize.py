@@ -1,0 +1,102 @@
+"""Speech probabilities of frames -> speech regions, as they stream in.
+
+Shared by the voice detectors: hysteresis thresholding as in Gelly and Gauvain, "Minimum Word Error
+Training of RNN-based Voice Activity Detection" (Interspeech 2015), then pauses and padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from ..domain import SpeechRegion, VadOptions
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BinarizeOptions:
+    """When speech begins and ends; thresholds are probabilities, times are seconds.
+
+    Speech begins with a frame of at least `onset` and ends with a pause of `min_silence` that
+    begins with a frame below `offset` and has none above `onset`. Speech shorter than `min_speech`
+    is dropped. `padding` is kept on both sides; two regions share a pause that is too short for it.
+    """
+
+    onset: float
+    offset: float
+    padding: float
+    min_silence: float
+    min_speech: float
+
+    def overridden(self, options: VadOptions) -> BinarizeOptions:
+        """What a request asks for, the rest as it is here; `offset` keeps its distance."""
+        onset = self.onset if options.threshold is None else options.threshold
+        padding, silence = options.prefix_padding_ms, options.silence_duration_ms
+        return BinarizeOptions(
+            onset=onset,
+            offset=max(onset - (self.onset - self.offset), onset / 10),
+            padding=self.padding if padding is None else padding / 1000,
+            min_silence=self.min_silence if silence is None else silence / 1000,
+            min_speech=self.min_speech,
+        )
+
+
+class Binarizer:
+    """Turns one recording's probabilities, fed in order, into its regions.
+
+    Frame `i` stands for the time `origin + i * step` in seconds. The regions do not depend on how
+    the frames are cut into pieces.
+    """
+
+    def __init__(self, options: BinarizeOptions, *, step: float, origin: float = 0.0) -> None:
+        self._options = options
+        self._step = step
+        self._origin = origin
+        self._frames = 0
+        self._start: float | None = None  # of the speech under way
+        self._silent_since: float | None = None  # a pause in it, perhaps its end
+        self._open: tuple[float, float] | None = None  # a region that lacks only its end padding
+
+    def feed(self, probabilities: Iterable[float]) -> Iterator[SpeechRegion]:
+        """The regions that became final with these frames."""
+        options = self._options
+        for probability in probabilities:
+            now = self._origin + self._frames * self._step
+            self._frames += 1
+            if probability >= options.onset:
+                self._silent_since = None
+                if self._start is None:
+                    self._start = now
+            elif self._start is not None and probability < options.offset:
+                if self._silent_since is None:
+                    self._silent_since = now
+                if now - self._silent_since >= options.min_silence:
+                    yield from self._end_speech(self._start, self._silent_since)
+            if self._open is not None:
+                begin, end = self._open
+                quiet_until = now if self._start is None else self._start
+                if quiet_until - end >= 2 * options.padding:
+                    self._open = None
+                    yield SpeechRegion(start=begin, end=end + options.padding)
+
+    def finish(self, duration: float) -> Iterator[SpeechRegion]:
+        """The regions that the end of the recording, at `duration` seconds, makes final."""
+        if self._start is not None:
+            end = duration if self._silent_since is None else self._silent_since
+            yield from self._end_speech(self._start, end)
+        if self._open is not None:
+            begin, end = self._open
+            self._open = None
+            yield SpeechRegion(start=begin, end=min(end + self._options.padding, duration))
+
+    def _end_speech(self, start: float, end: float) -> Iterator[SpeechRegion]:
+        self._start = self._silent_since = None
+        if end - start < self._options.min_speech:
+            return
+        begin = max(0.0, start - self._options.padding)
+        if self._open is not None:
+            previous_begin, previous_end = self._open
+            begin = max(begin, (previous_end + start) / 2)
+            yield SpeechRegion(
+                start=previous_begin, end=min(previous_end + self._options.padding, begin)
+            )
+        self._open = begin, end

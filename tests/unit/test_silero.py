@@ -1,0 +1,151 @@
+"""Voice activity with Silero, on speech whose word bounds are known to the sample."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from fixtures.speech.speech import Speech
+from whisperx_api_server.backends import silero
+from whisperx_api_server.backends.base import ModelSpec
+from whisperx_api_server.backends.silero import SAMPLE_RATE, SileroDetector
+from whisperx_api_server.domain import AudioClip, Samples, SpeechRegion, VadOptions
+from whisperx_api_server.errors import NotInstalled
+
+SPEAKERS = ["en-adam", "en-beth", "en-carl", "fr-alain", "fr-berthe", "fr-claude"]
+
+
+@pytest.fixture(scope="module")
+def detector() -> SileroDetector:
+    loaded = silero.load_voice_detector(ModelSpec(name="silero"))
+    assert isinstance(loaded, SileroDetector)
+    return loaded
+
+
+def clip_of(samples: Samples) -> AudioClip:
+    return AudioClip(samples=samples, sample_rate=SAMPLE_RATE)
+
+
+def noise(seconds: float, decibels: float) -> Samples:
+    rng = np.random.default_rng(0)
+    shape = round(seconds * SAMPLE_RATE)
+    return rng.standard_normal(shape).astype(np.float32) * np.float32(10 ** (decibels / 20))
+
+
+def regions_of(
+    detector: SileroDetector, clip: AudioClip, options: VadOptions | None = None
+) -> list[SpeechRegion]:
+    steps: list[Sequence[SpeechRegion]] = list(detector.detect(clip, options or VadOptions()))
+    return [region for step in steps for region in step]
+
+
+@pytest.mark.parametrize("speaker", SPEAKERS)
+def test_regions_cover_every_word_and_leave_out_the_pauses(
+    detector: SileroDetector, speech: Speech, speaker: str
+) -> None:
+    utterance = speech.random(speaker, 20, seed=1, pause=1.5)
+    regions = regions_of(detector, clip_of(utterance.audio))
+    for word in utterance.words:
+        assert any(r.start <= word.start and word.end <= r.end for r in regions), word
+    for before, after in itertools.pairwise(utterance.sentences):
+        middle = (before[-1].end + after[0].start) / 2
+        assert not any(r.start < middle < r.end for r in regions)
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        np.zeros(0, np.float32),
+        np.zeros(100, np.float32),
+        np.zeros(5 * SAMPLE_RATE, np.float32),
+        noise(10, -60),
+        noise(10, -20),
+    ],
+    ids=["empty", "shorter than a frame", "silence", "faint noise", "loud noise"],
+)
+def test_what_is_not_speech_gives_no_region(detector: SileroDetector, samples: Samples) -> None:
+    assert regions_of(detector, clip_of(samples)) == []
+
+
+def test_regions_do_not_depend_on_the_blocks(detector: SileroDetector, speech: Speech) -> None:
+    session = detector._session
+    clip = clip_of(speech.dialogue(["en-adam", "en-beth"], 60, seed=2).audio)
+    whole = regions_of(SileroDetector(session, block_frames=10_000), clip)
+    assert len(whole) > 5
+    for frames in (1, 7, 100):
+        assert regions_of(SileroDetector(session, block_frames=frames), clip) == whole
+
+
+def test_regions_come_as_soon_as_they_are_final(detector: SileroDetector, speech: Speech) -> None:
+    second = SAMPLE_RATE // silero.FRAME
+    clip = clip_of(speech.random("en-adam", 30, seed=3, pause=1.0).audio)
+    steps = SileroDetector(detector._session, block_frames=second).detect(clip, VadOptions())
+    for number, regions in enumerate(steps, start=1):
+        for region in regions:
+            assert number - 2 < region.end <= number
+
+
+def test_two_recordings_under_way_do_not_disturb_each_other(
+    detector: SileroDetector, speech: Speech
+) -> None:
+    small = SileroDetector(detector._session, block_frames=50)
+    one = clip_of(speech.random("en-adam", 10, seed=4).audio)
+    other = clip_of(speech.random("fr-berthe", 10, seed=5).audio)
+    mixed: tuple[list[SpeechRegion], list[SpeechRegion]] = ([], [])
+    steps = (small.detect(one, VadOptions()), small.detect(other, VadOptions()))
+    for pair in zip(*steps, strict=False):
+        for regions, found in zip(mixed, pair, strict=True):
+            regions.extend(found)
+    for regions, clip in zip(mixed, (one, other), strict=True):
+        alone = regions_of(small, clip)
+        assert regions == alone[: len(regions)]
+        assert len(regions) >= len(alone) - 1
+
+
+def test_a_longer_silence_duration_joins_regions(detector: SileroDetector, speech: Speech) -> None:
+    clip = clip_of(speech.random("en-beth", 20, seed=6, pause=0.8).audio)
+    apart = regions_of(detector, clip, VadOptions(silence_duration_ms=200))
+    joined = regions_of(detector, clip, VadOptions(silence_duration_ms=2000))
+    assert len(apart) > len(joined) == 1
+
+
+def test_padding_widens_regions_but_never_over_a_neighbour_or_an_end(
+    detector: SileroDetector, speech: Speech
+) -> None:
+    clip = clip_of(speech.random("en-beth", 20, seed=6, pause=0.8).audio)
+    bare = regions_of(detector, clip, VadOptions(prefix_padding_ms=0))
+    padded = regions_of(detector, clip, VadOptions(prefix_padding_ms=100))
+    assert padded[1].start == pytest.approx(bare[1].start - 0.1)
+    assert padded[1].end == pytest.approx(bare[1].end + 0.1)
+    wide = regions_of(detector, clip, VadOptions(prefix_padding_ms=5000))
+    assert len(wide) == len(bare)
+    assert (wide[0].start, wide[-1].end) == (0.0, clip.duration)
+    assert all(a.end == b.start for a, b in itertools.pairwise(wide))
+
+
+def test_a_higher_threshold_finds_less(detector: SileroDetector, speech: Speech) -> None:
+    audio = speech.random("en-carl", 15, seed=7).audio
+    clip = clip_of(audio + noise(len(audio) / SAMPLE_RATE, -32))
+
+    def found(threshold: float) -> float:
+        options = VadOptions(threshold=threshold)
+        return sum(r.end - r.start for r in regions_of(detector, clip, options))
+
+    assert found(0.05) > found(0.5) > found(0.99)
+
+
+def test_speech_up_to_the_last_sample_ends_with_the_clip(
+    detector: SileroDetector, speech: Speech
+) -> None:
+    audio = speech.random("en-adam", 4, seed=8, tail=0.0).audio
+    assert regions_of(detector, clip_of(audio))[-1].end == len(audio) / SAMPLE_RATE
+
+
+def test_an_absent_package_names_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(NotInstalled, match=r"pip install .*\[embedded\]"):
+        silero.load_voice_detector(ModelSpec(name="silero"))
