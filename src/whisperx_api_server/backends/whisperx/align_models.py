@@ -1,0 +1,227 @@
+"""The models that align: which one a language has, and how one is loaded.
+
+Importing whisperx.alignment costs many seconds, so its tables stand here as facts of our own; a
+test compares them with the installed ones.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import InsufficientMemory, ModelNotFound, ModelUnavailable
+from ..base import ModelSpec, require
+from ..hub import shown_name, translate_hub_errors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TORCHAUDIO_MODELS: Mapping[str, str] = {
+    "de": "VOXPOPULI_ASR_BASE_10K_DE",
+    "en": "WAV2VEC2_ASR_BASE_960H",
+    "es": "VOXPOPULI_ASR_BASE_10K_ES",
+    "fr": "VOXPOPULI_ASR_BASE_10K_FR",
+    "it": "VOXPOPULI_ASR_BASE_10K_IT",
+}
+"""Language to the name of a bundle in torchaudio.pipelines: whisperx's defaults."""
+
+HUB_MODELS: Mapping[str, str] = {
+    "ar": "jonatasgrosman/wav2vec2-large-xlsr-53-arabic",
+    "ca": "softcatala/wav2vec2-large-xlsr-catala",
+    "cs": "comodoro/wav2vec2-xls-r-300m-cs-250",
+    "da": "saattrupdan/wav2vec2-xls-r-300m-ftspeech",
+    "el": "jonatasgrosman/wav2vec2-large-xlsr-53-greek",
+    "eu": "stefan-it/wav2vec2-large-xlsr-53-basque",
+    "fa": "jonatasgrosman/wav2vec2-large-xlsr-53-persian",
+    "fi": "jonatasgrosman/wav2vec2-large-xlsr-53-finnish",
+    "gl": "ifrz/wav2vec2-large-xlsr-galician",
+    "he": "imvladikon/wav2vec2-xls-r-300m-hebrew",
+    "hi": "theainerd/Wav2Vec2-large-xlsr-hindi",
+    "hr": "classla/wav2vec2-xls-r-parlaspeech-hr",
+    "hu": "jonatasgrosman/wav2vec2-large-xlsr-53-hungarian",
+    "id": "cahya/wav2vec2-large-xlsr-indonesian",
+    "ja": "jonatasgrosman/wav2vec2-large-xlsr-53-japanese",
+    "ka": "xsway/wav2vec2-large-xlsr-georgian",
+    "ko": "kresnik/wav2vec2-large-xlsr-korean",
+    "lv": "jimregan/wav2vec2-large-xlsr-latvian-cv",
+    "ml": "gvs/wav2vec2-large-xlsr-malayalam",
+    "nl": "jonatasgrosman/wav2vec2-large-xlsr-53-dutch",
+    "nn": "NbAiLab/nb-wav2vec2-1b-nynorsk",
+    "no": "NbAiLab/nb-wav2vec2-1b-bokmaal-v2",
+    "pl": "jonatasgrosman/wav2vec2-large-xlsr-53-polish",
+    "pt": "jonatasgrosman/wav2vec2-large-xlsr-53-portuguese",
+    "ro": "gigant/romanian-wav2vec2",
+    "ru": "jonatasgrosman/wav2vec2-large-xlsr-53-russian",
+    "sk": "comodoro/wav2vec2-xls-r-300m-sk-cv8",
+    "sl": "anton-l/wav2vec2-large-xlsr-53-slovenian",
+    "sv": "KBLab/wav2vec2-large-voxrex-swedish",
+    "te": "anuragshas/wav2vec2-large-xlsr-53-telugu",
+    "tl": "Khalsuu/filipino-wav2vec2-l-xls-r-300m-official",
+    "tr": "mpoyraz/wav2vec2-xls-r-300m-cv7-turkish",
+    "uk": "Yehor/wav2vec2-xls-r-300m-uk-with-small-lm",
+    "ur": "kingabzpro/wav2vec2-large-xls-r-300m-Urdu",
+    "vi": "nguyenvulebinh/wav2vec2-base-vi-vlsp2020",
+    "zh": "jonatasgrosman/wav2vec2-large-xlsr-53-chinese-zh-cn",
+}
+"""Language to a wav2vec2 CTC model on the Hugging Face hub: whisperx's defaults."""
+
+MULTILINGUAL = "multilingual"
+
+
+def align_model(language: str, models: Mapping[str, str]) -> str | None:
+    """The name or path of the model that aligns a language (ISO-639-1), None if there is none.
+
+    `models` are the user's: the language's own entry comes first, then the one for
+    `multilingual`, then whisperx's table.
+    """
+    return (
+        models.get(language)
+        or models.get(MULTILINGUAL)
+        or TORCHAUDIO_MODELS.get(language)
+        or HUB_MODELS.get(language)
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class CtcModel:
+    """A wav2vec2 CTC model in two halves, so that a batch gives what each item gives alone.
+
+    Group norm, in the convolutions of the base models, takes its statistics over all samples, so
+    padding would change them: `features` therefore hears one item at a time, (1, N) samples to
+    (frames, channels). `logits` reads padded features (B, frames, channels) and the items' true
+    lengths (B,), and gives (B, frames, len(dictionary)). `dictionary` has the lower-case
+    characters, `blank` is the CTC blank's index.
+    """
+
+    features: Callable[[Tensor], Tensor]
+    logits: Callable[[Tensor, Tensor], Tensor]
+    dictionary: Mapping[str, int]
+    blank: int
+    device: str
+
+
+def load_ctc_model(spec: ModelSpec) -> CtcModel:
+    """Load a bundle of torchaudio.pipelines, or a Hugging Face wav2vec2 model by id or path.
+
+    Raises:
+        ModelNotFound: there is no such model, it is no wav2vec2 CTC model, or downloads are off.
+        ModelUnavailable: it cannot be downloaded for now.
+        NotInstalled: torch, torchaudio or transformers is absent.
+        InsufficientMemory: it does not fit on the device.
+    """
+    torch = require("torch", extra="cpu")
+    pipelines = require("torchaudio.pipelines", extra="cpu")
+    if spec.threads:
+        torch.set_num_threads(spec.threads)
+    try:
+        if spec.name in pipelines.__all__:
+            return _from_torchaudio(spec)
+        return _from_transformers(spec)
+    except torch.OutOfMemoryError as error:
+        raise InsufficientMemory(
+            f"the align model {shown_name(spec.name)!r} does not fit into the device's memory: "
+            "use a smaller one or another device"
+        ) from error
+
+
+def torch_device(spec: ModelSpec) -> str:
+    """The device as torch names it."""
+    return spec.device if spec.device == "cpu" else f"{spec.device}:{spec.device_index}"
+
+
+def _from_transformers(spec: ModelSpec) -> CtcModel:
+    torch = require("torch", extra="cpu")
+    transformers = require("transformers", extra="cpu")
+    source: dict[str, Any] = {
+        "cache_dir": spec.download_root,
+        "local_files_only": spec.local_files_only,
+        "token": spec.hf_token,
+    }
+    try:
+        with translate_hub_errors(spec.name):
+            tokenizer = transformers.Wav2Vec2CTCTokenizer.from_pretrained(spec.name, **source)
+            model, loading = transformers.Wav2Vec2ForCTC.from_pretrained(
+                spec.name, output_loading_info=True, **source
+            )
+    except torch.OutOfMemoryError:
+        raise
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise _not_ctc(spec) from error
+    if "lm_head.weight" in loading["missing_keys"] or model.wav2vec2.adapter is not None:
+        raise _not_ctc(spec)
+    device = torch_device(spec)
+    model = model.float().eval().to(device)
+    encoder = model.wav2vec2
+
+    def features(samples: Tensor) -> Tensor:
+        convolved: Tensor = encoder.feature_extractor(samples)
+        return convolved[0].T
+
+    def logits(features: Tensor, lengths: Tensor) -> Tensor:
+        hidden, _ = encoder.feature_projection(features)
+        heard = torch.arange(features.shape[1], device=device) < lengths[:, None]
+        hidden = encoder.encoder(hidden, attention_mask=heard).last_hidden_state
+        scores: Tensor = model.lm_head(hidden)
+        return scores
+
+    vocabulary = tokenizer.get_vocab()
+    dictionary = {token.lower(): index for token, index in vocabulary.items()}
+    blank = next((dictionary[name] for name in ("[pad]", "<pad>") if name in dictionary), 0)
+    return CtcModel(
+        features=features, logits=logits, dictionary=dictionary, blank=blank, device=device
+    )
+
+
+def _not_ctc(spec: ModelSpec) -> ModelNotFound:
+    return ModelNotFound(
+        f"{shown_name(spec.name)!r} is no wav2vec2 CTC model that could align: name another one "
+        "in ALIGNMENT__MODELS"
+    )
+
+
+def _from_torchaudio(spec: ModelSpec) -> CtcModel:
+    torch = require("torch", extra="cpu")
+    bundle = getattr(require("torchaudio.pipelines", extra="cpu"), spec.name)
+    if not hasattr(bundle, "get_labels") or not hasattr(bundle, "_normalize_waveform"):
+        raise _not_ctc(spec)
+    root = spec.download_root or Path(torch.hub.get_dir()) / "checkpoints"
+    if spec.local_files_only and not (root / Path(bundle._path).name).exists():
+        raise ModelNotFound(
+            f"the align model {spec.name!r} is not on disk while downloads are off: "
+            "download it before, or allow downloads"
+        )
+    try:
+        model = bundle.get_model(dl_kwargs={"model_dir": str(root), "progress": False})
+    except OSError as error:
+        raise ModelUnavailable(
+            f"the align model {spec.name!r} could not be downloaded: try again later"
+        ) from error
+    normalize = bundle._normalize_waveform
+    device = torch_device(spec)
+    model = (model.model if normalize else model).eval().to(device)
+
+    def features(samples: Tensor) -> Tensor:
+        if normalize:
+            samples = torch.nn.functional.layer_norm(samples, samples.shape)
+        convolved: Tensor = model.feature_extractor(samples, None)[0]
+        return convolved[0]
+
+    def logits(features: Tensor, lengths: Tensor) -> Tensor:
+        scores: Tensor = model.aux(model.encoder(features, lengths))
+        return scores
+
+    dictionary = {label.lower(): index for index, label in enumerate(bundle.get_labels())}
+    return CtcModel(features=features, logits=logits, dictionary=dictionary, blank=0, device=device)
+
+
+def forced_align_function() -> Callable[..., tuple[Tensor, Tensor]]:
+    """`torchaudio.functional.forced_align` without torchaudio 2.8's warning at every call.
+
+    The warning announces a removal that torchaudio has since taken back for this function.
+    """
+    functional = require("torchaudio.functional", extra="cpu")
+    function: Callable[..., tuple[Tensor, Tensor]] = inspect.unwrap(functional.forced_align)
+    return function
