@@ -300,3 +300,17 @@ def join_texts(parts: Iterable[tuple[str, str | None]]) -> str:
             gap = "" if not joined or language in SPACELESS_LANGUAGES else " "
             joined += gap + text
     return joined
+
+
+def word_spans(text: str, words: Iterable[Word]) -> tuple[tuple[int, int], ...] | None:
+    """Where each word stands in `text`, as [start, end) characters; None if one is not there."""
+    spans = []
+    end = 0
+    for word in words:
+        stripped = word.text.strip()
+        start = text.find(stripped, end)
+        if start < 0:
+            return None
+        end = start + len(stripped)
+        spans.append((start, end))
+    return tuple(spans)

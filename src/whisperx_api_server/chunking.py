@@ -1,0 +1,169 @@
+"""Speech regions -> windows that a transcriber hears at once, and their transcripts back into one.
+
+Windows are merged as WhisperX merges them (Bain et al. 2023, "VAD cut & merge"): consecutive
+regions share a window, pauses included, as long as it stays within the longest window; a region
+that alone is longer is cut where it is quietest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from .domain import (
+    AudioClip,
+    Samples,
+    Segment,
+    SpeechRegion,
+    Task,
+    Transcript,
+    Window,
+    WindowTranscript,
+    Word,
+)
+
+FRAME = 0.01
+"""Seconds between the places where a cut may lie."""
+
+HUSH = 0.15
+"""Seconds over which loudness is averaged: longer than a plosive's closure, not than a pause."""
+
+
+class Splitter:
+    """Regions in, windows out as soon as no later region can join them.
+
+    Regions come in order. All arithmetic is in samples, so that windows are exactly adjacent and
+    never a sample longer than `max_window` seconds; `Window.samples` are views of the clip.
+    """
+
+    def __init__(self, clip: AudioClip, *, request_id: str, max_window: float) -> None:
+        self._clip = clip
+        self._request_id = request_id
+        self._longest = math.floor(max_window * clip.sample_rate)
+        if self._longest < 1:
+            raise ValueError(f"max_window must hold at least one sample, got {max_window} s")
+        self._open: list[tuple[int, int]] = []
+        self._heard = 0
+        self._count = 0
+
+    def push(self, regions: Iterable[SpeechRegion]) -> list[Window]:
+        """Take more regions; the windows that became final with them."""
+        windows = []
+        for first, last in self._pieces(regions):
+            if self._open and last - self._open[0][0] > self._longest:
+                windows.append(self._close())
+            self._open.append((first, last))
+        return windows
+
+    def finish(self) -> list[Window]:
+        """The last window, if there is one: no more regions will come."""
+        return [self._close()] if self._open else []
+
+    def _pieces(self, regions: Iterable[SpeechRegion]) -> Iterator[tuple[int, int]]:
+        """Regions as sample ranges inside the clip, none overlapping, none overlong."""
+        rate = self._clip.sample_rate
+        for region in regions:
+            first = max(round(region.start * rate), self._heard)
+            last = min(round(region.end * rate), len(self._clip.samples))
+            while last - first > self._longest:
+                cut = first + _quietest(self._clip.samples[first : first + self._longest], rate)
+                yield first, cut
+                first = cut
+            if first < last:
+                yield first, last
+                self._heard = last
+
+    def _close(self) -> Window:
+        rate = self._clip.sample_rate
+        first, last = self._open[0][0], self._open[-1][1]
+        window = Window(
+            request_id=self._request_id,
+            index=self._count,
+            start=first / rate,
+            end=last / rate,
+            samples=self._clip.samples[first:last],
+            regions=tuple(SpeechRegion(start=a / rate, end=b / rate) for a, b in self._open),
+        )
+        self._open = []
+        self._count += 1
+        return window
+
+
+def _quietest(samples: Samples, rate: int) -> int:
+    """Where to cut: the sample in the latter half that has the least energy around it.
+
+    The latter half, because two cuts then never lie closer than half a window; of equally quiet
+    places the last, because fewer windows cost less.
+    """
+    frame, half = max(1, round(FRAME * rate)), max(1, round(HUSH * rate / 2))
+    energy = np.cumsum(np.square(samples, dtype=np.float64))
+    middles = np.arange(len(samples), len(samples) // 2, -frame)
+    before = np.maximum(middles - half, 0) - 1
+    after = np.minimum(middles + half, len(samples)) - 1
+    inside = energy[after] - np.where(before < 0, 0.0, energy[before])
+    return int(middles[np.argmin(inside / (after - before))])
+
+
+def split(
+    regions: Iterable[SpeechRegion], clip: AudioClip, *, request_id: str, max_window: float
+) -> Iterator[Window]:
+    """Windows of at most `max_window` seconds, each as soon as it is final."""
+    splitter = Splitter(clip, request_id=request_id, max_window=max_window)
+    for region in regions:
+        yield from splitter.push((region,))
+    yield from splitter.finish()
+
+
+def stitch(
+    transcripts: Iterable[WindowTranscript],
+    *,
+    task: Task,
+    duration: float,
+    default_language: str,
+) -> Transcript:
+    """One transcript of all windows, in window order, times clamped to [0, `duration`].
+
+    Blank segments are dropped. A segment that names no language is in its window's; a translation
+    is in English, while `language` and `languages` stay those spoken. `default_language` is the
+    answer where nothing was said.
+    """
+    segments: list[Segment] = []
+    spoken: dict[str, float] = {}
+    for transcript in sorted(transcripts, key=lambda each: each.window_index):
+        for segment in transcript.segments:
+            if not segment.text.strip():
+                continue
+            written = "en" if task == "translate" else segment.language or transcript.language
+            language = transcript.language if task == "translate" else written
+            kept = _clamp(segment, duration)
+            spoken[language] = spoken.get(language, 0.0) + kept.end - kept.start
+            segments.append(replace(kept, language=written))
+    languages = tuple(sorted(spoken, key=lambda code: -spoken[code]))
+    return Transcript(
+        task=task,
+        language=languages[0] if languages else default_language,
+        languages=languages,
+        duration=duration,
+        segments=tuple(segments),
+    )
+
+
+def _clamp(segment: Segment, duration: float) -> Segment:
+    start, end = _clamp_times(segment, duration)
+    words = segment.words
+    if words is not None:
+        words = tuple(_clamp_word(word, duration) for word in words)
+    return replace(segment, start=start, end=end, words=words)
+
+
+def _clamp_word(word: Word, duration: float) -> Word:
+    start, end = _clamp_times(word, duration)
+    return replace(word, start=start, end=end)
+
+
+def _clamp_times(timed: Segment | Word, duration: float) -> tuple[float, float]:
+    start = min(max(timed.start, 0.0), duration)
+    return start, min(max(timed.end, start), duration)

@@ -1,0 +1,233 @@
+"""Transcript -> subtitle cues: short enough to read, one after the other.
+
+Two lines of 42 characters and seven seconds are the limits of Netflix's timed text style guide;
+East Asian characters count twice. Times are whole milliseconds, because subtitle files hold no
+finer ones and rounding later could make cues overlap.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+
+from .domain import SPACELESS_LANGUAGES, Segment, Word, word_spans
+
+LINE_WIDTH = 42
+LONGEST_MS = 7000
+LEGIBLE_MS = 500
+"""What a cue without length gets where there is room."""
+STEP_MS = 20
+"""What separates the starts of two cues that would start together."""
+WIDEST_PREFIX = 20
+"""A longer speaker name widens the line rather than leaving the text no room."""
+
+_ARROW = re.compile(r"-[- ]*>")
+_SENTENCE_END = re.compile(r"[.!?…。！？।؟][\"'”’»)\]]*$")
+_CLAUSE_END = re.compile(r"[,;:、，；：،–—][\"'”’»)\]]*$")
+_LOPSIDED = 0.2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """One line of a cue; `marked` is the highlighted word in it, mostly none."""
+
+    before: str
+    marked: str = ""
+    after: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cue:
+    """What is shown from `start` to `end`, in milliseconds."""
+
+    start: int
+    end: int
+    lines: tuple[Line, ...]
+
+
+def make_cues(segments: Iterable[Segment], *, highlight_words: bool) -> list[Cue]:
+    """Cues in order, none empty, none longer than 7 s, none overlapping the next.
+
+    `highlight_words` makes one cue a word, that word marked, wherever a segment has words.
+    """
+    cues = [
+        cue
+        for segment in segments
+        if segment.text.strip()
+        for cue in _Sheet(segment).cues(highlight_words=highlight_words)
+    ]
+    return _in_turn(sorted(cues, key=lambda cue: cue.start))
+
+
+def speaker_prefix(segment: Segment) -> str:
+    """`[SPEAKER_00]: `, or nothing where nobody is named."""
+    return "" if segment.speaker is None else f"[{plain(segment.speaker)}]: "
+
+
+def plain(text: str) -> str:
+    """The text on one line, without an arrow that a reader could take for a cue's times."""
+    return _ARROW.sub("->", " ".join(text.split()))
+
+
+def _in_turn(cues: Sequence[Cue]) -> list[Cue]:
+    starts: list[int] = []
+    for cue in cues:
+        starts.append(max(cue.start, starts[-1] + STEP_MS) if starts else cue.start)
+    placed = []
+    for index, (cue, start) in enumerate(zip(cues, starts, strict=True)):
+        end = cue.end if cue.end > start else start + LEGIBLE_MS
+        end = min(end, start + LONGEST_MS)
+        if index + 1 < len(starts):
+            end = min(end, starts[index + 1])
+        placed.append(replace(cue, start=start, end=end))
+    return placed
+
+
+class _Sheet:
+    """One segment's text on one line, and when each of its characters is said."""
+
+    def __init__(self, segment: Segment) -> None:
+        self._text = plain(segment.text)
+        self._prefix = speaker_prefix(segment)
+        self._spaced = segment.language not in SPACELESS_LANGUAGES
+        whole = Word(text=self._text, start=segment.start, end=segment.end)
+        spans = word_spans(self._text, segment.words) if segment.words else None
+        self._timed = spans is not None
+        self._words: Sequence[Word] = segment.words if spans and segment.words else (whole,)
+        self._spans = spans or ((0, len(self._text)),)
+        self._firsts = [first for first, _ in self._spans]
+        self._columns = list(accumulate(map(_width, self._text), initial=0))
+        self._breaks = [k for k in range(1, len(self._text)) if self._may_break(k)]
+
+    def cues(self, *, highlight_words: bool) -> Iterator[Cue]:
+        for first, last in self._divide(0, len(self._text)):
+            if highlight_words and self._timed:
+                yield from self._highlighted(first, last)
+            else:
+                yield self._cue(first, last)
+
+    def _cue(self, first: int, last: int) -> Cue:
+        return Cue(start=self._start(first), end=self._end(last), lines=self._lines(first, last))
+
+    def _highlighted(self, first: int, last: int) -> Iterator[Cue]:
+        """One cue a word of text[first:last], and unmarked ones in the pauses between."""
+        shown = None
+        for word, (a, b) in zip(self._words, self._spans, strict=True):
+            if a >= b or a < first or a >= last:
+                continue
+            start, end = _milliseconds(word.start), _milliseconds(word.end)
+            if shown is not None and shown < start:
+                yield Cue(start=shown, end=start, lines=self._lines(first, last))
+            yield Cue(start=start, end=end, lines=self._lines(first, last, marked=(a, b)))
+            shown = end
+        if shown is None:
+            yield self._cue(first, last)
+
+    # When: characters stand in words, and words have times; inside a word time flows evenly.
+
+    def _start(self, place: int) -> int:
+        return self._time(place, max(0, bisect_right(self._firsts, place) - 1))
+
+    def _end(self, place: int) -> int:
+        return self._time(place, max(0, bisect_left(self._firsts, place) - 1))
+
+    def _time(self, place: int, index: int) -> int:
+        word, (first, last) = self._words[index], self._spans[index]
+        part = min(max((place - first) / max(1, last - first), 0.0), 1.0)
+        return _milliseconds(word.start + part * (word.end - word.start))
+
+    # Where: a break lies before the character that begins the next cue or line.
+
+    def _may_break(self, place: int) -> bool:
+        text = self._text
+        if text[place - 1] == " ":
+            return True
+        if self._spaced or text[place] == " ":
+            return False
+        # A mark belongs to its letter, and closing punctuation to its word.
+        return unicodedata.category(text[place]) not in ("Mn", "Mc", "Me", "Pe", "Pf", "Po", "Lm")
+
+    def _divide(self, first: int, last: int) -> list[tuple[int, int]]:
+        """text[first:last] in parts that fit a cue."""
+        parts = []
+        waiting = [(first, last)]
+        while waiting:
+            first, last = waiting.pop()
+            place = None if self._fits(first, last) else self._best_break(first, last)
+            if place is None:
+                parts.append((first, last))
+            else:
+                waiting += [(place, last), (first, place)]
+        return parts
+
+    def _fits(self, first: int, last: int) -> bool:
+        if self._end(last) - self._start(first) > LONGEST_MS:
+            return False
+        return all(
+            self._width(a, b, indented=a == first) <= LINE_WIDTH
+            for a, b in self._line_ranges(first, last)
+        )
+
+    def _inner_breaks(self, first: int, last: int) -> list[int]:
+        """Places to break text[first:last] at; inside an endless word, if it is one."""
+        inner = self._breaks[bisect_right(self._breaks, first) : bisect_left(self._breaks, last)]
+        if inner or self._width(first, last) <= LINE_WIDTH:
+            return inner
+        return [(first + last) // 2]
+
+    def _best_break(self, first: int, last: int) -> int | None:
+        """Sentence ends before clause ends before words; of equals, nearest to the middle."""
+        total = max(1, self._width(first, last))
+
+        def badness(place: int) -> tuple[int, float]:
+            share = self._width(first, place) / total
+            said = self._text[max(first, place - 8) : place].rstrip()
+            if _SENTENCE_END.search(said):
+                rank = 0
+            elif _CLAUSE_END.search(said) and _LOPSIDED <= share <= 1 - _LOPSIDED:
+                rank = 1
+            else:
+                rank = 2
+            return rank, abs(share - 0.5)
+
+        return min(self._inner_breaks(first, last), key=badness, default=None)
+
+    def _line_ranges(self, first: int, last: int) -> list[tuple[int, int]]:
+        """One line, or the two whose wider one is narrowest."""
+        if self._width(first, last, indented=True) <= LINE_WIDTH:
+            return [(first, last)]
+        place = min(
+            self._inner_breaks(first, last),
+            key=lambda k: max(self._width(first, k, indented=True), self._width(k, last)),
+            default=None,
+        )
+        return [(first, last)] if place is None else [(first, place), (place, last)]
+
+    def _width(self, first: int, last: int, *, indented: bool = False) -> int:
+        prefix = min(_width(self._prefix), WIDEST_PREFIX) if indented else 0
+        trailing = self._text[last - 1] == " "
+        return prefix + self._columns[last] - self._columns[first] - trailing
+
+    def _lines(
+        self, first: int, last: int, marked: tuple[int, int] | None = None
+    ) -> tuple[Line, ...]:
+        lines = []
+        for a, b in self._line_ranges(first, last):
+            prefix = self._prefix if a == first else ""
+            b = a + len(self._text[a:b].rstrip())
+            x, y = (min(max(place, a), b) for place in marked or (b, b))
+            text = self._text
+            lines.append(Line(before=prefix + text[a:x], marked=text[x:y], after=text[y:b]))
+        return tuple(lines)
+
+
+def _width(text: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(0, round(seconds * 1000))

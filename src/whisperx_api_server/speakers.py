@@ -1,0 +1,192 @@
+"""Speaker turns + words -> labelled words, and labels -> the names of known voices."""
+
+from __future__ import annotations
+
+import unicodedata
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import accumulate, pairwise
+
+import numpy as np
+
+from .domain import (
+    SPACELESS_LANGUAGES,
+    Segment,
+    SpeakerTurn,
+    Transcript,
+    Word,
+    join_texts,
+    word_spans,
+)
+
+
+def label(
+    segments: Iterable[Segment], exclusive_turns: Iterable[SpeakerTurn]
+) -> tuple[Segment, ...]:
+    """Give each word its speaker, and cut segments where the speaker changes.
+
+    A word is said by whom it overlaps most, else by the nearest turn; a segment without words is
+    labelled as a whole in the same way. In languages written with spaces a segment is cut only at
+    a space, so the text stays what it was. Without turns nothing is labelled. Nothing is smoothed:
+    the turns are exclusive already, and a lone "yes" inside another's sentence is somebody's.
+    """
+    turns = _Turns(exclusive_turns)
+    if not turns:
+        return tuple(segments)
+    return tuple(part for segment in segments for part in _label_segment(segment, turns))
+
+
+def rename(transcript: Transcript, names: Mapping[str, str]) -> Transcript:
+    """The transcript with speakers called by `names` (label -> name), wherever they occur."""
+    return replace(
+        transcript,
+        segments=rename_segments(transcript.segments, names),
+        speaker_embeddings={
+            names.get(speaker, speaker): vector
+            for speaker, vector in transcript.speaker_embeddings.items()
+        },
+    )
+
+
+def rename_segments(segments: Iterable[Segment], names: Mapping[str, str]) -> tuple[Segment, ...]:
+    """The segments and their words with speakers called by `names` (label -> name)."""
+
+    def name(speaker: str | None) -> str | None:
+        return None if speaker is None else names.get(speaker, speaker)
+
+    return tuple(
+        replace(
+            segment,
+            speaker=name(segment.speaker),
+            words=segment.words
+            and tuple(replace(word, speaker=name(word.speaker)) for word in segment.words),
+        )
+        for segment in segments
+    )
+
+
+def match_known(
+    embeddings: Mapping[str, Sequence[float]],
+    references: Mapping[str, Sequence[float]],
+    threshold: float,
+) -> dict[str, str]:
+    """Which label is whose voice: label -> name, one to one, the most similar pairs first.
+
+    `embeddings` are by label, `references` by name; similarity is the cosine, and a pair at or
+    below `threshold` is nobody's.
+    """
+    pairs = [
+        (similarity, label, name)
+        for label, vector in embeddings.items()
+        for name, reference in references.items()
+        if (similarity := _cosine(vector, reference)) > threshold
+    ]
+    matched: dict[str, str] = {}
+    for _, speaker, name in sorted(pairs, key=lambda pair: -pair[0]):
+        if speaker not in matched and name not in matched.values():
+            matched[speaker] = name
+    return matched
+
+
+def _cosine(one: Sequence[float], other: Sequence[float]) -> float:
+    """Cosine similarity in [-1, 1]; -1 where a vector has no direction or no finite length."""
+    a, b = np.asarray(one, dtype=np.float64), np.asarray(other, dtype=np.float64)
+    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(a @ b) / norms if np.isfinite(norms) and norms > 0 else -1.0
+
+
+class _Turns:
+    """Who speaks when: turns by start, found by bisection."""
+
+    def __init__(self, turns: Iterable[SpeakerTurn]) -> None:
+        self._turns = sorted(turns, key=lambda turn: (turn.start, turn.end))
+        # The latest end so far: in order even if turns should overlap after all.
+        self._ends = list(accumulate((turn.end for turn in self._turns), max))
+
+    def __bool__(self) -> bool:
+        return bool(self._turns)
+
+    def speaker(self, start: float, end: float) -> str:
+        """Whose turns overlap [start, end] most, else whose turn is nearest."""
+        first = bisect_right(self._ends, start)
+        overlaps: dict[str, float] = {}
+        for index in range(first, len(self._turns)):
+            turn = self._turns[index]
+            if turn.start >= end:
+                break
+            shared = min(turn.end, end) - max(turn.start, start)
+            if shared > 0:
+                overlaps[turn.speaker] = overlaps.get(turn.speaker, 0.0) + shared
+        if overlaps:
+            return max(overlaps, key=lambda speaker: overlaps[speaker])
+        neighbours = self._turns[max(0, first - 1) : first + 1]
+        return min(neighbours, key=lambda turn: max(turn.start - end, start - turn.end)).speaker
+
+
+def _label_segment(segment: Segment, turns: _Turns) -> list[Segment]:
+    if not segment.words:
+        return [replace(segment, speaker=turns.speaker(segment.start, segment.end))]
+    text = segment.text
+    spans = word_spans(text, segment.words)
+    words: list[Word] = []
+    changes = [0]
+    for index, word in enumerate(segment.words):
+        speaker = turns.speaker(word.start, word.end)
+        if words and speaker != words[-1].speaker:
+            if spans and _glued(text[spans[index - 1][1] : spans[index][0]], segment.language):
+                speaker = words[-1].speaker or speaker
+            else:
+                changes.append(index)
+        words.append(replace(word, speaker=speaker))
+    if len(changes) == 1:
+        return [replace(segment, words=tuple(words), speaker=words[0].speaker)]
+    runs = [tuple(words[a:b]) for a, b in pairwise([*changes, len(words)])]
+    if spans is None:
+        texts = [join_texts((word.text, segment.language) for word in run) for run in runs]
+    else:
+        cuts = [_cut(text, spans[index - 1][1], spans[index][0]) for index in changes[1:]]
+        texts = [text[a:b].strip() for a, b in pairwise([0, *cuts, len(text)])]
+    return _parts(segment, runs, texts)
+
+
+def _parts(
+    segment: Segment, runs: Sequence[tuple[Word, ...]], texts: Sequence[str]
+) -> list[Segment]:
+    """One segment a run; the outer ones keep the segment's own start and end."""
+    last = len(runs) - 1
+    parts = []
+    for index, (run, text) in enumerate(zip(runs, texts, strict=True)):
+        start = run[0].start if index else segment.start
+        end = run[-1].end if index < last else segment.end
+        parts.append(
+            replace(
+                segment,
+                start=start,
+                end=max(start, end),
+                text=text,
+                words=run,
+                speaker=run[0].speaker,
+                # Whoever lists the tokens of all segments must meet each once.
+                logprobs=() if index else segment.logprobs,
+            )
+        )
+    return parts
+
+
+def _glued(gap: str, language: str | None) -> bool:
+    """Whether cutting in the gap between two words would put a space where there was none."""
+    return language not in SPACELESS_LANGUAGES and not any(map(str.isspace, gap))
+
+
+def _cut(text: str, start: int, end: int) -> int:
+    """Where to cut between two words, text[start:end] being what stands between them.
+
+    At the last space, else before opening brackets and quotes: punctuation stays with its word.
+    """
+    for place in range(end, start, -1):
+        if text[place - 1].isspace():
+            return place
+    while end > start and unicodedata.category(text[end - 1]) in ("Ps", "Pi"):
+        end -= 1
+    return end
