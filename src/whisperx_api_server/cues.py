@@ -7,6 +7,7 @@ finer ones and rounding later could make cues overlap.
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from bisect import bisect_left, bisect_right
@@ -230,4 +231,4 @@ def _width(text: str) -> int:
 
 
 def _milliseconds(seconds: float) -> int:
-    return max(0, round(seconds * 1000))
+    return max(0, round(seconds * 1000)) if math.isfinite(seconds) else 0

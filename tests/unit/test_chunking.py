@@ -1,0 +1,190 @@
+"""Windows: they hold exactly the speech, in order, none too long; and become one transcript."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from whisperx_api_server.chunking import Splitter, split, stitch
+from whisperx_api_server.domain import (
+    AudioClip,
+    Segment,
+    SpeechRegion,
+    Window,
+    WindowTranscript,
+    Word,
+)
+
+RATE = 1000
+
+
+def clip_of(seconds: float, *, silent: tuple[tuple[float, float], ...] = ()) -> AudioClip:
+    samples = np.sin(np.arange(round(seconds * RATE), dtype=np.float32))
+    for start, end in silent:
+        samples[round(start * RATE) : round(end * RATE)] = 0
+    return AudioClip(samples=samples, sample_rate=RATE)
+
+
+def regions_of(*pairs: tuple[float, float]) -> list[SpeechRegion]:
+    return [SpeechRegion(start=start, end=end) for start, end in pairs]
+
+
+def times(windows: list[Window]) -> list[tuple[float, float]]:
+    return [(window.start, window.end) for window in windows]
+
+
+@st.composite
+def recordings(draw: st.DrawFn) -> tuple[AudioClip, list[SpeechRegion]]:
+    lengths = draw(st.lists(st.floats(0.05, 90), min_size=0, max_size=20))
+    pauses = draw(st.lists(st.floats(0, 20), min_size=len(lengths), max_size=len(lengths)))
+    now, regions = 0.0, []
+    for length, pause in zip(lengths, pauses, strict=True):
+        regions.append(SpeechRegion(start=now + pause, end=now + pause + length))
+        now += pause + length
+    return clip_of(max(1.0, now)), regions
+
+
+@given(recordings(), st.floats(1, 30))
+def test_windows_cover_the_speech_exactly(
+    recording: tuple[AudioClip, list[SpeechRegion]], longest: float
+) -> None:
+    clip, regions = recording
+    windows = list(split(regions, clip, request_id="r", max_window=longest))
+
+    assert [window.index for window in windows] == list(range(len(windows)))
+    speech = np.zeros(len(clip.samples), dtype=bool)
+    for region in regions:
+        speech[round(region.start * RATE) : round(region.end * RATE)] = True
+    covered = np.zeros_like(speech)
+    end = 0.0
+    for window in windows:
+        assert end <= window.start < window.end
+        end = window.end
+        assert len(window.samples) <= longest * RATE
+        assert np.shares_memory(window.samples, clip.samples)
+        first = round(window.start * RATE)
+        assert np.array_equal(window.samples, clip.samples[first : round(window.end * RATE)])
+        assert window.regions[0].start == window.start
+        assert window.regions[-1].end == window.end
+        for region in window.regions:
+            inside = slice(round(region.start * RATE), round(region.end * RATE))
+            assert not covered[inside].any()
+            covered[inside] = True
+    assert np.array_equal(covered, speech)
+
+
+@given(recordings(), st.integers(1, 5))
+def test_regions_may_arrive_in_any_blocks(
+    recording: tuple[AudioClip, list[SpeechRegion]], size: int
+) -> None:
+    clip, regions = recording
+    splitter = Splitter(clip, request_id="r", max_window=30)
+    windows = []
+    for index in range(0, len(regions), size):
+        windows += splitter.push(regions[index : index + size])
+    windows += splitter.finish()
+    assert times(windows) == times(list(split(regions, clip, request_id="r", max_window=30)))
+
+
+def test_regions_share_a_window_until_the_next_would_not_fit() -> None:
+    regions = regions_of((1, 5), (8, 20), (22, 31), (31.5, 40))
+    windows = list(split(regions, clip_of(40), request_id="r", max_window=30))
+    assert times(windows) == [(1, 31), (31.5, 40)]
+    assert [len(window.regions) for window in windows] == [3, 1]
+
+
+def test_a_window_is_out_before_the_last_region_is_in() -> None:
+    def arriving() -> Iterator[SpeechRegion]:
+        yield from regions_of((0, 20), (25, 45))
+        raise AssertionError("nobody should have asked for more")
+
+    windows = split(arriving(), clip_of(100), request_id="r", max_window=30)
+    assert times([next(windows)]) == [(0, 20)]
+
+
+def test_an_overlong_region_is_cut_in_its_quietest_pause() -> None:
+    clip = clip_of(50, silent=((3, 4), (21.0, 21.4), (24, 24.05), (40, 41)))
+    windows = list(split(regions_of((0, 50)), clip, request_id="r", max_window=30))
+    assert len(windows) == 2
+    assert 21.05 <= windows[0].end <= 21.35
+    assert windows[1].start == windows[0].end
+
+
+def test_an_even_noise_is_cut_into_as_few_windows_as_can_be() -> None:
+    clip = AudioClip(samples=np.ones(95 * RATE, dtype=np.float32), sample_rate=RATE)
+    windows = list(split(regions_of((0, 95)), clip, request_id="r", max_window=30))
+    assert len(windows) == 4
+
+
+def test_what_lies_outside_the_clip_or_was_heard_already_is_left_out() -> None:
+    regions = regions_of((0, 3), (2, 4), (2.5, 3.5), (9, 12), (15, 16))
+    windows = list(split(regions, clip_of(10), request_id="r", max_window=30))
+    assert [(r.start, r.end) for r in windows[0].regions] == [(0, 3), (3, 4), (9, 10)]
+
+
+def test_silence_gives_no_window() -> None:
+    assert list(split([], clip_of(5), request_id="r", max_window=30)) == []
+
+
+def test_a_window_of_no_length_is_refused() -> None:
+    with pytest.raises(ValueError, match="max_window"):
+        Splitter(clip_of(5), request_id="r", max_window=0)
+
+
+def heard(index: int, language: str, *segments: Segment) -> WindowTranscript:
+    return WindowTranscript(
+        window_index=index, language=language, language_probability=0.9, segments=segments
+    )
+
+
+def test_stitching_orders_windows_and_finds_the_main_language() -> None:
+    transcript = stitch(
+        [
+            heard(1, "fr", Segment(start=10, end=25, text=" Bonjour.")),
+            heard(0, "en", Segment(start=0, end=9, text="Hello.")),
+            heard(
+                2, "en", Segment(start=26, end=27, text="Bye."), Segment(start=27, end=28, text=" ")
+            ),
+        ],
+        task="transcribe",
+        duration=30,
+        default_language="de",
+    )
+    assert transcript.text == "Hello. Bonjour. Bye."
+    assert transcript.languages == ("fr", "en")
+    assert transcript.language == "fr"
+    assert [segment.language for segment in transcript.segments] == ["en", "fr", "en"]
+
+
+def test_stitching_keeps_all_times_inside_the_recording() -> None:
+    words = (Word(text="a", start=-0.2, end=0.4), Word(text="b", start=9.9, end=10.4))
+    segment = Segment(start=-0.2, end=10.4, text="a b", words=words, language="en")
+    late = Segment(start=11, end=12, text="c")
+    transcript = stitch(
+        [heard(0, "en", segment, late)], task="transcribe", duration=10, default_language="en"
+    )
+    assert [(s.start, s.end) for s in transcript.segments] == [(0, 10), (10, 10)]
+    assert [(w.start, w.end) for w in transcript.words] == [(0, 0.4), (9.9, 10)]
+
+
+def test_a_translation_is_english_whatever_was_spoken() -> None:
+    transcript = stitch(
+        [
+            heard(0, "ja", Segment(start=0, end=1, text="Good day.", language="ja")),
+            heard(1, "ja", Segment(start=1, end=2, text="How are you?")),
+        ],
+        task="translate",
+        duration=2,
+        default_language="en",
+    )
+    assert transcript.text == "Good day. How are you?"
+    assert transcript.language == "ja"
+
+
+def test_silence_is_in_the_language_that_was_asked_for() -> None:
+    transcript = stitch([], task="transcribe", duration=3, default_language="fr")
+    assert (transcript.text, transcript.language, transcript.languages) == ("", "fr", ())
