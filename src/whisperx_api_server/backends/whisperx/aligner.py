@@ -8,7 +8,7 @@ put together in one pass over the characters.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -252,7 +252,7 @@ def _sentences(item: AlignItem, transcript: _Transcript, path: _Path) -> list[Se
             score=round(min(max(score, 0.0), 1.0), 3),
         )
 
-    sentences = []
+    sentences: list[Segment] = []
     for begin, stop in split_sentences(segment.text, item.language):
         words = tuple(map(word, word_pattern.finditer(segment.text, begin, stop)))
         sentences.append(

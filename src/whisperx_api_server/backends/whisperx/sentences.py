@@ -7,6 +7,7 @@ it belongs to an abbreviation, an initial or an ordinal number, or the sentence 
 from __future__ import annotations
 
 import re
+from itertools import zip_longest
 
 _TOKEN = re.compile(r"\S+")
 _STOPS = ".!?…؟۔।॥።։။។༎;\u037e"
@@ -51,7 +52,7 @@ def split_sentences(text: str, language: str | None) -> list[tuple[int, int]]:
     spans: list[tuple[int, int]] = []
     start: int | None = None
     word = ""
-    for token, after in zip(tokens, [*tokens[1:], None], strict=True):
+    for token, after in zip_longest(tokens, tokens[1:]):
         start = token.start() if start is None else start
         for stop in _WIDE_STOP.finditer(text, token.start(), token.end()):
             spans.append((start, stop.end()))
@@ -87,10 +88,10 @@ def _keeps_dot(body: str, following: str, language: str | None) -> bool:
     """Whether the dot after `body` is the word's own and ends no sentence."""
     word = body.lower()
     next_is_number = following[:1].isdigit()
-    if word in _LAST_OR_NOT:
-        return not following.lstrip(_OPENERS)[:1].isupper()
     if word in _ABBREVIATIONS.get(language or "", _COMMON_ABBREVIATIONS):
         return True
+    if word in _LAST_OR_NOT:
+        return not following.lstrip(_OPENERS)[:1].isupper()
     if word in _BEFORE_A_NUMBER and next_is_number:
         return True
     if word.isdigit():
