@@ -1,0 +1,51 @@
+"""Log-mel spectrograms as Whisper hears them, at a cost that follows the length of the speech."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from ...audio import SAMPLE_RATE
+from ...domain import Samples
+from ..base import require
+
+HOP = 160  # 10 ms
+N_FFT = 400  # 25 ms
+N_SAMPLES = 30 * SAMPLE_RATE
+N_FRAMES = N_SAMPLES // HOP
+
+Mel = NDArray[np.float32]
+"""Shape (n_mels, N_FRAMES)."""
+
+
+class LogMel:
+    """openai/whisper's `log_mel_spectrogram` of a window padded to 30 s. Thread-safe.
+
+    The frames of the padding are all alike, so only those that touch sound are computed.
+    """
+
+    def __init__(self, n_mels: int) -> None:
+        extractor = require("faster_whisper.feature_extractor", extra="cpu").FeatureExtractor
+        self._filters = extractor.get_mel_filters(SAMPLE_RATE, N_FFT, n_mels).astype(np.float32)
+        self._hann = np.hanning(N_FFT + 1)[:-1].astype(np.float32)
+
+    def __call__(self, samples: Samples) -> Mel:
+        """Mono 16 kHz audio of any length (30 s at most are heard) -> (n_mels, N_FRAMES)."""
+        frames = sliding_window_view(_padded(samples[:N_SAMPLES]), N_FFT)[::HOP][:N_FRAMES]
+        spectrum = np.fft.rfft(frames * self._hann)
+        power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32)
+        heard = np.log10(np.maximum(self._filters @ power.T, 1e-10))
+        floor = max(heard.max() - 8.0, -10.0)  # -10 is the padding's
+        mel = np.full((len(self._filters), N_FRAMES), floor, dtype=np.float32)
+        np.maximum(heard, floor, out=mel[:, : heard.shape[1]])
+        return (mel + 4.0) / 4.0
+
+
+def _padded(samples: Samples) -> Samples:
+    """The samples with half a frame mirrored before them and what the last frames need behind."""
+    half = N_FFT // 2
+    body = np.zeros(min(N_SAMPLES, len(samples) + N_FFT), dtype=np.float32)
+    body[: len(samples)] = samples
+    behind = body[-half - 1 : -1][::-1] if len(body) == N_SAMPLES else np.zeros(half, np.float32)
+    return np.concatenate([body[half:0:-1], body, behind])

@@ -1,0 +1,48 @@
+"""Where the files of a Whisper model lie: a directory, a published size or a hub id."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...errors import ModelNotFound
+from ..base import ModelSpec, require
+from ..hub import is_local_path, shown_name, translate_hub_errors
+
+NEEDED_FILES = ("model.bin", "config.json", "tokenizer.json")
+
+
+def model_directory(spec: ModelSpec) -> Path:
+    """The directory with the CTranslate2 conversion that `spec.name` means.
+
+    Published sizes come first, so that a directory that happens to be called "base" hides none.
+
+    Raises:
+        ModelNotFound: there is no such model, it is no CTranslate2 conversion, or it is not on
+            disk while downloads are off.
+        ModelUnavailable: the hub cannot be reached.
+    """
+    vendor = require("faster_whisper.utils", extra="cpu")
+    published = spec.name in vendor.available_models()
+    if not published and is_local_path(spec.name):
+        directory = Path(spec.name).expanduser()
+    elif not published and "/" not in spec.name:
+        sizes = ", ".join(vendor.available_models())
+        raise ModelNotFound(f"there is no model {spec.name!r}: use a hub id or one of {sizes}")
+    else:
+        with translate_hub_errors(spec.name):
+            directory = Path(
+                vendor.download_model(
+                    spec.name,
+                    local_files_only=spec.local_files_only,
+                    cache_dir=None if spec.download_root is None else str(spec.download_root),
+                    use_auth_token=spec.hf_token,
+                )
+            )
+    # faster-whisper would fetch another model's tokenizer.json where it is absent
+    missing = [name for name in NEEDED_FILES if not (directory / name).is_file()]
+    if missing:
+        raise ModelNotFound(
+            f"{shown_name(spec.name)!r} is no Whisper model in CTranslate2's format: it has no "
+            f"{' and no '.join(missing)}"
+        )
+    return directory

@@ -1,0 +1,491 @@
+"""The Whisper transcriber on the fixture model: texts, languages, words, fallback, errors."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fixtures.speech.speech import Speech
+from support import FIXTURES, WHISPER
+from whisperx_api_server.backends import hub
+from whisperx_api_server.backends.base import ModelSpec
+from whisperx_api_server.backends.base import Transcriber as TranscriberProtocol
+from whisperx_api_server.backends.whisperx import engine_info, load_transcriber
+from whisperx_api_server.backends.whisperx.decoding import Decoding, best
+from whisperx_api_server.backends.whisperx.features import LogMel
+from whisperx_api_server.backends.whisperx.transcriber import WhisperTranscriber
+from whisperx_api_server.backends.whisperx.vocabulary import MAX_CONTEXT, Vocabulary
+from whisperx_api_server.domain import DecodeOptions, Window, WindowTranscript
+from whisperx_api_server.errors import (
+    InsufficientMemory,
+    InvalidRequest,
+    ModelNotFound,
+    ModelUnavailable,
+    NotInstalled,
+    TranscriptionFailed,
+)
+
+RATE = 16000
+Run = Callable[..., list[WindowTranscript]]
+
+
+@pytest.fixture(scope="module")
+def transcriber() -> TranscriberProtocol:
+    return load_transcriber(ModelSpec(name=str(WHISPER), threads=1))
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> Vocabulary:
+    return Vocabulary(WHISPER / "tokenizer.json", multilingual=True)
+
+
+def a_window(speech: Speech, voice: str, *, seconds: float = 6, offset: float = 0.0) -> Window:
+    audio = speech.random(voice, seconds, seed=1).audio
+    end = offset + len(audio) / RATE
+    return Window(request_id="r", index=3, start=offset, end=end, samples=audio)
+
+
+def run(
+    transcriber: TranscriberProtocol, windows: Sequence[Window], *options: DecodeOptions
+) -> list[WindowTranscript]:
+    return transcriber.transcribe(windows, options, [None] * len(windows))
+
+
+def text_of(transcript: WindowTranscript) -> str:
+    return "".join(segment.text for segment in transcript.segments)
+
+
+def test_it_follows_the_protocol_and_says_what_it_can(transcriber: TranscriberProtocol) -> None:
+    assert isinstance(transcriber, TranscriberProtocol)
+    can = transcriber.capabilities
+    assert can.languages is not None
+    assert {"en", "fr", "ja", "haw", "su"} <= can.languages
+    assert len(can.languages) == 99
+    assert can.tasks == {"transcribe", "translate"}
+    assert (can.max_batch, can.padded_to, can.max_window) == (16, 30.0, 30.0)
+    assert can.detects_language
+    assert can.can_time_words
+    assert can.can_prompt
+    assert can.can_logprobs
+
+
+def test_segments_have_every_field_and_the_recordings_clock(
+    transcriber: TranscriberProtocol, speech: Speech, vocabulary: Vocabulary
+) -> None:
+    window = a_window(speech, "fr-alain", offset=100.0)
+    [transcript] = run(transcriber, [window], DecodeOptions())
+    [segment] = transcript.segments
+    assert transcript.window_index == 3
+    assert (transcript.language, segment.language) == ("fr", "fr")
+    assert transcript.language_probability > 0.9
+    assert (segment.start, segment.end) == (window.start, window.end)
+    assert vocabulary.decode(segment.tokens) == segment.text
+    assert segment.temperature == 0.0
+    assert -0.5 < segment.avg_logprob < 0.0
+    assert 0.3 < segment.compression_ratio < 2.4
+    assert 0.0 <= segment.no_speech_prob < 0.1
+    assert segment.words is None
+    assert segment.logprobs == ()
+
+
+def test_features_computed_ahead_give_the_same(
+    transcriber: TranscriberProtocol, speech: Speech
+) -> None:
+    window = a_window(speech, "en-adam")
+    ahead = transcriber.transcribe([window], [DecodeOptions()], [transcriber.features(window)])
+    assert ahead == run(transcriber, [window], DecodeOptions())
+
+
+@pytest.mark.parametrize("samples", [0, 100, 16000, 479_900, 480_000, 500_000])
+def test_the_spectrogram_is_faster_whispers(samples: int) -> None:
+    from faster_whisper.feature_extractor import FeatureExtractor
+
+    audio = np.random.default_rng(samples).normal(0, 0.1, samples).astype(np.float32)
+    padded = np.pad(audio[:480_000], (0, max(0, 480_000 - samples)))
+    expected = FeatureExtractor()(padded, padding=0)
+    mel = LogMel(80)(audio)
+    assert mel.dtype == np.float32
+    np.testing.assert_allclose(mel, expected, atol=1e-5)
+
+
+def test_language_is_detected_in_each_window(
+    transcriber: TranscriberProtocol, speech: Speech
+) -> None:
+    windows = [a_window(speech, "en-beth"), a_window(speech, "fr-claude")]
+    heard = transcriber.detect_language(windows)
+    assert [max(one, key=one.__getitem__) for one in heard] == ["en", "fr"]
+    assert sum(heard[0].values()) == pytest.approx(1.0, abs=0.01)
+    found = run(transcriber, windows, DecodeOptions(), DecodeOptions(languages=("en", "de")))
+    assert [one.language for one in found] == ["en", "en"]
+
+
+def test_a_language_that_the_window_does_not_tell_is_the_recordings(
+    transcriber: TranscriberProtocol, monkeypatch: pytest.MonkeyPatch, speech: Speech
+) -> None:
+    unsure = {"en": 0.4, "fr": 0.35, "de": 0.25}
+    monkeypatch.setattr(transcriber, "_detect", lambda _, rows: [unsure for _ in rows])
+    window = a_window(speech, "fr-alain")
+    asked = [
+        DecodeOptions(fallback_language="fr"),
+        DecodeOptions(),
+        DecodeOptions(fallback_language="fr", languages=("en", "de")),
+    ]
+    found = run(transcriber, [window] * 3, *asked)
+    assert [one.language for one in found] == ["fr", "en", "en"]
+    assert found[0].language_probability == pytest.approx(0.35)
+    assert found[2].language_probability == pytest.approx(0.4 / 0.65)
+
+
+def test_an_unknown_language_is_the_requests_fault(
+    transcriber: TranscriberProtocol, speech: Speech
+) -> None:
+    with pytest.raises(InvalidRequest, match="'xx'") as caught:
+        run(transcriber, [a_window(speech, "en-adam")], DecodeOptions(language="xx"))
+    assert caught.value.param == "language"
+
+
+def test_words_lie_where_they_were_said(transcriber: TranscriberProtocol, speech: Speech) -> None:
+    utterance = speech.random("en-adam", 6, seed=1)
+    window = a_window(speech, "en-adam", offset=50.0)
+    [transcript] = run(transcriber, [window], DecodeOptions(word_timestamps=True))
+    [segment] = transcript.segments
+    assert segment.words is not None
+    truth = [word for sentence in utterance.sentences for word in sentence]
+    assert [word.text.strip(".").lower() for word in segment.words] == [w.word for w in truth]
+    ends = [word.end - 50.0 - true.end for word, true in zip(segment.words, truth, strict=True)]
+    assert np.median(np.abs(ends)) < 0.35  # the tiny model attends no more sharply
+    clock = [time for word in segment.words for time in (word.start, word.end)]
+    assert clock == sorted(clock)
+    assert clock[0] >= window.start
+    assert clock[-1] <= window.end
+    assert all(word.score is not None and 0.3 < word.score <= 1.0 for word in segment.words)
+
+
+@pytest.mark.parametrize("prompt", [None, "red cat"])
+def test_logprobs_are_the_decoders_and_their_bytes_the_text(
+    transcriber: TranscriberProtocol, speech: Speech, prompt: str | None
+) -> None:
+    window = a_window(speech, "fr-berthe")
+    [transcript] = run(transcriber, [window], DecodeOptions(logprobs=True, prompt=prompt))
+    [segment] = transcript.segments
+    assert len(segment.logprobs) == len(segment.tokens)
+    spelled = bytes(byte for token in segment.logprobs for byte in token.bytes)
+    assert spelled.decode() == segment.text
+    total = sum(token.logprob for token in segment.logprobs)
+    assert all(token.logprob <= 0 for token in segment.logprobs)
+    # the end of the text counts in avg_logprob's denominator only
+    assert total == pytest.approx(segment.avg_logprob * (len(segment.tokens) + 1), abs=0.02)
+
+
+@pytest.mark.parametrize("text", [" naïve café", " 日本語 🦜", " \x00\n~¡"])
+def test_token_bytes_spell_any_text(vocabulary: Vocabulary, text: str) -> None:
+    tokens = vocabulary.text_tokens(vocabulary._encode(text))
+    spelled = b"".join(vocabulary.token_bytes(token) for token in tokens)
+    assert spelled.decode().strip() == text.strip()
+
+
+def test_part_of_a_character_is_listed_as_bytes(vocabulary: Vocabulary) -> None:
+    from whisperx_api_server.backends.whisperx.words import logprobs_of
+
+    tokens = vocabulary._encode("🦜")
+    listed = logprobs_of(vocabulary, tokens, [0.5] * len(tokens))
+    assert len(listed) > 1
+    assert any(one.token.startswith("bytes:\\x") for one in listed)
+    assert bytes(byte for one in listed for byte in one.bytes).decode() == " 🦜"
+
+
+def test_batch_keys_join_what_one_call_may_mix(transcriber: TranscriberProtocol) -> None:
+    key = transcriber.batch_key
+    plain = key(DecodeOptions(language="en"))
+    assert plain == key(DecodeOptions(language="fr", task="translate"))
+    assert plain == key(DecodeOptions(word_timestamps=True, logprobs=True))
+    assert plain == key(DecodeOptions(prompt="  ", hotwords=""))
+    assert key(DecodeOptions(prompt="cat")) == key(DecodeOptions(hotwords="dog"))
+    apart = [
+        plain,
+        key(DecodeOptions(prompt="cat with a dog")),
+        key(DecodeOptions(beam_size=1)),
+        key(DecodeOptions(temperature=0.5)),
+        key(DecodeOptions(suppress_numerals=True)),
+    ]
+    assert len(set(apart)) == len(apart)
+    assert key(DecodeOptions(temperature=0.5, beam_size=1)) == apart[3]
+
+
+def test_context_always_leaves_room_for_text(vocabulary: Vocabulary) -> None:
+    context = vocabulary.context("dog " * 400, "cat " * 300)
+    assert len(context) == MAX_CONTEXT + 1
+    shared = vocabulary.context("dog " * 400, "cat")
+    assert len(shared) == MAX_CONTEXT + 1
+    assert vocabulary.decode(shared[1:]).startswith(" cat dog dog")
+    # a client cannot put control tokens into the prompt
+    smuggled = vocabulary.context("<|startoftranscript|><|fr|> cat", None)
+    assert all(token < vocabulary.end_of_text for token in smuggled[1:])
+
+
+def test_the_longest_context_still_decodes(
+    transcriber: TranscriberProtocol, speech: Speech
+) -> None:
+    options = DecodeOptions(prompt="dog " * 400, hotwords="cat " * 50, logprobs=True)
+    [transcript] = run(transcriber, [a_window(speech, "en-adam")], options)
+    assert all(len(one.logprobs) == len(one.tokens) for one in transcript.segments)
+
+
+def test_a_temperature_is_sampled_at_once(transcriber: TranscriberProtocol, speech: Speech) -> None:
+    [transcript] = run(transcriber, [a_window(speech, "en-adam")], DecodeOptions(temperature=0.4))
+    assert [one.temperature for one in transcript.segments] == [0.4]
+
+
+def test_silence_and_an_empty_window_end_well(transcriber: TranscriberProtocol) -> None:
+    windows = [
+        Window(request_id="r", index=0, start=0, end=1, samples=np.zeros(RATE, np.float32)),
+        Window(request_id="r", index=1, start=1, end=1, samples=np.zeros(0, np.float32)),
+    ]
+    asked = DecodeOptions(word_timestamps=True, logprobs=True)
+    assert len(run(transcriber, windows, asked, asked)) == 2
+    assert transcriber.transcribe([], [], []) == []
+    assert transcriber.detect_language([]) == []
+
+
+class ScriptedModel:
+    """A CTranslate2 model whose decodings are given: temperature -> (logprob, text), a window."""
+
+    is_multilingual = True
+    n_mels = 80
+
+    def __init__(
+        self, vocabulary: Vocabulary, script: list[dict[float, tuple[float, str]]]
+    ) -> None:
+        self._vocabulary = vocabulary
+        self._script = script
+        self.no_speech_prob = 0.0
+        self.calls: list[tuple[float, list[int]]] = []
+
+    def encode(self, storage: Any) -> Any:
+        # the window's loudness stands for the window itself
+        return np.asarray(storage)
+
+    def generate(self, encoded: Any, prompts: list[list[int]], **options: Any) -> list[Any]:
+        temperature = options.get("sampling_temperature", 0.0)
+        rows = [int(prompt[0]) for prompt in prompts]
+        self.calls.append((temperature, rows))
+        return [self._result(*self._script[row][temperature]) for row in rows]
+
+    def _result(self, logprob: float, text: str) -> Any:
+        tokens = self._vocabulary._encode(text)
+        score = logprob * (len(tokens) + 1) / len(tokens)
+        worse = score - 1
+        return SimpleNamespace(
+            sequences_ids=[[1], tokens],
+            scores=[worse, score],
+            no_speech_prob=self.no_speech_prob,
+        )
+
+
+def scripted(
+    vocabulary: Vocabulary, *script: dict[float, tuple[float, str]], no_speech: float = 0.0
+) -> tuple[ScriptedModel, list[Decoding]]:
+    """Decode one window a script through the ladder."""
+    model = ScriptedModel(vocabulary, list(script))
+    model.no_speech_prob = no_speech
+    transcriber = WhisperTranscriber(model, vocabulary, max_batch=16, fallback=True)
+    encoded = SimpleNamespace(rows=lambda rows: rows)
+    prompts = [[row] for row in range(len(script))]
+    return model, transcriber._decode(encoded, prompts, DecodeOptions())  # type: ignore[arg-type]
+
+
+def test_only_doubtful_windows_are_decoded_again(vocabulary: Vocabulary) -> None:
+    model, found = scripted(
+        vocabulary,
+        {0.0: (-0.2, "sure")},
+        {0.0: (-1.5, "unlikely"), 0.2: (-0.4, "better")},
+        {0.0: (-0.1, "la " * 60), 0.2: (-1.2, "worse"), 0.4: (-0.6, "good")},
+    )
+    assert model.calls == [(0.0, [0, 1, 2]), (0.2, [1, 2]), (0.4, [2])]
+    assert [one.text for one in found] == [" sure", " better", " good"]
+    assert [one.temperature for one in found] == [0.0, 0.2, 0.4]
+    assert found[1].avg_logprob == pytest.approx(-0.4)
+
+
+def test_when_every_temperature_fails_the_likeliest_unrepetitive_is_taken(
+    vocabulary: Vocabulary,
+) -> None:
+    tries = {t: (-3.0 - t, f"try {t}") for t in (0.4, 0.6, 0.8, 1.0)}
+    tries |= {0.0: (-0.1, "la " * 60), 0.2: (-2.0, "this")}
+    model, [found] = scripted(vocabulary, tries)
+    assert len(model.calls) == 6
+    assert (found.text, found.temperature) == (" this", 0.2)
+
+
+def test_a_window_without_speech_is_left_at_once(vocabulary: Vocabulary) -> None:
+    model, [found] = scripted(vocabulary, {0.0: (-1.5, "thanks for watching")}, no_speech=0.9)
+    assert len(model.calls) == 1
+    assert found.silent
+    assert best([found]) is found
+
+
+class BrokenModel(ScriptedModel):
+    """Fails as CTranslate2 does."""
+
+    def __init__(self, vocabulary: Vocabulary, error: Exception) -> None:
+        super().__init__(vocabulary, [])
+        self._error = error
+
+    def encode(self, storage: Any) -> Any:
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    ("error", "ours"),
+    [
+        (RuntimeError("CUDA failed with error out of memory"), InsufficientMemory),
+        (RuntimeError("mkl_malloc: failed to allocate memory"), InsufficientMemory),
+        (MemoryError("std::bad_alloc"), InsufficientMemory),
+        (RuntimeError("cuDNN failed at /src/x.cc"), TranscriptionFailed),
+        (ValueError("Invalid input features shape"), TranscriptionFailed),
+    ],
+)
+def test_the_engines_errors_become_ours(
+    vocabulary: Vocabulary, speech: Speech, error: Exception, ours: type[Exception]
+) -> None:
+    broken = WhisperTranscriber(
+        BrokenModel(vocabulary, error), vocabulary, max_batch=16, fallback=True
+    )
+    window = a_window(speech, "en-adam")
+    with pytest.raises(ours) as caught:
+        run(broken, [window], DecodeOptions())
+    assert caught.value.__cause__ is error
+    assert "/src" not in str(caught.value)
+    with pytest.raises(ours):
+        broken.detect_language([window])
+
+
+def test_an_english_only_model_says_so(tmp_path: Path, speech: Speech) -> None:
+    english = Vocabulary(WHISPER / "tokenizer.json", multilingual=False)
+    assert english.languages == {"en"}
+    assert len(english.prompt(DecodeOptions(task="translate"), "fr")) == 2
+    model = ScriptedModel(english, [])
+    model.is_multilingual = False
+    transcriber = WhisperTranscriber(model, english, max_batch=16, fallback=True)
+    assert transcriber.capabilities.tasks == {"transcribe"}
+    assert transcriber.detect_language([a_window(speech, "en-adam")]) == [{"en": 1.0}]
+
+
+@pytest.mark.parametrize("missing", ["model.bin", "config.json", "tokenizer.json"])
+def test_a_directory_that_is_no_model_is_not_found(tmp_path: Path, missing: str) -> None:
+    directory = tmp_path / "mine"
+    shutil.copytree(WHISPER, directory, ignore=shutil.ignore_patterns(missing))
+    with pytest.raises(ModelNotFound, match=missing) as caught:
+        load_transcriber(ModelSpec(name=str(directory)))
+    assert str(tmp_path) not in caught.value.message
+    assert "'mine'" in caught.value.message
+
+
+def test_a_broken_model_is_unavailable(tmp_path: Path) -> None:
+    directory = tmp_path / "mine"
+    shutil.copytree(WHISPER, directory)
+    (directory / "model.bin").write_bytes(b"not a model")
+    with pytest.raises(ModelUnavailable) as caught:
+        load_transcriber(ModelSpec(name=str(directory)))
+    assert str(tmp_path) not in caught.value.message
+
+
+@pytest.mark.parametrize("name", ["large-v3", "someone/some-model"])
+def test_downloads_off_is_not_found(tmp_path: Path, name: str) -> None:
+    spec = ModelSpec(name=name, download_root=tmp_path, local_files_only=True)
+    with pytest.raises(ModelNotFound, match="downloads are off"):
+        load_transcriber(spec)
+
+
+@pytest.mark.parametrize("name", ["enormous", "../x", "a/b/c", "/nowhere"])
+def test_names_that_mean_no_model_are_not_found(name: str) -> None:
+    with pytest.raises(ModelNotFound):
+        load_transcriber(ModelSpec(name=name))
+
+
+def test_no_cuda_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ctranslate2
+
+    monkeypatch.setattr(ctranslate2, "get_cuda_device_count", lambda: 0)
+    with pytest.raises(ModelUnavailable, match="CUDA"):
+        load_transcriber(ModelSpec(name=str(WHISPER), device="cuda"))
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("package", ["ctranslate2", "faster_whisper"])
+def test_an_absent_package_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, package: str, device: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(NotInstalled, match=rf"\[{device}\]"):
+        load_transcriber(ModelSpec(name=str(WHISPER), device=device))
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("large-v3", False),
+        ("Systran/faster-whisper-base", False),
+        ("/models/x", True),
+        ("../x", True),
+        ("~/x", True),
+        ("a/b/c", True),
+        ("a\\b", True),
+        ("src/whisperx_api_server", True),
+        ("x" * 5000, False),
+        ("nul\0", False),
+    ],
+)
+def test_a_path_is_told_from_a_hub_id(
+    name: str, path: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(FIXTURES.parents[1])
+    assert hub.is_local_path(name) is path
+
+
+TORCHLESS = """
+import json, sys
+import numpy as np
+from whisperx_api_server.backends import whisperx
+from whisperx_api_server.backends.base import ModelSpec
+from whisperx_api_server.domain import DecodeOptions, Window
+light = [name for name in ("ctranslate2", "torch", "faster_whisper") if name in sys.modules]
+model = whisperx.load_transcriber(ModelSpec(name=sys.argv[1], threads=1))
+noise = np.random.default_rng(0).normal(0, 0.1, 16000).astype(np.float32)
+window = Window(request_id="r", index=0, start=0.0, end=1.0, samples=noise)
+options = DecodeOptions(word_timestamps=True, logprobs=True, suppress_numerals=True)
+model.transcribe([window], [options], [None])
+print(json.dumps({"at_import": light, "torch": "torch" in sys.modules}))
+"""
+
+
+def test_transcription_needs_no_torch_and_prints_nothing() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", TORCHLESS, str(WHISPER)], capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout) == {"at_import": [], "torch": False}
+    assert done.stderr == ""
+
+
+def test_info_names_the_versions() -> None:
+    import ctranslate2
+
+    assert engine_info()["ctranslate2"] == ctranslate2.__version__
+
+
+def test_a_window_index_is_kept(transcriber: TranscriberProtocol, speech: Speech) -> None:
+    window = a_window(speech, "en-adam")
+    windows = [replace(window, index=index) for index in (7, 2)]
+    found = run(transcriber, windows, DecodeOptions(), DecodeOptions())
+    assert [one.window_index for one in found] == [7, 2]
+    assert text_of(found[0]) == text_of(found[1]) != ""
