@@ -101,7 +101,8 @@ class _Sheet:
         self._words: Sequence[Word] = segment.words if spans and segment.words else (whole,)
         self._spans = spans or ((0, len(self._text)),)
         self._firsts = [first for first, _ in self._spans]
-        self._columns = list(accumulate(map(_width, self._text), initial=0))
+        self._indent = min(sum(map(_columns, self._prefix)), WIDEST_PREFIX)
+        self._columns = list(accumulate(map(_columns, self._text), initial=0))
         self._breaks = [k for k in range(1, len(self._text)) if self._may_break(k)]
 
     def cues(self, *, highlight_words: bool) -> Iterator[Cue]:
@@ -112,18 +113,21 @@ class _Sheet:
                 yield self._cue(first, last)
 
     def _cue(self, first: int, last: int) -> Cue:
-        return Cue(start=self._start(first), end=self._end(last), lines=self._lines(first, last))
+        lines = self._lines(self._line_ranges(first, last))
+        return Cue(start=self._start(first), end=self._end(last), lines=lines)
 
     def _highlighted(self, first: int, last: int) -> Iterator[Cue]:
         """One cue a word of text[first:last], and unmarked ones in the pauses between."""
+        ranges = self._line_ranges(first, last)
+        unmarked = self._lines(ranges)
         shown = None
         for word, (a, b) in zip(self._words, self._spans, strict=True):
             if a >= b or a < first or a >= last:
                 continue
             start, end = _milliseconds(word.start), _milliseconds(word.end)
             if shown is not None and shown < start:
-                yield Cue(start=shown, end=start, lines=self._lines(first, last))
-            yield Cue(start=start, end=end, lines=self._lines(first, last, marked=(a, b)))
+                yield Cue(start=shown, end=start, lines=unmarked)
+            yield Cue(start=start, end=end, lines=self._lines(ranges, marked=(a, b)))
             shown = end
         if shown is None:
             yield self._cue(first, last)
@@ -209,25 +213,26 @@ class _Sheet:
         return [(first, last)] if place is None else [(first, place), (place, last)]
 
     def _width(self, first: int, last: int, *, indented: bool = False) -> int:
-        prefix = min(_width(self._prefix), WIDEST_PREFIX) if indented else 0
-        trailing = self._text[last - 1] == " "
-        return prefix + self._columns[last] - self._columns[first] - trailing
+        """Columns of text[first:last], the space at its end not counted."""
+        columns = self._columns[last] - self._columns[first] - (self._text[last - 1] == " ")
+        return columns + self._indent if indented else columns
 
     def _lines(
-        self, first: int, last: int, marked: tuple[int, int] | None = None
+        self, ranges: Sequence[tuple[int, int]], marked: tuple[int, int] | None = None
     ) -> tuple[Line, ...]:
+        text = self._text
+        prefix = self._prefix
         lines = []
-        for a, b in self._line_ranges(first, last):
-            prefix = self._prefix if a == first else ""
-            b = a + len(self._text[a:b].rstrip())
+        for a, b in ranges:
+            b -= text[b - 1] == " "
             x, y = (min(max(place, a), b) for place in marked or (b, b))
-            text = self._text
             lines.append(Line(before=prefix + text[a:x], marked=text[x:y], after=text[y:b]))
+            prefix = ""
         return tuple(lines)
 
 
-def _width(text: str) -> int:
-    return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
+def _columns(char: str) -> int:
+    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
 
 
 def _milliseconds(seconds: float) -> int:

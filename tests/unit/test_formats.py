@@ -309,12 +309,12 @@ def flat(cues: list[Cue]) -> str:
 
 
 def test_both_subtitle_formats_say_the_same_and_read_back() -> None:
-    transcript = transcript_of(spoken(LONG), spoken("The <b>end</b> & more.", start=20))
+    transcript = transcript_of(spoken(LONG), spoken('The <b>end</b> & "more".', start=20))
     cues = read_srt(body(transcript, "srt"))
     check_cues(cues)
     assert flat(cues) == transcript.text
     assert read_vtt(body(transcript, "vtt")) == cues
-    assert "<b>" not in body(transcript, "vtt")
+    assert '&lt;b&gt;end&lt;/b&gt; &amp; "more".' in body(transcript, "vtt")
 
 
 def test_long_cues_are_cut_at_sentences_then_clauses_with_the_words_times() -> None:
@@ -355,6 +355,19 @@ def test_text_without_spaces_is_cut_too_and_is_twice_as_wide() -> None:
     assert not any(line[0] in "。、" for _, _, text in cues for line in text.split("\n"))
 
 
+def test_no_line_begins_with_the_punctuation_of_the_one_before() -> None:
+    segment = Segment(start=0, end=5, text="あ" * 11 + "、" + "い" * 10, language="ja")
+    ((_, _, text),) = read_srt(body(transcript_of(segment), "srt"))
+    assert text in ("あ" * 11 + "、\n" + "い" * 10, "あ" * 10 + "\nあ、" + "い" * 10)
+
+
+def test_words_far_apart_are_shown_when_they_are_said() -> None:
+    words = (Word(text="Ready?", start=0, end=1), Word(text="Go!", start=14, end=15))
+    segment = Segment(start=0, end=15, text="Ready? Go!", words=words)
+    cues = read_srt(body(transcript_of(segment), "srt"))
+    assert cues == [(0, 1000, "Ready?"), (14_000, 15_000, "Go!")]
+
+
 def test_every_cue_names_its_speaker() -> None:
     cues = read_srt(body(transcript_of(spoken(LONG, speaker="SPEAKER_00")), "srt"))
     check_cues(cues)
@@ -374,6 +387,14 @@ def test_highlighting_marks_each_word_while_it_is_said(form: OutputFormat) -> No
         (900, 1000, "One two three."),
         (1000, 1400, "One two <u>three.</u>"),
     ]
+
+
+def test_text_between_the_words_is_shown_without_a_highlight() -> None:
+    words = (Word(text="One", start=0, end=1), Word(text="two", start=9, end=10))
+    segment = Segment(start=0, end=10, text="One … (laughter) … two", words=words)
+    cues = read_srt(body(transcript_of(segment), "srt", highlight_words=True))
+    assert "laughter" in flat(cues)
+    check_cues(cues)
 
 
 def test_without_words_there_is_nothing_to_highlight() -> None:
