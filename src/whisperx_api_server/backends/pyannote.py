@@ -1,0 +1,393 @@
+"""pyannote.audio: who speaks when, and voice activity as WhisperX finds it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.abc
+import importlib.util
+import io
+import logging
+import math
+import os
+import sys
+import threading
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..domain import (
+    AudioClip,
+    Diarization,
+    DiarizeOptions,
+    Samples,
+    SpeakerTurn,
+    SpeechRegion,
+    VadOptions,
+)
+from ..errors import (
+    InsufficientMemory,
+    InvalidRequest,
+    ModelNotFound,
+    ModelUnavailable,
+    NotInstalled,
+    TranscriptionFailed,
+)
+from .base import Diarizer, ModelSpec, VoiceDetector, require
+from .binarize import BinarizeOptions, Binarizer
+from .hub import is_local_path, shown_name, snapshot, translate_hub_errors
+
+EXTRA = "cpu"
+
+MAX_SPEAKERS = 50
+"""Most speakers that may be asked for; clustering makes no sense of more."""
+
+MATCH_THRESHOLD = 0.5
+"""For the WeSpeaker embedding of pyannote's published pipelines, in which two recordings of one
+voice have a cosine similarity of about 0.6 to 0.8 and different voices stay below 0.4."""
+
+BATCH_SIZES = {"cpu": 8, "cuda": 32}
+"""Chunks of 5 to 10 s that the pipeline's two models take at once."""
+
+VAD_DEFAULTS = BinarizeOptions(
+    onset=0.5, offset=0.363, padding=0.1, min_silence=0.0, min_speech=0.0
+)
+"""WhisperX's `vad_onset` and `vad_offset`. It does not pad, which cuts up to 70 ms off words."""
+
+VAD_STEP = 0.1
+"""Hop from one chunk of audio to the next, in chunks: pyannote's default, which WhisperX keeps."""
+
+VAD_BLOCK_CHUNKS = 64
+"""Chunks a step: 32 s of new audio at 5 s a chunk."""
+
+
+class PyannoteDiarizer:
+    """Tells speakers apart with a pyannote `SpeakerDiarization` pipeline.
+
+    Memory and time for clustering grow with the square of the recording's length.
+    """
+
+    def __init__(self, pipeline: Any, torch: ModuleType) -> None:
+        self._pipeline = pipeline
+        self._torch = torch
+
+    @property
+    def match_threshold(self) -> float:
+        """`MATCH_THRESHOLD`, unless the embedding model has one of its own by that name."""
+        model = getattr(self._pipeline._embedding, "model_", None)
+        return float(getattr(model, "match_threshold", MATCH_THRESHOLD))
+
+    def diarize(self, clip: AudioClip, options: DiarizeOptions) -> Diarization:
+        """Who speaks when; see `Diarizer`.
+
+        Raises:
+            InvalidRequest: the numbers of speakers contradict one another or the recording.
+            InsufficientMemory: the recording is too long for the memory there is.
+            TranscriptionFailed: pyannote failed on this recording.
+        """
+        counts = _speaker_counts(options)
+        if len(clip.samples) == 0:
+            return Diarization(turns=(), exclusive=())
+        output = self._run(clip, counts)
+        turns = _turns(output.speaker_diarization, clip.duration)
+        appearance = dict.fromkeys(turn.speaker for turn in turns)
+        names = {label: f"SPEAKER_{index:02d}" for index, label in enumerate(appearance)}
+        embeddings = {}
+        if options.embeddings or options.known_speakers:
+            vectors = _embeddings(output)
+            embeddings = {names[label]: vectors[label] for label in names if label in vectors}
+        exclusive = _turns(output.exclusive_speaker_diarization, clip.duration)
+        return Diarization(
+            turns=_renamed(turns, names),
+            exclusive=_without_overlap(_renamed(exclusive, names)),
+            embeddings=embeddings,
+        )
+
+    def embed(self, clips: Sequence[AudioClip]) -> list[tuple[float, ...] | None]:
+        """The vector of the one speaker that each clip is taken to have; see `Diarizer`."""
+        return [self._embed(clip) for clip in clips]
+
+    def _embed(self, clip: AudioClip) -> tuple[float, ...] | None:
+        if len(clip.samples) == 0:
+            return None
+        return next(iter(_embeddings(self._run(clip, {"num_speakers": 1})).values()), None)
+
+    def _run(self, clip: AudioClip, counts: Mapping[str, int]) -> Any:
+        # A copy, since torch takes no read-only memory map.
+        waveform = self._torch.from_numpy(np.array(clip.samples, np.float32))[None]
+        try:
+            with _quiet():
+                return self._pipeline(
+                    {"waveform": waveform, "sample_rate": clip.sample_rate}, **counts
+                )
+        except (MemoryError, self._torch.OutOfMemoryError) as error:
+            raise InsufficientMemory(
+                "there is not enough memory to tell the speakers of this recording apart: "
+                "send a shorter one"
+            ) from error
+        except (RuntimeError, ValueError) as error:
+            wanted = counts.get("num_speakers", counts.get("min_speakers", 1))
+            if wanted > 1 and isinstance(error, ValueError):  # fewer voice vectors than clusters
+                raise InvalidRequest(
+                    f"this recording has too little speech for {wanted} speakers: ask for fewer",
+                    param="num_speakers" if "num_speakers" in counts else "min_speakers",
+                ) from error
+            raise TranscriptionFailed("telling the speakers apart failed") from error
+
+
+def _speaker_counts(options: DiarizeOptions) -> dict[str, int]:
+    """The pipeline's keyword arguments.
+
+    Raises:
+        InvalidRequest: a number is out of range, or two contradict each other.
+    """
+    fields = {
+        "num_speakers": options.num_speakers,
+        "min_speakers": options.min_speakers,
+        "max_speakers": options.max_speakers,
+    }
+    counts = {name: value for name, value in fields.items() if value is not None}
+    for name, value in counts.items():
+        if not 1 <= value <= MAX_SPEAKERS:
+            raise InvalidRequest(f"{name} must be between 1 and {MAX_SPEAKERS}", param=name)
+    least, most = counts.get("min_speakers", 1), counts.get("max_speakers", MAX_SPEAKERS)
+    if least > most:
+        raise InvalidRequest(
+            "min_speakers must not be greater than max_speakers", param="min_speakers"
+        )
+    if not least <= counts.get("num_speakers", least) <= most:
+        raise InvalidRequest(
+            "num_speakers must lie between min_speakers and max_speakers", param="num_speakers"
+        )
+    return counts if "num_speakers" not in counts else {"num_speakers": counts["num_speakers"]}
+
+
+def _turns(annotation: Any, duration: float) -> list[SpeakerTurn]:
+    """The turns of a `pyannote.core.Annotation` by start, cut at the end of the recording."""
+    turns = [
+        SpeakerTurn(start=segment.start, end=min(segment.end, duration), speaker=label)
+        for segment, _, label in annotation.itertracks(yield_label=True)
+        if segment.start < duration
+    ]
+    return sorted(turns, key=lambda turn: (turn.start, turn.end))
+
+
+def _renamed(turns: Sequence[SpeakerTurn], names: Mapping[str, str]) -> tuple[SpeakerTurn, ...]:
+    return tuple(
+        SpeakerTurn(start=turn.start, end=turn.end, speaker=names[turn.speaker])
+        for turn in turns
+        if turn.speaker in names
+    )
+
+
+def _without_overlap(turns: Sequence[SpeakerTurn]) -> tuple[SpeakerTurn, ...]:
+    """Closing a speaker's short gaps (`min_duration_off`) can cover another speaker: undo that."""
+    apart: list[SpeakerTurn] = []
+    for turn in turns:
+        start = max(turn.start, apart[-1].end) if apart else turn.start
+        if start < turn.end:
+            apart.append(SpeakerTurn(start=start, end=turn.end, speaker=turn.speaker))
+    return tuple(apart)
+
+
+def _embeddings(output: Any) -> dict[str, tuple[float, ...]]:
+    """Label to vector; who speaks too little for one has NaN or zeros there and is left out."""
+    labels = output.speaker_diarization.labels()
+    return {
+        label: tuple(vector.tolist())
+        for label, vector in zip(labels, output.speaker_embeddings, strict=True)
+        if np.isfinite(vector).all() and vector.any()
+    }
+
+
+class PyannoteVoiceDetector:
+    """Finds speech with the segmentation model that whisperX's wheel carries.
+
+    The model hears overlapping chunks; their frame-wise scores are averaged under a Hamming window,
+    as `pyannote.audio.Inference` does, but carried from block to block.
+    """
+
+    def __init__(
+        self, model: Any, torch: ModuleType, *, block_chunks: int = VAD_BLOCK_CHUNKS
+    ) -> None:
+        self._model = model
+        self._torch = torch
+        self._block_chunks = block_chunks
+        self._sample_rate = int(model.audio.sample_rate)
+        self._chunk = round(float(model.specifications.duration) * self._sample_rate)
+        self._hop = round(VAD_STEP * self._chunk)
+        self._frame_step = float(model.receptive_field.step)
+        self._frame_middle = float(model.receptive_field.duration) / 2
+
+    def detect(self, clip: AudioClip, options: VadOptions) -> Iterator[Sequence[SpeechRegion]]:
+        """Speech regions, block by block; see `VoiceDetector`."""
+        if len(clip.samples) == 0:
+            return
+        binarizer = Binarizer(
+            VAD_DEFAULTS.overridden(options), step=self._frame_step, origin=self._frame_middle
+        )
+        left = math.ceil((clip.duration - self._frame_middle) / self._frame_step)  # frames in it
+        for scores in self._scores(clip.samples):
+            regions = list(binarizer.feed(scores[: max(left, 0)].tolist()))
+            left -= len(scores)
+            if left <= 0:
+                regions += binarizer.finish(clip.duration)
+            yield regions
+
+    def _scores(self, samples: Samples) -> Iterator[NDArray[np.float64]]:
+        """Speech probability of each frame, as many as became final with each block of chunks."""
+        count = 1 + math.ceil(max(0, len(samples) - self._chunk) / self._hop)
+        total = weight = np.zeros(0)
+        done = 0
+        for first in range(0, count, self._block_chunks):
+            chunks = range(first, min(first + self._block_chunks, count))
+            block = self._infer(samples, chunks)
+            hamming = np.hamming(block.shape[1])
+            room = self._first_frame(chunks[-1]) + block.shape[1] - done
+            total = np.pad(total, (0, room - len(total)))
+            weight = np.pad(weight, (0, room - len(weight)))
+            for chunk, scores in zip(chunks, block, strict=True):
+                at = self._first_frame(chunk) - done
+                total[at : at + len(scores)] += scores * hamming
+                weight[at : at + len(scores)] += hamming
+            final = room if chunks[-1] == count - 1 else self._first_frame(chunks[-1] + 1) - done
+            yield total[:final] / weight[:final]
+            total, weight = total[final:], weight[final:]
+            done += final
+
+    def _first_frame(self, chunk: int) -> int:
+        return round(chunk * self._hop / self._sample_rate / self._frame_step)
+
+    def _infer(self, samples: Samples, chunks: range) -> NDArray[np.float32]:
+        """(chunks, frames): the score of the likeliest of the model's speakers."""
+        batch = np.zeros((len(chunks), 1, self._chunk), np.float32)
+        for row, chunk in zip(batch[:, 0], chunks, strict=True):
+            heard = samples[chunk * self._hop : chunk * self._hop + self._chunk]
+            row[: len(heard)] = heard
+        try:
+            with self._torch.inference_mode():
+                scores = self._model(self._torch.from_numpy(batch).to(self._model.device))
+        except self._torch.OutOfMemoryError as error:
+            raise InsufficientMemory(
+                "there is not enough device memory to find the speech: try again later"
+            ) from error
+        likeliest: NDArray[np.float32] = scores.amax(dim=-1).cpu().numpy()
+        return likeliest
+
+
+def load_diarizer(spec: ModelSpec) -> Diarizer:
+    """The pipeline that `spec.name` names: a hub id, or a directory with its `config.yaml`.
+
+    Pipelines whose embedding model needs NeMo cannot be loaded: importing it takes 15 to 20 s and
+    pyannote would do so for every pipeline.
+
+    Raises:
+        ModelNotFound, ModelUnavailable: the hub does not give the pipeline, or it is none.
+        NotInstalled: pyannote.audio is absent.
+        InsufficientMemory: it does not fit on the device.
+    """
+    name = shown_name(spec.name)
+    torch = require("torch", extra=EXTRA)
+    with _quiet(), _nemo_hidden():
+        audio = _pyannote_audio()
+        pipelines = require("pyannote.audio.pipelines", extra=EXTRA)
+        local = Path(spec.name).expanduser() if is_local_path(spec.name) else None
+        folder = local or snapshot(spec, spec.name, patterns=["*"], extra=EXTRA)
+        try:
+            with translate_hub_errors(spec.name, extra=EXTRA):
+                pipeline = audio.Pipeline.from_pretrained(
+                    folder, token=spec.hf_token, cache_dir=spec.download_root
+                )
+            if isinstance(pipeline, pipelines.SpeakerDiarization):
+                pipeline.to(_device(spec, torch))
+        except torch.OutOfMemoryError as error:
+            raise InsufficientMemory(
+                f"the model {name!r} does not fit into the device's memory: unload another"
+            ) from error
+        except (AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError) as e:
+            raise ModelUnavailable(
+                f"the model {name!r} could not be loaded ({type(e).__name__}): see the server's log"
+            ) from e
+    if not isinstance(pipeline, pipelines.SpeakerDiarization):
+        raise ModelNotFound(f"{name!r} is no pyannote speaker diarization pipeline")
+    pipeline.segmentation_batch_size = BATCH_SIZES[spec.device]
+    pipeline.embedding_batch_size = BATCH_SIZES[spec.device]
+    return PyannoteDiarizer(pipeline, torch)
+
+
+def load_voice_detector(spec: ModelSpec) -> VoiceDetector:
+    """The detector; of `spec` only the device counts.
+
+    Raises:
+        NotInstalled: pyannote.audio or whisperx, whose wheel has the weights, is absent.
+    """
+    torch = require("torch", extra=EXTRA)
+    with _quiet():
+        audio = _pyannote_audio()
+        model = audio.Model.from_pretrained(_whisperx_weights())
+    return PyannoteVoiceDetector(model.eval().to(_device(spec, torch)), torch)
+
+
+def _whisperx_weights() -> Path:
+    # Importing whisperx would load its aligner and transformers for nothing.
+    package = importlib.util.find_spec("whisperx")
+    for folder in (package and package.submodule_search_locations) or ():
+        path = Path(folder) / "assets" / "pytorch_model.bin"
+        if path.exists():
+            return path
+    raise NotInstalled(
+        "pyannote voice activity detection needs the package 'whisperx': "
+        f'pip install "whisperx-api-server[{EXTRA}]"'
+    )
+
+
+def _pyannote_audio() -> ModuleType:
+    os.environ.setdefault("PYANNOTE_METRICS_ENABLED", "0")
+    return require("pyannote.audio", extra=EXTRA)
+
+
+def _device(spec: ModelSpec, torch: ModuleType) -> Any:
+    if spec.device != "cuda":
+        return torch.device("cpu")
+    # pyannote does so at its first call, with a warning (pyannote-audio issue 1370).
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    return torch.device("cuda", spec.device_index)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back what pyannote prints, logs and warns of that no operator can act on."""
+    # "automatically upgraded your loaded checkpoint": the one in whisperX's wheel, at each load
+    logging.getLogger("lightning.pytorch.utilities.migration").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        # no torchcodec (audio comes decoded); fewer speakers found than asked for
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"pyannote\.")
+        # too little speech for a voice vector, which `_embeddings` leaves out
+        warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"numpy\.")
+        yield
+
+
+class _NemoFinder(importlib.abc.MetaPathFinder):
+    """Makes NeMo look absent to one thread; a Parakeet may be loading on another."""
+
+    def __init__(self) -> None:
+        self._thread = threading.get_ident()
+
+    def find_spec(self, fullname: str, *_: object) -> None:
+        if fullname.partition(".")[0] == "nemo" and threading.get_ident() == self._thread:
+            raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
+
+
+@contextlib.contextmanager
+def _nemo_hidden() -> Iterator[None]:
+    finder = _NemoFinder()
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
