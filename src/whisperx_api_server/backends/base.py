@@ -6,6 +6,8 @@ A backend is one module. For each stage that it serves it has a factory of that 
     def load_aligner(spec: ModelSpec) -> Aligner
     def load_diarizer(spec: ModelSpec) -> Diarizer
     def load_voice_detector(spec: ModelSpec) -> VoiceDetector
+    def load_translator(spec: ModelSpec) -> Translator
+    def load_language_model(spec: ModelSpec) -> LanguageModel
 
 and, where it applies:
 
@@ -35,6 +37,7 @@ from ..domain import (
     DecodeOptions,
     Diarization,
     DiarizeOptions,
+    GenerationOptions,
     Samples,
     Segment,
     SpeechRegion,
@@ -180,6 +183,30 @@ class Diarizer(Protocol):
 
     def embed(self, clips: Sequence[AudioClip]) -> list[tuple[float, ...] | None]:
         """One voice vector a clip, comparable with `Diarization.embeddings`; None if no speech."""
+        ...
+
+
+@runtime_checkable
+class Translator(Protocol):
+    """Turns texts of one language into another."""
+
+    def translate(self, texts: Sequence[str], source: str, target: str) -> list[str]:
+        """Texts of any length; languages are ISO-639 codes, as the model knows them."""
+        ...
+
+
+@runtime_checkable
+class LanguageModel(Protocol):
+    """Continues a prompt."""
+
+    def generate(
+        self,
+        prompt: str,
+        *,
+        options: GenerationOptions,
+        schema: Mapping[str, object] | None = None,
+    ) -> str:
+        """The answer alone, without the prompt; with a JSON schema, JSON text that satisfies it."""
         ...
 
 

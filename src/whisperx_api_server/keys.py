@@ -1,0 +1,102 @@
+"""Who may call: API keys and the client names behind them."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from .errors import Unauthorized
+
+logger = logging.getLogger(__name__)
+
+ANONYMOUS = "anonymous"
+"""The client's name where no key is asked for."""
+
+
+class KeyFileError(Exception):
+    """The key file cannot be read or is not a JSON object of strings."""
+
+
+class KeyRing:
+    """Knows the keys: one from the settings, and those of a file that is re-read when it changes.
+
+    A file that becomes unreadable keeps the last good keys. Keys are held and compared as digests,
+    in a time that does not depend on which key is wrong, or where.
+    """
+
+    def __init__(self, *, api_key: str | None, file: Path | None) -> None:
+        """Raises: KeyFileError: the file cannot be read at the start."""
+        self._own = {_digest(api_key.encode()): "default"} if api_key else {}
+        self._file = file
+        self._version: tuple[int, int, int] | None = None
+        self._from_file: Mapping[bytes, str] = {}
+        if file is not None:
+            self._version = _version(file)
+            self._from_file = _read(file)
+
+    @property
+    def required(self) -> bool:
+        """Whether requests need a key."""
+        return bool(self._own) or self._file is not None
+
+    def client(self, authorization: bytes | None) -> str:
+        """The name behind an `Authorization` header's bearer key.
+
+        Raises:
+            Unauthorized: a key is required and this is none, or a wrong one.
+        """
+        if not self.required:
+            return ANONYMOUS
+        scheme, _, key = (authorization or b"").strip().partition(b" ")
+        if scheme.lower() != b"bearer" or not key.strip():
+            raise Unauthorized("no API key was sent: send 'Authorization: Bearer <key>'")
+        self._refresh()
+        digest, found = _digest(key.strip()), None
+        for known, name in (self._own | dict(self._from_file)).items():
+            if hmac.compare_digest(known, digest):
+                found = name
+        if found is None:
+            raise Unauthorized("the API key is not valid")
+        return found
+
+    def _refresh(self) -> None:
+        if self._file is None:
+            return
+        try:
+            version = _version(self._file)
+            if version == self._version:
+                return
+            self._version = version
+            self._from_file = _read(self._file)
+        except KeyFileError as error:
+            logger.error("%s; the last good keys stay in force", error)
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()
+
+
+def _version(file: Path) -> tuple[int, int, int]:
+    try:
+        status = file.stat()
+    except OSError as error:
+        raise KeyFileError(f"API_KEYS_FILE cannot be read: {error.strerror}") from error
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _read(file: Path) -> dict[bytes, str]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise KeyFileError(f"API_KEYS_FILE cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise KeyFileError("API_KEYS_FILE is not valid JSON") from error
+    if not isinstance(content, dict) or not all(
+        key and isinstance(name, str) and name for key, name in content.items()
+    ):
+        raise KeyFileError("API_KEYS_FILE must be a JSON object of key to client name")
+    return {_digest(key.encode()): name for key, name in content.items()}

@@ -1,0 +1,228 @@
+"""The wiring: settings in, application out. Nothing else builds objects for the server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from fastapi import FastAPI
+from pydantic import SecretStr
+from starlette.middleware.cors import CORSMiddleware
+
+from . import __version__
+from .audio import AudioDecoder
+from .backends import find_backend
+from .backends.base import ModelSpec
+from .backlog import Backlog
+from .catalog import Catalog, resolve_device
+from .config import Settings, load_settings
+from .errors import ServiceError
+from .jobs import LocalService
+from .keys import KeyRing
+from .model_pool import ModelPool, PoolPolicy
+from .pipeline import Pipeline, PipelineDefaults
+from .routers import models, system, transcriptions
+from .routers.deps import Services
+from .routers.errors import RequestContext, install_error_handlers
+from .routers.forms import FormDefaults
+from .sources import SourceOpener, UploadStore, UrlFetcher, UrlPolicy
+from .telemetry import configure_logging
+
+logger = logging.getLogger(__name__)
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application; without settings, from the environment (uvicorn's `--factory`).
+
+    Raises:
+        ConfigurationError, KeyFileError: one line that names what is wrong.
+    """
+    settings = settings or load_settings()
+    configure_logging(settings.log_level)
+    keys = KeyRing(api_key=_secret(settings.api_key), file=settings.api_keys_file)
+    catalog = build_catalog(settings)
+    # A backend that does not exist stops the start, not the first request.
+    find_backend(catalog.transcription, "transcription")
+    find_backend(catalog.alignment, "alignment")
+    find_backend(catalog.diarization, "diarization")
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        workdir = Path(tempfile.mkdtemp(prefix="whisperx-api-server-"))
+        services = build_services(settings, catalog, keys, workdir)
+        app.state.services = services
+        background = [
+            asyncio.create_task(services.pool.sweep_forever()),
+            asyncio.create_task(_preload(settings, services)),
+        ]
+        try:
+            yield
+        finally:
+            await services.service.drain(settings.shutdown_grace)
+            for task in background:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
+            await services.pool.close()
+            await asyncio.to_thread(shutil.rmtree, workdir, ignore_errors=True)
+
+    app = FastAPI(
+        title="whisperx-api-server",
+        version=__version__,
+        summary="Speech to transcripts behind OpenAI's audio API.",
+        lifespan=lifespan,
+    )
+    install_error_handlers(app)
+    for router in (system.router, transcriptions.router, models.router):
+        app.include_router(router)
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=settings.allowed_origins,
+        allow_methods=["*"],
+        allow_headers=["*"],
+        expose_headers=["x-request-id", "retry-after"],
+    )
+    app.add_middleware(RequestContext)
+    return app
+
+
+def build_catalog(settings: Settings) -> Catalog:
+    """The models that the settings name."""
+    whisper, parakeet = settings.whisper, settings.parakeet
+    shared = ModelSpec(
+        name="",
+        device=resolve_device(whisper.inference_device),
+        device_index=whisper.device_index,
+        threads=whisper.cpu_threads,
+        download_root=whisper.download_root,
+        local_files_only=whisper.local_files_only,
+        hf_token=_secret(settings.hf_token),
+    )
+    return Catalog(
+        transcription=settings.backends.transcription,
+        alignment=settings.backends.alignment,
+        diarization=settings.backends.diarization,
+        voice_detection=whisper.vad_method,
+        whisper=replace(
+            shared,
+            name=whisper.model,
+            compute_type=whisper.compute_type,
+            options=(("max_batch", whisper.batch_size),),
+        ),
+        parakeet=replace(
+            shared,
+            name=parakeet.model,
+            device=resolve_device(parakeet.inference_device),
+            compute_type=parakeet.precision,
+            options=(("max_batch", parakeet.batch_size),),
+        ),
+        diarizer_spec=replace(shared, name=settings.diarization.model),
+        align_models=settings.alignment.models,
+        translation_models=settings.translation.models,
+        language_model_name=settings.llm.model,
+    )
+
+
+def build_services(settings: Settings, catalog: Catalog, keys: KeyRing, workdir: Path) -> Services:
+    """The objects behind the routes; `workdir` is a private directory for uploads and audio."""
+    limits = settings.limits
+    backlog = Backlog(limits.queue_seconds)
+    pool = ModelPool(
+        PoolPolicy(
+            ttl=settings.pool.ttl,
+            memory_bytes=settings.pool.memory_bytes,
+            concurrent_per_device=settings.scheduler.concurrent_per_device,
+            max_wait=settings.scheduler.max_wait_ms / 1000,
+        )
+    )
+    return Services(
+        service=LocalService(build_pipeline(settings, catalog, pool, backlog, workdir)),
+        pool=pool,
+        backlog=backlog,
+        catalog=catalog,
+        keys=keys,
+        uploads=UploadStore(workdir=workdir, max_bytes=limits.upload_bytes),
+        max_upload_bytes=limits.upload_bytes,
+        defaults=FormDefaults(
+            model=catalog.default_model,
+            parakeet_model=catalog.parakeet.name,
+            language=settings.default_language,
+            response_format=settings.default_response_format,
+            beam_size=settings.whisper.beam_size,
+        ),
+        preloaded=asyncio.Event(),
+        info=_describe(settings, catalog),
+    )
+
+
+def build_pipeline(
+    settings: Settings, catalog: Catalog, pool: ModelPool, backlog: Backlog, workdir: Path
+) -> Pipeline:
+    """The pipeline alone, for whoever runs it without HTTP."""
+    limits = settings.limits
+    decoder = AudioDecoder(
+        max_seconds=limits.audio_seconds, timeout=limits.decode_timeout, workdir=workdir
+    )
+    policy = UrlPolicy(
+        allowed_hosts=tuple(settings.url_fetch.allowed_hosts),
+        allow_private_hosts=settings.url_fetch.allow_private_hosts,
+        max_bytes=limits.upload_bytes,
+        timeout=settings.url_fetch.timeout,
+    )
+    return Pipeline(
+        opener=SourceOpener(decoder=decoder, fetcher=UrlFetcher(policy, workdir=workdir)),
+        pool=pool,
+        catalog=catalog,
+        backlog=backlog,
+        defaults=PipelineDefaults(
+            chunk_size=settings.whisper.chunk_size, timeout=limits.request_timeout
+        ),
+    )
+
+
+async def _preload(settings: Settings, services: Services) -> None:
+    """Load what the settings want loaded at start; a model that fails is logged, not fatal."""
+    catalog = services.catalog
+    keys = []
+    if settings.whisper.preload:
+        keys.append(catalog.transcriber(catalog.default_model))
+    if settings.parakeet.preload:
+        keys.append(catalog.transcriber(catalog.parakeet.name))
+    keys += [key for code in settings.alignment.preload if (key := catalog.aligner(code))]
+    if settings.diarization.preload:
+        keys.append(catalog.diarizer())
+    if keys:
+        keys.append(catalog.voice_detector())
+    for key in keys:
+        try:
+            await services.pool.load(key)
+        except ServiceError as error:
+            logger.error("%s cannot be preloaded: %s", key, error.message)
+    services.preloaded.set()
+
+
+def _describe(settings: Settings, catalog: Catalog) -> dict[str, object]:
+    engine = find_backend(catalog.transcription, "transcription")
+    return {
+        "version": __version__,
+        "mode": settings.mode,
+        "device": catalog.whisper.device,
+        "backends": {
+            "transcription": catalog.transcription,
+            "alignment": catalog.alignment,
+            "diarization": catalog.diarization,
+            "vad": catalog.voice_detector().backend,
+        },
+        "engine": dict(engine.engine_info()) if hasattr(engine, "engine_info") else {},
+        "default_model": catalog.default_model,
+        "limits": settings.limits.model_dump(),
+    }
+
+
+def _secret(value: SecretStr | None) -> str | None:
+    return None if value is None else value.get_secret_value()

@@ -1,0 +1,472 @@
+"""The only place where the order of the stages exists.
+
+A recording is opened, speech is found and cut into windows; each window is transcribed, then
+aligned, side by side with the windows of all other requests; diarization runs beside that; the
+results are stitched back in order. Nothing here computes: every stage runs on its model's lane.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Hashable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from .backends.base import Aligner, AlignItem, Capabilities, Diarizer, Transcriber, VoiceDetector
+from .backlog import Backlog, Reservation
+from .catalog import Catalog
+from .chunking import Splitter, stitch
+from .domain import (
+    AlignMode,
+    AudioClip,
+    DecodeOptions,
+    Diarization,
+    DiarizeOptions,
+    KnownSpeaker,
+    Segment,
+    Source,
+    SpeechRegion,
+    Transcript,
+    TranscriptionRequest,
+    UploadedFile,
+    Window,
+    WindowTranscript,
+)
+from .errors import InvalidRequest, ServiceError, TranscriptionFailed, Unavailable
+from .model_pool import ModelPool
+from .scheduler import Lane, Work
+from .sources import SourceOpener
+from .speakers import label, match_known, rename
+
+R = TypeVar("R")
+
+VOTERS = 3
+"""How many of the first windows decide on the language of those that do not tell by themselves."""
+
+UNDETERMINED = "en"
+"""What a silent recording is said to be in when nobody named a language, as WhisperX does."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Decode:
+    window: Window
+    options: DecodeOptions
+
+
+TRANSCRIBE: Work[Transcriber, _Decode, WindowTranscript] = Work(
+    run=lambda model, batch, features: model.transcribe(
+        [each.window for each in batch], [each.options for each in batch], features
+    ),
+    prepare=lambda model, each: model.features(each.window),
+)
+DETECT_LANGUAGE: Work[Transcriber, Window, Mapping[str, float]] = Work(
+    run=lambda model, batch, _: model.detect_language(batch)
+)
+ALIGN: Work[Aligner, AlignItem, list[Segment]] = Work(
+    run=lambda model, batch, _: model.align(batch)
+)
+DIARIZE: Work[Diarizer, tuple[AudioClip, DiarizeOptions], Diarization] = Work(
+    run=lambda model, batch, _: [model.diarize(clip, options) for clip, options in batch]
+)
+EMBED: Work[Diarizer, AudioClip, tuple[float, ...] | None] = Work(
+    run=lambda model, batch, _: model.embed(batch)
+)
+NEXT_REGIONS: Work[VoiceDetector, Any, Sequence[SpeechRegion] | None] = Work(
+    run=lambda _model, batch, _: [next(steps, None) for steps in batch]
+)
+
+
+class Observer:
+    """What a caller may watch of a run; called on the event loop, in order."""
+
+    def stage(self, name: str) -> None:
+        """A stage begins: open, transcribe, diarize, finish."""
+
+    def opened(self, duration: float) -> None:
+        """The recording is decoded and lasts so many seconds."""
+
+    def heard(self, transcript: WindowTranscript, until: float) -> None:
+        """The next window, in order, is done; all is transcribed up to that second."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PipelineDefaults:
+    """What a request leaves open: window length in seconds, time limit in seconds (0 is none)."""
+
+    chunk_size: float = 30.0
+    timeout: float = 0.0
+
+
+class Pipeline:
+    """Runs requests; any number at a time, on one event loop."""
+
+    def __init__(
+        self,
+        *,
+        opener: SourceOpener,
+        pool: ModelPool,
+        catalog: Catalog,
+        backlog: Backlog,
+        defaults: PipelineDefaults,
+    ) -> None:
+        self._opener = opener
+        self._pool = pool
+        self._catalog = catalog
+        self._backlog = backlog
+        self._defaults = defaults
+
+    async def run(
+        self, request: TranscriptionRequest, observer: Observer | None = None
+    ) -> Transcript:
+        """Transcribe one recording. Cancelling the call drops all that still waits for it.
+
+        Raises:
+            ServiceError: what is wrong with the request, or which stage failed.
+        """
+        run = _Run(self, request, observer or Observer())
+        try:
+            async with asyncio.timeout(self._defaults.timeout or None):
+                return await run.transcribe()
+        except TimeoutError as error:
+            raise Unavailable(
+                f"the request took longer than the {self._defaults.timeout:g} s that are allowed"
+            ) from error
+        except BaseExceptionGroup as group:
+            raise _first_error(group) from group
+        finally:
+            self._pool.cancel(request.id)
+
+    async def diarize(self, request_id: str, client: str, source: Source) -> Diarization:
+        """Tell the speakers of a recording apart, without a transcript."""
+        request = TranscriptionRequest(
+            id=request_id, client=client, source=source, model="", diarize=DiarizeOptions()
+        )
+        run = _Run(self, request, Observer())
+        try:
+            async with self._opener.open(source) as clip:
+                with self._backlog.reserve(clip.duration):
+                    diarization, _ = await run.diarize(clip, DiarizeOptions())
+                    return diarization
+        finally:
+            self._pool.cancel(request_id)
+
+
+class _Run:
+    """One request on its way."""
+
+    def __init__(
+        self, pipeline: Pipeline, request: TranscriptionRequest, observer: Observer
+    ) -> None:
+        self._pool = pipeline._pool
+        self._catalog = pipeline._catalog
+        self._opener = pipeline._opener
+        self._backlog = pipeline._backlog
+        self._chunk_size = request.chunk_size or pipeline._defaults.chunk_size
+        self._request = request
+        self._observer = observer
+
+    async def transcribe(self) -> Transcript:
+        request, observer = self._request, self._observer
+        observer.stage("open")
+        async with self._opener.open(request.source) as clip:
+            observer.opened(clip.duration)
+            with self._backlog.reserve(clip.duration) as reservation:
+                async with asyncio.TaskGroup() as group:
+                    heard = group.create_task(self._hear(clip, reservation))
+                    told_apart = (
+                        group.create_task(self.diarize(clip, request.diarize))
+                        if request.diarize
+                        else None
+                    )
+                observer.stage("finish")
+                return await asyncio.to_thread(
+                    self._assemble,
+                    heard.result(),
+                    clip.duration,
+                    told_apart.result() if told_apart else None,
+                )
+
+    def _assemble(
+        self,
+        windows: list[WindowTranscript],
+        duration: float,
+        told_apart: tuple[Diarization, Mapping[str, str]] | None,
+    ) -> Transcript:
+        decode = self._request.decode
+        transcript = stitch(
+            windows,
+            task=decode.task,
+            duration=duration,
+            default_language=decode.language or UNDETERMINED,
+        )
+        if told_apart is None or self._request.diarize is None:
+            return transcript
+        diarization, names = told_apart
+        transcript = replace(
+            transcript,
+            segments=label(transcript.segments, diarization.exclusive),
+            speaker_embeddings=diarization.embeddings if self._request.diarize.embeddings else {},
+        )
+        return rename(transcript, names)
+
+    # -- transcription ------------------------------------------------------------------------
+
+    async def _hear(self, clip: AudioClip, reservation: Reservation) -> list[WindowTranscript]:
+        """Transcribe and align every window; in order."""
+        self._observer.stage("transcribe")
+        transcripts: list[WindowTranscript] = []
+        async with self._pool.lease(self._catalog.transcriber(self._request.model)) as lane:
+            capabilities: Capabilities = lane.loaded.result().capabilities
+            options = check_options(self._request, capabilities)
+            ordered: asyncio.Queue[tuple[Window, asyncio.Task[WindowTranscript]] | None]
+            ordered = asyncio.Queue()
+            async with asyncio.TaskGroup() as group:
+
+                async def produce() -> None:
+                    async with aclosing(self._planned(clip, lane, options)) as planned:
+                        async for window, planned_options in planned:
+                            work = self._window(window, planned_options, lane, capabilities)
+                            ordered.put_nowait((window, group.create_task(work)))
+                    ordered.put_nowait(None)
+
+                group.create_task(produce())
+                reached = 0.0
+                while (item := await ordered.get()) is not None:
+                    window, task = item
+                    transcript = await task
+                    transcripts.append(transcript)
+                    reservation.done(window.end - reached)
+                    reached = window.end
+                    self._observer.heard(transcript, reached)
+        return transcripts
+
+    async def _planned(
+        self, clip: AudioClip, lane: Lane[Any], options: DecodeOptions
+    ) -> AsyncGenerator[tuple[Window, DecodeOptions], None]:
+        """Windows as voice activity yields them, each with how to decode it.
+
+        Where the language is open, the first windows vote on it before any is decoded; each is
+        then decoded in its own language, and in the voted one where it does not tell.
+        """
+        undecided = options.language is None
+        held: list[Window] = []
+        limit = min(self._chunk_size, lane.loaded.result().capabilities.max_window)
+        async with aclosing(self._windows(clip, limit)) as windows:
+            async for window in windows:
+                if undecided:
+                    held.append(window)
+                    if len(held) < VOTERS:
+                        continue
+                    options = await self._vote(held, lane, options)
+                    undecided = False
+                    for waiting in held:
+                        yield waiting, options
+                    held = []
+                else:
+                    yield window, options
+        if len(held) > 1:
+            options = await self._vote(held, lane, options)
+        for waiting in held:
+            yield waiting, options
+
+    async def _windows(self, clip: AudioClip, limit: float) -> AsyncGenerator[Window, None]:
+        splitter = Splitter(clip, request_id=self._request.id, max_window=limit)
+        async with self._pool.lease(self._catalog.voice_detector()) as lane:
+            steps = lane.loaded.result().detect(clip, self._request.vad)
+            while (regions := await self._submit(lane, NEXT_REGIONS, steps)) is not None:
+                for window in splitter.push(regions):
+                    yield window
+        for window in splitter.finish():
+            yield window
+
+    async def _vote(
+        self, windows: Sequence[Window], lane: Lane[Any], options: DecodeOptions
+    ) -> DecodeOptions:
+        """The language that the windows together most probably are in, as the fallback."""
+        padded = lane.loaded.result().capabilities.padded_to
+        answers = await asyncio.gather(
+            *(
+                self._submit(
+                    lane, DETECT_LANGUAGE, window, cost=padded or window.end - window.start
+                )
+                for window in windows
+            )
+        )
+        votes: dict[str, float] = {}
+        for probabilities in answers:
+            for language, probability in probabilities.items():
+                if not options.languages or language in options.languages:
+                    votes[language] = votes.get(language, 0.0) + probability
+        winner = max(votes, key=lambda language: votes[language]) if votes else None
+        return replace(options, fallback_language=winner)
+
+    async def _window(
+        self,
+        window: Window,
+        options: DecodeOptions,
+        lane: Lane[Any],
+        capabilities: Capabilities,
+    ) -> WindowTranscript:
+        """One window, transcribed and, where words are asked for, with their times."""
+        language = options.language or options.fallback_language
+        mode = self._request.align
+        if mode is AlignMode.OFF or capabilities.native_words:
+            pass
+        elif options.task == "translate" or (language and self._catalog.aligner(language) is None):
+            options = replace(options, word_timestamps=capabilities.can_time_words)
+        transcript = await self._decode(window, options, lane, capabilities)
+        if mode is AlignMode.OFF or options.task == "translate":
+            return transcript
+        if mode is AlignMode.AUTO and capabilities.native_words:
+            return transcript
+        if self._catalog.aligner(transcript.language) is not None:
+            return await self._align(window, transcript)
+        if capabilities.can_time_words and not options.word_timestamps:
+            # Only now is it known that the language has no align model.
+            options = replace(options, language=transcript.language, word_timestamps=True)
+            return await self._decode(window, options, lane, capabilities)
+        return transcript
+
+    async def _decode(
+        self,
+        window: Window,
+        options: DecodeOptions,
+        lane: Lane[Any],
+        capabilities: Capabilities,
+    ) -> WindowTranscript:
+        return await self._submit(
+            lane,
+            TRANSCRIBE,
+            _Decode(window=window, options=options),
+            key=lane.loaded.result().batch_key(options),
+            cost=capabilities.padded_to or window.end - window.start,
+        )
+
+    async def _align(self, window: Window, transcript: WindowTranscript) -> WindowTranscript:
+        key = self._catalog.aligner(transcript.language)
+        if key is None or not transcript.segments:
+            return transcript
+        async with self._pool.lease(key) as lane:
+            aligned = await asyncio.gather(
+                *(
+                    self._submit(
+                        lane,
+                        ALIGN,
+                        AlignItem(
+                            segment=segment,
+                            samples=window.samples,
+                            offset=window.start,
+                            language=transcript.language,
+                        ),
+                        cost=segment.end - segment.start,
+                    )
+                    for segment in transcript.segments
+                )
+            )
+        segments = tuple(sentence for sentences in aligned for sentence in sentences)
+        return replace(transcript, segments=segments)
+
+    # -- diarization --------------------------------------------------------------------------
+
+    async def diarize(
+        self, clip: AudioClip, options: DiarizeOptions
+    ) -> tuple[Diarization, Mapping[str, str]]:
+        """Who spoke when, and the names of those whose voice is known."""
+        self._observer.stage("diarize")
+        async with self._pool.lease(self._catalog.diarizer()) as lane:
+            diarization = await self._submit(lane, DIARIZE, (clip, options), cost=clip.duration)
+            if not options.known_speakers:
+                return diarization, {}
+            references = {
+                known.name: await self._voice(known, lane) for known in options.known_speakers
+            }
+            threshold = lane.loaded.result().match_threshold
+            return diarization, match_known(diarization.embeddings, references, threshold)
+
+    async def _voice(self, known: KnownSpeaker, lane: Lane[Any]) -> tuple[float, ...]:
+        source = UploadedFile(path=known.reference, filename=known.name)
+        async with self._opener.open(source) as clip:
+            vector = await self._submit(lane, EMBED, clip, cost=clip.duration)
+        if vector is None:
+            raise InvalidRequest(
+                f"there is no speech in the reference of {known.name!r}",
+                param="known_speaker_references[]",
+            )
+        return vector
+
+    async def _submit(
+        self,
+        lane: Lane[Any],
+        work: Work[Any, Any, R],
+        payload: object,
+        *,
+        key: Hashable = None,
+        cost: float = 1.0,
+    ) -> R:
+        return await asyncio.wrap_future(
+            lane.submit(
+                work,
+                payload,
+                client=self._request.client,
+                request_id=self._request.id,
+                key=key,
+                cost=cost,
+                max_batch=self._request.batch_size or 1_000_000,
+            )
+        )
+
+
+def check_options(request: TranscriptionRequest, capabilities: Capabilities) -> DecodeOptions:
+    """The request's decode options as this engine can honour them.
+
+    Raises:
+        InvalidRequest: it cannot; naming the field.
+    """
+    options = request.decode
+    if options.task not in capabilities.tasks:
+        raise InvalidRequest(f"{request.model} does not translate", param="model")
+    known = capabilities.languages
+    if known is not None:
+        only = (
+            "only supports English"
+            if known == {"en"}
+            else f"only supports these languages: {', '.join(sorted(known))}"
+        )
+        for language in filter(None, (options.language, *options.languages)):
+            if language not in known:
+                raise InvalidRequest(
+                    f"the model {request.model} {only}, not {language!r}", param="language"
+                )
+    if (options.prompt or options.hotwords) and not capabilities.can_prompt:
+        param = "prompt" if options.prompt else "hotwords"
+        raise InvalidRequest(f"the model {request.model} takes no {param}", param=param)
+    if options.logprobs and not capabilities.can_logprobs:
+        raise InvalidRequest(f"the model {request.model} gives no logprobs", param="include[]")
+    if options.language is None and not capabilities.detects_language:
+        language = UNDETERMINED
+        if options.languages:
+            language = options.languages[0]
+        return replace(options, language=language)
+    return options
+
+
+def _first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What went wrong first, of what went wrong together: a refusal before a failure."""
+    leaves: list[BaseException] = []
+    pending: list[BaseException] = [group]
+    while pending:
+        error = pending.pop(0)
+        if isinstance(error, BaseExceptionGroup):
+            pending.extend(error.exceptions)
+        else:
+            leaves.append(error)
+    for error in leaves:
+        if isinstance(error, ServiceError) and error.status < 500:
+            return error
+    for error in leaves:
+        if isinstance(error, ServiceError):
+            return error
+    failure = TranscriptionFailed("the recording could not be transcribed")
+    failure.__cause__ = leaves[0]
+    return failure

@@ -1,0 +1,1 @@
+"""HTTP: forms into requests, transcripts into responses."""

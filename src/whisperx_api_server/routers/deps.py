@@ -1,0 +1,96 @@
+"""What every route is given: the services, and who is calling."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, TypeVar, cast
+
+from fastapi import Depends, Request
+
+from ..backlog import Backlog
+from ..catalog import Catalog
+from ..errors import Cancelled
+from ..jobs import LocalService
+from ..keys import KeyRing
+from ..model_pool import ModelPool
+from ..sources import UploadStore
+from .forms import FormDefaults
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """What `create_app` wires together; routes find it in `app.state.services`.
+
+    `info` is what /info says of the configuration; `preloaded` tells whether the models that load
+    at start are in.
+    """
+
+    service: LocalService
+    pool: ModelPool
+    backlog: Backlog
+    catalog: Catalog
+    keys: KeyRing
+    uploads: UploadStore
+    max_upload_bytes: int
+    defaults: FormDefaults
+    preloaded: asyncio.Event
+    info: Mapping[str, object] = field(default_factory=dict)
+
+
+def get_services(request: Request) -> Services:
+    return cast("Services", request.app.state.services)
+
+
+ServicesDep = Annotated[Services, Depends(get_services)]
+
+
+def authenticate(request: Request, services: ServicesDep) -> str:
+    """The name of the client behind the request's API key.
+
+    Raises:
+        Unauthorized: no key, or a wrong one.
+    """
+    headers = dict(request.scope["headers"])
+    client = services.keys.client(headers.get(b"authorization"))
+    request.state.client = client
+    return client
+
+
+ClientDep = Annotated[str, Depends(authenticate)]
+
+
+def new_request_id() -> str:
+    """An id for the pipeline: unlike a client's X-Request-ID it is never used twice."""
+    return uuid.uuid4().hex
+
+
+async def unless_disconnected(request: Request, work: Awaitable[T]) -> T:
+    """The result of `work`, which is cancelled when the client hangs up.
+
+    The request's body must have been read: what comes after it is the disconnect.
+
+    Raises:
+        Cancelled: the client is gone.
+    """
+    working = asyncio.ensure_future(work)
+    gone = asyncio.create_task(_disconnected(request))
+    try:
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise Cancelled
+    finally:
+        gone.cancel()
+        if not working.done():
+            working.cancel()
+            await asyncio.wait([working])
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

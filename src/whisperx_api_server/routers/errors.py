@@ -1,0 +1,128 @@
+"""Every answer that is no success, in OpenAI's shape; and the request's id on every answer."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+import uuid
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .. import telemetry
+from ..errors import Cancelled, ServiceError
+
+logger = logging.getLogger(__name__)
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+
+CLIENT_CLOSED_REQUEST = 499
+"""nginx's status for the log: nobody is there to read the answer."""
+
+
+def error_body(
+    message: str, kind: str, code: str | None, param: str | None = None
+) -> dict[str, dict[str, str | None]]:
+    """OpenAI's error object."""
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def service_error_body(error: ServiceError) -> dict[str, dict[str, str | None]]:
+    """OpenAI's error object for one of ours."""
+    return error_body(error.message, error.type, error.code, error.param)
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Translate what routes raise; what is nobody's fault but ours ends in the middleware."""
+
+    @app.exception_handler(ServiceError)
+    async def service_error(_: Request, error: ServiceError) -> JSONResponse:
+        if error.status >= 500:
+            logger.error("%s: %s", error.code, error.message, exc_info=error.__cause__)
+        headers = {}
+        if error.retry_after is not None:
+            headers["Retry-After"] = str(math.ceil(error.retry_after))
+        if error.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        return JSONResponse(service_error_body(error), status_code=error.status, headers=headers)
+
+    @app.exception_handler(Cancelled)
+    async def cancelled(_: Request, __: Cancelled) -> JSONResponse:
+        return JSONResponse(
+            error_body("the request was cancelled", "invalid_request_error", "cancelled"),
+            status_code=CLIENT_CLOSED_REQUEST,
+        )
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        param = str(first["loc"][-1])
+        missing = first["type"] == "missing"
+        return JSONResponse(
+            error_body(
+                f"{param}: {first['msg']}",
+                "invalid_request_error",
+                "missing_required_parameter" if missing else "invalid_value",
+                param,
+            ),
+            status_code=400,
+        )
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
+        name = HTTPStatus(error.status_code).phrase.lower()
+        kind = "server_error" if error.status_code >= 500 else "invalid_request_error"
+        return JSONResponse(
+            error_body(
+                f"{name}: {request.method} {request.url.path[:200]}", kind, name.replace(" ", "_")
+            ),
+            status_code=error.status_code,
+            headers=error.headers,
+        )
+
+
+class RequestContext:
+    """Outermost: gives each request its id, and an answer when everything else failed."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        sent = dict(scope["headers"]).get(b"x-request-id", b"")
+        request_id = sent if _REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex.encode()
+        telemetry.request_id.set(request_id.decode())
+        started = False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception:
+            logger.exception("unexpected failure of %s %s", scope["method"], scope["path"])
+            if started:
+                raise
+            body = json.dumps(
+                error_body("the server failed; its log says why", "server_error", "internal_error")
+            ).encode()
+            await send_with_id(
+                {
+                    "type": "http.response.start",
+                    "status": 500,
+                    "headers": [(b"content-type", b"application/json")],
+                }
+            )
+            await send_with_id({"type": "http.response.body", "body": body})

@@ -1,0 +1,128 @@
+"""The models: OpenAI's list, and what is loaded for each stage."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from fastapi import APIRouter, Request
+
+from ..backends import ModelKey
+from ..catalog import ALIASES, Catalog
+from ..errors import MissingParameter, NotFound
+from ..languages import parse_language
+from ..model_pool import ModelStatus
+from .deps import ClientDep, Services, ServicesDep
+from .multipart import read_form
+
+router = APIRouter(tags=["models"])
+
+ModelStage = Literal["models", "align_models", "diarize_models"]
+
+_STAGES = {
+    "models": "transcription",
+    "align_models": "alignment",
+    "diarize_models": "diarization",
+}
+
+
+@router.get("/v1/models")
+async def list_models(services: ServicesDep, _: ClientDep) -> dict[str, Any]:
+    """The models that can be asked for by name, in OpenAI's shape."""
+    return {"object": "list", "data": [_model_object(name) for name in _model_names(services)]}
+
+
+@router.get("/v1/models/{model_id:path}")
+async def get_model(model_id: str, services: ServicesDep, _: ClientDep) -> dict[str, Any]:
+    """One of them."""
+    if model_id not in _model_names(services):
+        raise NotFound(f"there is no model {model_id[:100]!r} in the list", param="model")
+    return _model_object(model_id)
+
+
+@router.get("/{stage}/list")
+async def list_loaded(
+    stage: ModelStage, services: ServicesDep, _: ClientDep
+) -> dict[str, list[dict[str, Any]]]:
+    """What is loaded for a stage."""
+    statuses = [each for each in services.pool.statuses() if each.key.stage == _STAGES[stage]]
+    return {"models": [_status_object(status) for status in statuses]}
+
+
+@router.post("/{stage}/load")
+async def load(
+    stage: ModelStage, request: Request, services: ServicesDep, _: ClientDep
+) -> dict[str, Any]:
+    """Load a model, by `model` (`language` for align_models), in the form or the query."""
+    services.service.check_open()
+    key = await _named(stage, request, services)
+    await services.pool.load(key)
+    return {"status": "loaded", **_key_object(key)}
+
+
+@router.post("/{stage}/unload")
+async def unload(
+    stage: ModelStage, request: Request, services: ServicesDep, _: ClientDep
+) -> dict[str, Any]:
+    """Unload a model; 409 while requests use it, 404 if it is not loaded."""
+    key = await _named(stage, request, services)
+    if not await services.pool.unload(key):
+        raise NotFound(f"{key} is not loaded", param="model")
+    return {"status": "unloaded", **_key_object(key)}
+
+
+async def _named(stage: ModelStage, request: Request, services: Services) -> ModelKey:
+    """The model that a request names."""
+    param = "language" if stage == "align_models" else "model"
+    name = request.query_params.get(param)
+    if not name and request.headers.get("content-type"):
+        async with read_form(
+            request, services.uploads, max_bytes=services.max_upload_bytes
+        ) as form:
+            name = next((value for value in form.values(param) if value), None)
+    if not name and stage != "diarize_models":
+        raise MissingParameter(f"{param} is missing", param=param)
+    return _key(stage, name or "", services.catalog)
+
+
+def _key(stage: ModelStage, name: str, catalog: Catalog) -> ModelKey:
+    if stage == "models":
+        return catalog.transcriber(name)
+    if stage == "diarize_models":
+        return catalog.diarizer(name or None)
+    language = parse_language(name)
+    key = catalog.aligner(language)
+    if key is None:
+        raise NotFound(f"there is no align model for {language!r}", param="language")
+    return key
+
+
+def _model_names(services: Services) -> list[str]:
+    loaded = [
+        status.key.spec.name
+        for status in services.pool.statuses()
+        if status.key.stage == "transcription"
+    ]
+    names = [services.catalog.default_model, *ALIASES, services.catalog.parakeet.name, *loaded]
+    return list(dict.fromkeys(names))
+
+
+def _model_object(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "whisperx-api-server"}
+
+
+def _key_object(key: ModelKey) -> dict[str, Any]:
+    shown: dict[str, Any] = {"model": key.spec.name, "backend": key.backend}
+    if key.spec.language:
+        shown["language"] = key.spec.language
+    return shown
+
+
+def _status_object(status: ModelStatus) -> dict[str, Any]:
+    return {
+        **_key_object(status.key),
+        "device": status.key.spec.device,
+        "state": status.state,
+        "requests": status.leases,
+        "waiting": status.waiting,
+        "memory_bytes": status.memory_bytes,
+    }

@@ -1,0 +1,218 @@
+"""Reading a form as it arrives: files go to disk under the limit, fields stay small.
+
+Starlette's own form reader would spool files of any size before we see them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from urllib.parse import parse_qsl
+
+from fastapi import Request
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from ..domain import UploadedFile
+from ..errors import InvalidRequest, TooLarge
+from ..sources import UploadStore
+
+MAX_FIELDS = 500
+MAX_FIELD_BYTES = 256 * 1024
+MAX_HEADER_BYTES = 16 * 1024
+MAX_REFERENCE_BYTES = 8 * 1024**2
+"""A 10 s voice sample as a data URL: 48 kHz stereo PCM is 1.9 MB, and base64 adds a third."""
+
+REFERENCE_FIELDS = ("known_speaker_references", "known_speaker_references[]")
+FILE_FIELDS = ("file", "files", "files[]")
+
+
+@dataclass(kw_only=True, slots=True)
+class Form:
+    """What a request sent: fields as (name, value) in order, and files by field name."""
+
+    fields: list[tuple[str, str]] = field(default_factory=list)
+    files: list[tuple[str, UploadedFile]] = field(default_factory=list)
+
+    def values(self, name: str) -> list[str]:
+        """All values of a field, also when it was sent as `name[]`."""
+        return [value for key, value in self.fields if key in (name, f"{name}[]")]
+
+    def uploads(self, *names: str) -> list[UploadedFile]:
+        """The files of these fields, in the order sent."""
+        return [upload for name, upload in self.files if name in names]
+
+
+@asynccontextmanager
+async def read_form(request: Request, store: UploadStore, *, max_bytes: int) -> AsyncIterator[Form]:
+    """The form of a request; its files are deleted at the end.
+
+    Raises:
+        InvalidRequest: it is no well-formed form.
+        TooLarge: a file is over the limit, or the fields are.
+    """
+    form = Form()
+    content_type = request.headers.get("content-type", "")
+    kind, options = parse_options_header(content_type)
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > max_bytes + MAX_REFERENCE_BYTES * 5:
+        raise TooLarge(f"the upload is larger than {max_bytes} bytes", param="file")
+    try:
+        if kind == b"multipart/form-data":
+            await _read_multipart(request, options, store, form)
+        elif kind == b"application/x-www-form-urlencoded":
+            await _read_urlencoded(request, form)
+        else:
+            raise InvalidRequest("send the request as multipart/form-data")
+        yield form
+    finally:
+        for _, upload in form.files:
+            await store.discard(upload)
+
+
+async def _read_urlencoded(request: Request, form: Form) -> None:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_FIELD_BYTES:
+            raise TooLarge("the form is too large")
+    try:
+        text = body.decode()
+        form.fields.extend(parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_FIELDS))
+    except ValueError as error:
+        raise InvalidRequest("the form is malformed") from error
+
+
+async def _read_multipart(
+    request: Request, options: Mapping[bytes, bytes], store: UploadStore, form: Form
+) -> None:
+    boundary = options.get(b"boundary")
+    if not boundary:
+        raise InvalidRequest("the multipart form has no boundary")
+    parts = _Parts(request, boundary)
+    total = 0
+    while (part := await parts.next_part()) is not None:
+        shown = part.name[:60]
+        if part.filename is not None:
+            if part.name in FILE_FIELDS:
+                saved = await store.save(parts.content(), filename=part.filename, param=shown)
+                form.files.append((part.name, saved))
+            continue
+        reference = part.name in REFERENCE_FIELDS
+        value = bytearray()
+        async for chunk in parts.content():
+            value += chunk
+            if len(value) > (MAX_REFERENCE_BYTES if reference else MAX_FIELD_BYTES):
+                raise TooLarge(f"the field {shown!r} is too large", param=shown)
+        total += 0 if reference else len(value)
+        if total > MAX_FIELD_BYTES or len(form.fields) >= MAX_FIELDS:
+            raise TooLarge("the form has too many fields, or too large ones")
+        try:
+            form.fields.append((part.name, value.decode()))
+        except UnicodeDecodeError as error:
+            raise InvalidRequest(f"the field {shown!r} is not UTF-8", param=shown) from error
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Part:
+    name: str
+    filename: str | None
+
+
+_DATA_ENDS = b""
+"""Marks the end of a part's data in the event queue; parsed data is never empty."""
+
+
+class _Parts:
+    """The parts of a multipart body, one after the other; what is not read of one is skipped.
+
+    The parser calls back while it is fed; what it says is queued here until it is asked for.
+    """
+
+    def __init__(self, request: Request, boundary: bytes) -> None:
+        self._body = request.stream()
+        self._events: deque[_Part | bytes | None] = deque()
+        self._header_name = b""
+        self._header_value = b""
+        self._disposition = b""
+        self._header_bytes = 0
+        try:
+            self._parser = MultipartParser(
+                boundary,
+                {
+                    "on_header_field": self._on_header_field,
+                    "on_header_value": self._on_header_value,
+                    "on_header_end": self._on_header_end,
+                    "on_headers_finished": self._on_headers_finished,
+                    "on_part_data": self._on_part_data,
+                    "on_part_end": lambda: self._events.append(_DATA_ENDS),
+                    "on_end": lambda: self._events.append(None),
+                },
+            )
+        except (FormParserError, ValueError) as error:
+            raise InvalidRequest("the multipart form's boundary is malformed") from error
+
+    async def next_part(self) -> _Part | None:
+        """The next part's header; None at the end of the form."""
+        while True:
+            event = await self._next()
+            if event is None or isinstance(event, _Part):
+                return event
+
+    async def content(self) -> AsyncIterator[bytes]:
+        """The data of the part that was returned last."""
+        while (event := await self._next()) != _DATA_ENDS:
+            assert isinstance(event, bytes)
+            yield event
+
+    async def _next(self) -> _Part | bytes | None:
+        while not self._events:
+            try:
+                chunk = await anext(self._body)
+            except StopAsyncIteration:
+                raise InvalidRequest("the multipart form ends too early") from None
+            if not chunk:
+                continue
+            try:
+                self._parser.write(chunk)
+            except FormParserError as error:
+                raise InvalidRequest("the multipart form is malformed") from error
+        return self._events.popleft()
+
+    def _on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self._header_name += data[start:end]
+        self._bound_headers(end - start)
+
+    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._header_value += data[start:end]
+        self._bound_headers(end - start)
+
+    def _bound_headers(self, size: int) -> None:
+        self._header_bytes += size
+        if self._header_bytes > MAX_HEADER_BYTES:
+            raise TooLarge("a part of the form has too large headers")
+
+    def _on_header_end(self) -> None:
+        if self._header_name.lower() == b"content-disposition":
+            self._disposition = self._header_value
+        self._header_name = self._header_value = b""
+
+    def _on_headers_finished(self) -> None:
+        _, options = parse_options_header(self._disposition)
+        self._disposition, self._header_bytes = b"", 0
+        name = options.get(b"name")
+        if name is None:
+            raise InvalidRequest("a part of the multipart form has no name")
+        filename = options.get(b"filename")
+        self._events.append(
+            _Part(
+                name=name.decode(errors="replace"),
+                filename=None if filename is None else filename.decode(errors="replace"),
+            )
+        )
+
+    def _on_part_data(self, data: bytes, start: int, end: int) -> None:
+        if end > start:
+            self._events.append(bytes(data[start:end]))

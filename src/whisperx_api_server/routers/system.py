@@ -1,0 +1,57 @@
+"""Is it alive, is it ready, and what is it doing."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+
+from .deps import ClientDep, ServicesDep
+
+router = APIRouter(tags=["system"])
+
+
+@router.get("/healthcheck")
+async def healthcheck() -> dict[str, str]:
+    """Alive; no key is needed."""
+    return {"status": "healthy"}
+
+
+@router.get("/ready")
+async def ready(services: ServicesDep) -> JSONResponse:
+    """200 once the preloaded models are in and as long as requests are taken, else 503."""
+    if services.service.draining:
+        return JSONResponse({"status": "shutting down"}, status_code=503)
+    if not services.preloaded.is_set():
+        return JSONResponse({"status": "loading"}, status_code=503)
+    return JSONResponse({"status": "ready"})
+
+
+@router.get("/info")
+async def info(services: ServicesDep, _: ClientDep) -> dict[str, Any]:
+    """Version, configuration, limits, and the state of each model's queue."""
+    lanes = [
+        {
+            "model": status.key.spec.name,
+            "stage": status.key.stage,
+            "state": status.state,
+            "requests": status.leases,
+            "waiting": status.waiting,
+            "in_flight": status.lane.in_flight,
+            "batch_limit": status.lane.batch_limit,
+            **asdict(status.lane.stats),
+        }
+        for status in services.pool.statuses()
+    ]
+    return {
+        **services.info,
+        "queue": {
+            "requests": services.service.active,
+            "seconds": round(services.backlog.seconds, 3),
+            "limit_seconds": services.backlog.limit,
+            "audio_seconds_per_second": round(services.backlog.speed, 3),
+            "lanes": lanes,
+        },
+    }

@@ -1,0 +1,52 @@
+"""OpenAI's two audio endpoints."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from fastapi import APIRouter, Request, Response
+
+from ..domain import OutputOptions, TranscriptionRequest
+from ..errors import UnservableCombination
+from ..formats import render
+from .deps import ClientDep, Services, ServicesDep, new_request_id, unless_disconnected
+from .forms import TranscriptionForm, TranslationForm, choose_source, parse_form
+from .multipart import read_form
+
+logger = logging.getLogger(__name__)
+
+router = APIRouter(tags=["audio"])
+
+
+@router.post("/v1/audio/transcriptions")
+async def transcribe(request: Request, services: ServicesDep, client: ClientDep) -> Response:
+    """Turn speech into a transcript in its own language."""
+    services.service.check_open()
+    async with read_form(request, services.uploads, max_bytes=services.max_upload_bytes) as form:
+        fields = parse_form(TranscriptionForm, form)
+        if fields.stream:
+            raise UnservableCombination("stream", param="stream")
+        source = choose_source(form, fields.audio_url)
+        job, output = fields.request(new_request_id(), client, source, services.defaults)
+        return await _answer(request, services, job, output)
+
+
+@router.post("/v1/audio/translations")
+async def translate(request: Request, services: ServicesDep, client: ClientDep) -> Response:
+    """Turn speech into an English transcript."""
+    services.service.check_open()
+    async with read_form(request, services.uploads, max_bytes=services.max_upload_bytes) as form:
+        fields = parse_form(TranslationForm, form)
+        source = choose_source(form, fields.audio_url)
+        job, output = fields.request(new_request_id(), client, source, services.defaults)
+        return await _answer(request, services, job, output)
+
+
+async def _answer(
+    request: Request, services: Services, job: TranscriptionRequest, output: OutputOptions
+) -> Response:
+    transcript = await unless_disconnected(request, services.service.run(job))
+    logger.info("%s: %.1f s of audio for %s", job.decode.task, transcript.duration, job.client)
+    rendered = await asyncio.to_thread(render, transcript, output)
+    return Response(rendered.body, media_type=rendered.media_type)
