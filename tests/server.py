@@ -1,0 +1,145 @@
+"""The real server, in a process of its own, for tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx
+from openai import OpenAI
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Server:
+    """`whisperx-api-server serve` with settings of its own; leaves nothing behind.
+
+    `temp` is where it keeps its temporary files, `log` what it has said so far.
+    """
+
+    def __init__(self, directory: Path, env: Mapping[str, str]) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.temp = directory / "tmp"
+        self.temp.mkdir(parents=True, exist_ok=True)
+        self._log = directory / "server.log"
+        kept = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "whisperx_api_server.cli", "serve"),
+                    *("--host", "127.0.0.1", "--port", str(self.port)),
+                ],
+                cwd=directory,
+                env={name: os.environ[name] for name in kept if name in os.environ}
+                | {"TMPDIR": str(self.temp), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
+                | dict(env),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        self.http = httpx.Client(base_url=self.url, timeout=280, trust_env=False)
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def wait_until_healthy(self, seconds: float = 60) -> Server:
+        deadline = time.monotonic() + seconds
+        while True:
+            assert self.process.poll() is None, self.log
+            try:
+                if self.http.get("/healthcheck").status_code == 200:
+                    return self
+            except httpx.TransportError:
+                pass
+            assert time.monotonic() < deadline, self.log
+            time.sleep(0.02)
+
+    def openai(self, **options: Any) -> OpenAI:
+        """The official client, strict about every answer."""
+        options = {"api_key": "unused", "max_retries": 0, "timeout": 280} | options
+        return OpenAI(base_url=f"{self.url}/v1", _strict_response_validation=True, **options)
+
+    def transcribe(
+        self, audio: bytes | Path, path: str = "/v1/audio/transcriptions", **fields: Any
+    ) -> httpx.Response:
+        content = audio.read_bytes() if isinstance(audio, Path) else audio
+        return self.http.post(path, files={"file": ("audio.wav", content)}, data=fields)
+
+    def info(self) -> dict[str, Any]:
+        answer: dict[str, Any] = self.http.get("/info").raise_for_status().json()
+        return answer
+
+    def lane(self, stage: str = "transcription") -> dict[str, Any]:
+        """The queue state of a stage's first model."""
+        lanes = self.info()["queue"]["lanes"]
+        found: dict[str, Any] = next(lane for lane in lanes if lane["stage"] == stage)
+        return found
+
+    def temp_files(self) -> list[Path]:
+        """What lies in the server's temporary directory, its own empty directories aside."""
+        return [path for path in self.temp.rglob("*") if not path.is_dir()]
+
+    def stop(self, seconds: float = 60) -> int:
+        """Ask it to end, as a service manager does; its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+        finally:
+            self.http.close()
+
+    def __enter__(self) -> Server:
+        return self.wait_until_healthy()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+FAKE = {
+    "BACKENDS__TRANSCRIPTION": "fake",
+    "BACKENDS__ALIGNMENT": "fake",
+    "BACKENDS__DIARIZATION": "fake",
+}
+"""Settings of a server on the fake backend."""
+
+
+def real_settings(whisper: Path, aligner: Path, diarizer: Path | None = None) -> dict[str, str]:
+    """Settings of a server on the fixture models."""
+    settings = {
+        "WHISPER__MODEL": str(whisper),
+        "WHISPER__COMPUTE_TYPE": "int8",
+        "WHISPER__CHUNK_SIZE": "8",
+        "ALIGNMENT__MODELS": json.dumps({"multilingual": str(aligner)}),
+        "POOL__TTL": "-1",
+    }
+    if diarizer is not None:
+        settings["DIARIZATION__MODEL"] = str(diarizer)
+        settings["PYTHONPATH"] = str(REPOSITORY / "tests" / "fixtures" / "make")
+    return settings
