@@ -72,10 +72,15 @@ class Server:
             assert time.monotonic() < deadline, self.log
             time.sleep(0.02)
 
-    def openai(self, **options: Any) -> OpenAI:
+    def openai(self, *, api_key: str = "unused", max_retries: int = 0) -> OpenAI:
         """The official client, strict about every answer."""
-        options = {"api_key": "unused", "max_retries": 0, "timeout": 280} | options
-        return OpenAI(base_url=f"{self.url}/v1", _strict_response_validation=True, **options)
+        return OpenAI(
+            base_url=f"{self.url}/v1",
+            api_key=api_key,
+            max_retries=max_retries,
+            timeout=280,
+            _strict_response_validation=True,
+        )
 
     def transcribe(
         self, audio: bytes | Path, path: str = "/v1/audio/transcriptions", **fields: Any

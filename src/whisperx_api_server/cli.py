@@ -29,10 +29,9 @@ def serve(
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8000,
 ) -> None:
     """Serve the API until interrupted. Settings come from the environment and `.env`."""
-    import uvicorn
-
     from .errors import ServiceError
     from .main import create_app
+    from .serving import Server
 
     try:
         settings = load_settings()
@@ -40,14 +39,10 @@ def serve(
     except (ConfigurationError, KeyFileError, ServiceError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
-    uvicorn.run(
-        application,
-        host=host,
-        port=port,
-        log_config=None,
-        access_log=settings.log_level == "debug",
-        timeout_graceful_shutdown=None,
-    )
+    server = Server(application, host=host, port=port, grace=settings.shutdown_grace)
+    server.run()
+    if not server.started:
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":

@@ -79,7 +79,12 @@ class LocalService:
             raise ShuttingDown("the server is shutting down; try again shortly", retry_after=5)
 
     async def drain(self, grace: float) -> bool:
-        """Refuse what is new and wait for what is under way; whether all of it was finished."""
+        """Refuse what is new and wait for what is under way; whether all of it was finished.
+
+        Only the first call waits: what its grace did not suffice for gets no second one.
+        """
+        if self._draining:
+            return not self._active
         self._draining = True
         try:
             await asyncio.wait_for(self._idle.wait(), timeout=grace)

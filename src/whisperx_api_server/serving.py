@@ -1,0 +1,55 @@
+"""uvicorn, told to finish what it accepted before it goes."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+ANSWER_TIME = 5
+"""Seconds that connections have, once the grace is over, to carry their last answers away."""
+
+
+class Server(uvicorn.Server):
+    """On the first signal, new requests get 503 while accepted ones finish; on the second it ends.
+
+    uvicorn alone would close its socket at once, and a load balancer would see refused
+    connections instead of answers that say when to come back.
+    """
+
+    def __init__(self, application: FastAPI, *, host: str, port: int, grace: float) -> None:
+        super().__init__(
+            uvicorn.Config(
+                application,
+                host=host,
+                port=port,
+                log_config=None,
+                access_log=False,
+                timeout_graceful_shutdown=ANSWER_TIME,
+            )
+        )
+        self._application = application
+        self._grace = grace
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._leaving: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._loop is None or self._leaving is not None or not self.started:
+            super().handle_exit(sig, frame)
+        else:
+            self._loop.call_soon_threadsafe(self._leave)
+
+    def _leave(self) -> None:
+        if self._leaving is None:
+            self._leaving = asyncio.create_task(self._finish())
+
+    async def _finish(self) -> None:
+        await self._application.state.services.service.drain(self._grace)
+        self.should_exit = True
