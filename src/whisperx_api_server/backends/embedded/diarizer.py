@@ -74,12 +74,10 @@ class EmbeddedDiarizer:
         for label in labels.tolist():
             names.setdefault(label, f"SPEAKER_{len(names):02d}")
         turns = tuple(merge_turns(stretches, [names[label] for label in labels.tolist()], clip))
+        wanted = options.embeddings or options.known_speakers
+        vectors_by_name = {name: tuple(means[label].tolist()) for label, name in names.items()}
         return Diarization(
-            turns=turns,
-            exclusive=turns,
-            embeddings={name: tuple(means[label].tolist()) for label, name in names.items()}
-            if options.embeddings
-            else {},
+            turns=turns, exclusive=turns, embeddings=vectors_by_name if wanted else {}
         )
 
     def embed(self, clips: Sequence[AudioClip]) -> list[tuple[float, ...] | None]:

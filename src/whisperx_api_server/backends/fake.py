@@ -1,0 +1,384 @@
+"""A backend without models, for tests and for trying the server out: it hears tones.
+
+`say` renders words as tones and everything here understands them, so a test can write a recording
+and assert what comes out of the whole pipeline. A word is 0.2 s of three tones at once: one names
+the word, one the language, one the speaker; silence follows. All lie below 4 kHz and survive lossy
+codecs and telephone sample rates.
+
+    clip = np.concatenate([say("red door", speaker=0), silence(1.0), say("rouge", language="fr")])
+
+What the options do can be seen: `language` spells the words in that language, `translate` in
+English; `prompt` and `hotwords` decide about capitals ("Red" in the prompt spells it so);
+`temperature` comes back in the segment; `word_timestamps` and `logprobs` give words and logprobs.
+`ModelSpec.options` may hold `("delay", seconds)`, which each batch then takes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..audio import SAMPLE_RATE
+from ..domain import (
+    AudioClip,
+    DecodeOptions,
+    Diarization,
+    DiarizeOptions,
+    Samples,
+    Segment,
+    SpeakerTurn,
+    SpeechRegion,
+    TokenLogprob,
+    VadOptions,
+    Window,
+    WindowTranscript,
+    Word,
+)
+from .base import Aligner, AlignItem, Capabilities, Diarizer, ModelSpec, Transcriber, VoiceDetector
+
+VOCABULARY: Mapping[str, tuple[str, ...]] = {
+    language: tuple(words.split())
+    for language, words in {
+        "en": "red blue green black white door house tree"
+        " water bread open close bring find day night",
+        "fr": "rouge bleu vert noir blanc porte maison arbre"
+        " eau pain ouvre ferme apporte trouve jour nuit",
+        "de": "rot blau grün schwarz weiß tür haus baum"
+        " wasser brot öffne schließe bringe finde tag nacht",
+    }.items()
+}
+"""The same sixteen words in each language, by position."""
+
+LANGUAGES = tuple(VOCABULARY)
+SPEAKERS = 8
+
+WORD_TONES = 400.0 + 80.0 * np.arange(16)  # Hz
+LANGUAGE_TONES = 2000.0 + 150.0 * np.arange(len(LANGUAGES))
+SPEAKER_TONES = 2800.0 + 100.0 * np.arange(SPEAKERS)
+
+WORD_SECONDS = 0.2
+GAP_SECONDS = 0.1
+SENTENCE_PAUSE = 0.5  # s; a longer one ends a sentence
+TURN_PAUSE = 1.0  # s; a longer one ends a speaker's turn
+SHORTEST_WORD = 0.05  # s; what a window's edge leaves of a word is not heard below this
+WORD_LOGPROB = -0.1
+
+FRAME = SAMPLE_RATE // 100  # 10 ms
+AUDIBLE = 0.02  # root mean square of a frame
+BLOCK_SECONDS = 30  # that one step of the voice detector looks at
+
+
+def say(words: str, *, language: str = "en", speaker: int = 0) -> Samples:
+    """16 kHz samples of words of `VOCABULARY`; word i lasts from 0.3 i to 0.3 i + 0.2 seconds."""
+    clock = np.arange(round(WORD_SECONDS * SAMPLE_RATE)) / SAMPLE_RATE
+    pieces = [silence(0)]
+    for word in words.split():
+        tones = (
+            (WORD_TONES[VOCABULARY[language].index(word)], 0.4),
+            (LANGUAGE_TONES[LANGUAGES.index(language)], 0.2),
+            (SPEAKER_TONES[speaker], 0.2),
+        )
+        sound = sum(level * np.sin(2 * np.pi * hertz * clock) for hertz, level in tones)
+        pieces += [np.asarray(sound, np.float32), silence(GAP_SECONDS)]
+    return np.concatenate(pieces)
+
+
+def silence(seconds: float) -> Samples:
+    """Nothing, for so long."""
+    return np.zeros(round(seconds * SAMPLE_RATE), np.float32)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Heard:
+    """One word as it was heard; `word` is its place in the vocabulary, times are in seconds."""
+
+    word: int
+    language: str
+    speaker: int
+    start: float
+    end: float
+
+
+def hear(samples: Samples, offset: float = 0.0) -> list[Heard]:
+    """The words in samples that begin at `offset` seconds."""
+    heard = []
+    for first, last in audible_runs(samples):
+        if (last - first) * FRAME < SHORTEST_WORD * SAMPLE_RATE:
+            continue
+        sound = samples[first * FRAME : last * FRAME]
+        spectrum = np.abs(np.fft.rfft(sound * np.hanning(len(sound)), SAMPLE_RATE))  # 1 Hz a bin
+        heard.append(
+            Heard(
+                word=_loudest(spectrum, WORD_TONES),
+                language=LANGUAGES[_loudest(spectrum, LANGUAGE_TONES)],
+                speaker=_loudest(spectrum, SPEAKER_TONES),
+                start=offset + first * FRAME / SAMPLE_RATE,
+                end=offset + last * FRAME / SAMPLE_RATE,
+            )
+        )
+    return heard
+
+
+def audible_runs(samples: Samples, threshold: float = AUDIBLE) -> list[tuple[int, int]]:
+    """(first, last) frames of each unbroken stretch of sound."""
+    frames = samples[: len(samples) // FRAME * FRAME].reshape(-1, FRAME)
+    audible = np.sqrt(np.square(frames).mean(axis=1)) > threshold
+    edges = np.flatnonzero(np.diff(audible.astype(np.int8), prepend=0, append=0)).tolist()
+    return list(zip(edges[::2], edges[1::2], strict=True))
+
+
+def _loudest(spectrum: NDArray[np.floating], tones: NDArray[np.floating]) -> int:
+    return int(np.argmax(spectrum[tones.astype(int)]))
+
+
+class FakeTranscriber:
+    """Spells the words that it hears, a full stop at each pause."""
+
+    def __init__(self, *, delay: float = 0.0) -> None:
+        self._delay = delay
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(
+            languages=frozenset(LANGUAGES),
+            tasks=frozenset({"transcribe", "translate"}),
+            detects_language=True,
+            can_time_words=True,
+            can_prompt=True,
+            can_logprobs=True,
+        )
+
+    def batch_key(self, options: DecodeOptions) -> Hashable:
+        """Windows of one temperature share a batch."""
+        return options.temperature
+
+    def features(self, window: Window) -> list[Heard]:
+        """The words in the window."""
+        return hear(window.samples, window.start)
+
+    def detect_language(self, windows: Sequence[Window]) -> list[Mapping[str, float]]:
+        """Nine parts in ten for the language of most words; the first where there is none."""
+        return [_language_probabilities(hear(window.samples)) for window in windows]
+
+    def transcribe(
+        self,
+        windows: Sequence[Window],
+        options: Sequence[DecodeOptions],
+        features: Sequence[object | None],
+    ) -> list[WindowTranscript]:
+        """What was said in each window: one segment, or none in silence."""
+        time.sleep(self._delay)
+        return [
+            _transcript(
+                window,
+                self.features(window) if feature is None else cast("list[Heard]", feature),
+                option,
+            )
+            for window, option, feature in zip(windows, options, features, strict=True)
+        ]
+
+
+def _language_probabilities(heard: Sequence[Heard]) -> dict[str, float]:
+    winner = Counter(word.language for word in heard).most_common(1)
+    spoken = winner[0][0] if winner else LANGUAGES[0]
+    rest = 0.1 / (len(LANGUAGES) - 1)
+    return {language: 0.9 if language == spoken else rest for language in LANGUAGES}
+
+
+def _transcript(window: Window, heard: Sequence[Heard], options: DecodeOptions) -> WindowTranscript:
+    probabilities = _language_probabilities(heard)
+    candidates = [name for name in LANGUAGES if name in options.languages] or LANGUAGES
+    language = options.language or (None if heard else options.fallback_language)
+    if language is None:
+        language = max(candidates, key=lambda name: probabilities[name])
+    spelled = _spell(heard, "en" if options.task == "translate" else language, options)
+    segment = Segment(
+        start=heard[0].start if heard else window.start,
+        end=heard[-1].end if heard else window.end,
+        text=" ".join(spelled),
+        language=language,
+        words=_words(heard, spelled) if options.word_timestamps else None,
+        tokens=tuple(word.word for word in heard),
+        temperature=options.temperature,
+        avg_logprob=WORD_LOGPROB,
+        compression_ratio=1.0,
+        logprobs=tuple(_token(text) for text in spelled) if options.logprobs else (),
+    )
+    return WindowTranscript(
+        window_index=window.index,
+        language=language,
+        language_probability=probabilities[language],
+        segments=(segment,) if heard else (),
+    )
+
+
+def _spell(heard: Sequence[Heard], language: str, options: DecodeOptions) -> list[str]:
+    """The words' texts; the last of each sentence carries its full stop."""
+    hints = f"{options.prompt or ''} {options.hotwords or ''}".replace(",", " ").split()
+    spelling = {hint.lower(): hint for hint in hints}
+    texts = [VOCABULARY[language][word.word] for word in heard]
+    texts = [spelling.get(text, text) for text in texts]
+    for place, (word, following) in enumerate(pairwise(heard)):
+        if following.start - word.end > SENTENCE_PAUSE:
+            texts[place] += "."
+    return [*texts[:-1], texts[-1] + "."] if texts else []
+
+
+def _words(heard: Sequence[Heard], texts: Sequence[str]) -> tuple[Word, ...]:
+    return tuple(
+        Word(text=text, start=word.start, end=word.end, score=0.9)
+        for word, text in zip(heard, texts, strict=True)
+    )
+
+
+def _token(text: str) -> TokenLogprob:
+    token = f" {text}"
+    return TokenLogprob(token=token, logprob=WORD_LOGPROB, bytes=tuple(token.encode()))
+
+
+class FakeAligner:
+    """Finds the words of a segment where they sound; a sentence ends with its full stop."""
+
+    def supports(self, language: str) -> bool:
+        return language in LANGUAGES
+
+    def align(self, items: Sequence[AlignItem]) -> list[list[Segment]]:
+        """Sentences with words; a text of another length than what sounds is spread evenly."""
+        return [list(_sentences(item)) for item in items]
+
+
+def _sentences(item: AlignItem) -> Iterator[Segment]:
+    segment, texts = item.segment, item.segment.text.split()
+    heard = [
+        word
+        for word in hear(item.samples, item.offset)
+        if segment.start - 1e-6 <= word.start and word.end <= segment.end + 1e-6
+    ]
+    if len(heard) == len(texts):
+        words = list(_words(heard, texts))
+    else:
+        edges = np.linspace(segment.start, segment.end, len(texts) + 1).tolist()
+        words = [
+            Word(text=text, start=start, end=end)
+            for text, (start, end) in zip(texts, pairwise(edges), strict=True)
+        ]
+    sentence: list[Word] = []
+    for place, word in enumerate(words):
+        sentence.append(word)
+        if word.text.endswith(".") or place == len(words) - 1:
+            yield replace(
+                segment,
+                start=sentence[0].start,
+                end=word.end,
+                text=" ".join(each.text for each in sentence),
+                words=tuple(sentence),
+            )
+            sentence = []
+
+
+class FakeDiarizer:
+    """Knows each speaker by a tone."""
+
+    @property
+    def match_threshold(self) -> float:
+        return 0.5
+
+    def diarize(self, clip: AudioClip, options: DiarizeOptions) -> Diarization:
+        """Speakers beyond the most that are asked for are taken for the last of those."""
+        heard = hear(clip.samples)
+        voices = list(dict.fromkeys(word.speaker for word in heard))
+        most = options.num_speakers or options.max_speakers or SPEAKERS
+        names = {voice: f"SPEAKER_{min(place, most - 1):02d}" for place, voice in enumerate(voices)}
+        turns: list[SpeakerTurn] = []
+        for word in heard:
+            turn = SpeakerTurn(start=word.start, end=word.end, speaker=names[word.speaker])
+            if (
+                turns
+                and turns[-1].speaker == turn.speaker
+                and turn.start - turns[-1].end <= TURN_PAUSE
+            ):
+                turn = replace(turn, start=turns.pop().start)
+            turns.append(turn)
+        wanted = options.embeddings or options.known_speakers
+        return Diarization(
+            turns=tuple(turns),
+            exclusive=tuple(turns),
+            embeddings={names[voice]: _voice_vector(voice) for voice in reversed(voices)}
+            if wanted
+            else {},
+        )
+
+    def embed(self, clips: Sequence[AudioClip]) -> list[tuple[float, ...] | None]:
+        """The vector of whoever says most words."""
+        answers: list[tuple[float, ...] | None] = []
+        for clip in clips:
+            voices = Counter(word.speaker for word in hear(clip.samples)).most_common(1)
+            answers.append(_voice_vector(voices[0][0]) if voices else None)
+        return answers
+
+
+def _voice_vector(voice: int) -> tuple[float, ...]:
+    return tuple(float(place == voice) for place in range(SPEAKERS))
+
+
+class FakeVoiceDetector:
+    """Speech is whatever is loud enough: `threshold` is the root mean square of 10 ms."""
+
+    def detect(self, clip: AudioClip, options: VadOptions) -> Iterator[Sequence[SpeechRegion]]:
+        """Regions, 30 s of audio a step."""
+        threshold = AUDIBLE if options.threshold is None else options.threshold
+        silence_ms, padding_ms = options.silence_duration_ms, options.prefix_padding_ms
+        pause = 0.3 if silence_ms is None else silence_ms / 1000
+        padding = 0.0 if padding_ms is None else min(padding_ms / 1000, pause / 2)
+        step = BLOCK_SECONDS * SAMPLE_RATE
+        start = end = -1.0  # of the region that may still go on
+        for first in range(0, len(clip.samples), step):
+            final: list[SpeechRegion] = []
+            block_end = min((first + step) / SAMPLE_RATE, clip.duration)
+            for run in audible_runs(clip.samples[first : first + step], threshold):
+                begin, stop = (first / SAMPLE_RATE + frame * FRAME / SAMPLE_RATE for frame in run)
+                if start >= 0 and begin - end >= pause:
+                    final.append(_padded(start, end, padding, clip))
+                    start = -1.0
+                start, end = (begin if start < 0 else start), stop
+            if start >= 0 and (block_end - end >= pause or first + step >= len(clip.samples)):
+                final.append(_padded(start, end, padding, clip))
+                start = -1.0
+            yield final
+
+
+def _padded(start: float, end: float, padding: float, clip: AudioClip) -> SpeechRegion:
+    return SpeechRegion(start=max(0.0, start - padding), end=min(clip.duration, end + padding))
+
+
+def load_transcriber(spec: ModelSpec) -> Transcriber:
+    """The transcriber; `("delay", seconds)` among `spec.options` slows each batch."""
+    return FakeTranscriber(delay=float(str(dict(spec.options).get("delay", 0.0))))
+
+
+def load_aligner(spec: ModelSpec) -> Aligner:  # noqa: ARG001 - nothing to load
+    """The aligner, for all languages."""
+    return FakeAligner()
+
+
+def load_diarizer(spec: ModelSpec) -> Diarizer:  # noqa: ARG001
+    """The diarizer."""
+    return FakeDiarizer()
+
+
+def load_voice_detector(spec: ModelSpec) -> VoiceDetector:  # noqa: ARG001
+    """The voice detector."""
+    return FakeVoiceDetector()
+
+
+def align_model(language: str, models: Mapping[str, str]) -> str | None:
+    """The configured model, else a made-up name for the languages that it knows."""
+    named = models.get(language) or models.get("multilingual")
+    return named or (f"fake-{language}" if language in LANGUAGES else None)
