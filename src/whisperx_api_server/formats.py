@@ -127,10 +127,15 @@ def _srt(transcript: Transcript, options: OutputOptions) -> str:
 def _vtt(transcript: Transcript, options: OutputOptions) -> str:
     file = webvtt.WebVTT()
     for cue in _cues(transcript, options):
-        start, end = (str(Timestamp.from_seconds(ms / 1000)) for ms in (cue.start, cue.end))
         text = _cue_text(cue, lambda line: html.escape(line, quote=False))
-        file.captions.append(webvtt.Caption(start, end, text))
+        file.captions.append(webvtt.Caption(_timestamp(cue.start), _timestamp(cue.end), text))
     return str(file.content) + "\n"
+
+
+def _timestamp(milliseconds: int) -> str:
+    seconds, milliseconds = divmod(milliseconds, 1000)
+    minutes, seconds = divmod(seconds, 60)
+    return str(Timestamp(*divmod(minutes, 60), seconds, milliseconds))
 
 
 def _aud(transcript: Transcript, _: OutputOptions) -> str:
