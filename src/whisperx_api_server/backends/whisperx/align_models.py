@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from ...errors import InsufficientMemory, ModelNotFound, ModelUnavailable
@@ -108,12 +109,13 @@ def load_ctc_model(spec: ModelSpec) -> CtcModel:
 
     Raises:
         ModelNotFound: there is no such model, it is no wav2vec2 CTC model, or downloads are off.
-        ModelUnavailable: it cannot be downloaded for now.
+        ModelUnavailable: it cannot be downloaded or loaded for now.
         NotInstalled: torch, torchaudio or transformers is absent.
         InsufficientMemory: it does not fit on the device.
     """
     torch = require("torch", extra="cpu")
     pipelines = require("torchaudio.pipelines", extra="cpu")
+    broken = require("safetensors", extra="cpu").SafetensorError
     if spec.threads:
         torch.set_num_threads(spec.threads)
     try:
@@ -124,6 +126,12 @@ def load_ctc_model(spec: ModelSpec) -> CtcModel:
         raise InsufficientMemory(
             f"the align model {shown_name(spec.name)!r} does not fit into the device's memory: "
             "use a smaller one or another device"
+        ) from error
+    except (RuntimeError, AssertionError, EOFError, UnpicklingError, broken) as error:
+        # torch asserts that it was built for CUDA; the others come from damaged files
+        raise ModelUnavailable(
+            f"the align model {shown_name(spec.name)!r} could not be loaded on {spec.device}: "
+            "see the server's log"
         ) from error
 
 
@@ -146,9 +154,7 @@ def _from_transformers(spec: ModelSpec) -> CtcModel:
             model, loading = transformers.Wav2Vec2ForCTC.from_pretrained(
                 spec.name, output_loading_info=True, **source
             )
-    except torch.OutOfMemoryError:
-        raise
-    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise _not_ctc(spec) from error
     if "lm_head.weight" in loading["missing_keys"] or model.wav2vec2.adapter is not None:
         raise _not_ctc(spec)
