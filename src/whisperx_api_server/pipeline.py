@@ -44,6 +44,11 @@ R = TypeVar("R")
 VOTERS = 3
 """How many of the first windows decide on the language of those that do not tell by themselves."""
 
+REFERENCE_SECONDS = (2.0, 10.0)
+"""How long the sample of a known voice may be, as OpenAI has it."""
+
+REFERENCE_PARAM = "known_speaker_references[]"
+
 UNDETERMINED = "en"
 """What a silent recording is said to be in when nobody named a language, as WhisperX does."""
 
@@ -386,13 +391,18 @@ class _Run:
 
     async def _voice(self, known: KnownSpeaker, lane: Lane[Any]) -> tuple[float, ...]:
         source = UploadedFile(path=known.reference, filename=known.name)
-        async with self._opener.open(source) as clip:
-            vector = await self._submit(lane, EMBED, clip, cost=clip.duration)
-        if vector is None:
+        shortest, longest = REFERENCE_SECONDS
+        try:
+            async with self._opener.open(source) as clip:
+                if not shortest <= clip.duration <= longest:
+                    raise InvalidRequest(f"it must last {shortest:g} to {longest:g} s")
+                vector = await self._submit(lane, EMBED, clip, cost=clip.duration)
+            if vector is None:
+                raise InvalidRequest("there is no speech in it")
+        except InvalidRequest as error:
             raise InvalidRequest(
-                f"there is no speech in the reference of {known.name!r}",
-                param="known_speaker_references[]",
-            )
+                f"the reference of {known.name!r}: {error.message}", param=REFERENCE_PARAM
+            ) from error
         return vector
 
     async def _submit(

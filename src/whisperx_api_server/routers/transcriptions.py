@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import AsyncExitStack
 
 from fastapi import APIRouter, Request, Response
 
 from ..domain import OutputOptions, TranscriptionRequest
-from ..errors import UnservableCombination
 from ..formats import render
 from .deps import ClientDep, Services, ServicesDep, new_request_id, unless_disconnected
+from .events import EventStream, started, transcript_events
 from .forms import TranscriptionForm, TranslationForm, choose_source, parse_form
 from .multipart import read_form
+from .references import save_references
 
 logger = logging.getLogger(__name__)
 
@@ -23,12 +25,20 @@ router = APIRouter(tags=["audio"])
 async def transcribe(request: Request, services: ServicesDep, client: ClientDep) -> Response:
     """Turn speech into a transcript in its own language."""
     services.service.check_open()
-    async with read_form(request, services.uploads, max_bytes=services.max_upload_bytes) as form:
+    async with AsyncExitStack() as stack:
+        form = await stack.enter_async_context(
+            read_form(request, services.uploads, max_bytes=services.max_upload_bytes)
+        )
         fields = parse_form(TranscriptionForm, form)
-        if fields.stream:
-            raise UnservableCombination("stream", param="stream")
         source = choose_source(form, fields.audio_url)
-        job, output = fields.request(new_request_id(), client, source, services.defaults)
+        references = await save_references(fields, services.uploads, stack)
+        job, output = fields.request(
+            new_request_id(), client, source, services.defaults, references
+        )
+        if fields.stream:
+            heard = started(services.service.stream(job))
+            events = transcript_events(await unless_disconnected(request, heard), output)
+            return EventStream(events, stack.pop_all())
         return await _answer(request, services, job, output)
 
 

@@ -1,0 +1,46 @@
+"""Voice samples of known speakers: data URLs in a form become files on disk."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+from ..domain import KnownSpeaker
+from ..errors import InvalidRequest
+from ..sources import UploadStore
+from .forms import TranscriptionForm
+
+PARAM = "known_speaker_references[]"
+
+_DATA_URL = re.compile(r"data:[^,;]*(;[^,;]+)*;base64,", re.IGNORECASE)
+
+
+async def save_references(
+    fields: TranscriptionForm, uploads: UploadStore, stack: AsyncExitStack
+) -> tuple[KnownSpeaker, ...]:
+    """The form's known speakers; `stack` deletes their files.
+
+    Raises:
+        InvalidRequest: a reference is no base64 data URL.
+    """
+    known = []
+    for name, reference in zip(
+        fields.known_speaker_names, fields.known_speaker_references, strict=True
+    ):
+        saved = await uploads.save(_content(reference), filename=name, param=PARAM)
+        stack.push_async_callback(uploads.discard, saved)
+        known.append(KnownSpeaker(name=name, reference=saved.path))
+    return tuple(known)
+
+
+async def _content(reference: str) -> AsyncIterator[bytes]:
+    header = _DATA_URL.match(reference)
+    if header is None:
+        raise InvalidRequest("a reference must be a data URL: data:audio/wav;base64,…", param=PARAM)
+    try:
+        yield base64.b64decode(reference[header.end() :], validate=True)
+    except binascii.Error as error:
+        raise InvalidRequest("a reference is not valid base64", param=PARAM) from error
