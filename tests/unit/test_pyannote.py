@@ -208,12 +208,16 @@ def test_without_speech_there_is_nobody(diarizer: PyannoteDiarizer, samples: Sam
 
 
 def test_more_speakers_than_speech_is_answered(
-    diarizer: PyannoteDiarizer, speech: Speech, recwarn: pytest.WarningsRecorder
+    diarizer: PyannoteDiarizer,
+    speech: Speech,
+    recwarn: pytest.WarningsRecorder,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     clip = clip_of(speech.random("en-adam", 3, seed=1).audio)
     found = diarizer.diarize(clip, DiarizeOptions(num_speakers=20, embeddings=True))
     assert 1 <= len(speakers_of(found.turns)) <= 20
     assert not recwarn.list
+    assert tuple(capfd.readouterr()) == ("", "")
 
 
 def test_a_moment_of_speech_needs_no_embedding(diarizer: PyannoteDiarizer, speech: Speech) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.abc
 import importlib.util
-import io
 import logging
 import math
 import os
@@ -326,7 +325,7 @@ def load_voice_detector(spec: ModelSpec) -> VoiceDetector:
         NotInstalled: pyannote.audio or whisperx, whose wheel has the weights, is absent.
     """
     torch = require("torch", extra=EXTRA)
-    with _quiet():
+    with _quiet(), _nemo_hidden():
         audio = _pyannote_audio()
         model = audio.Model.from_pretrained(_whisperx_weights())
     return PyannoteVoiceDetector(model.eval().to(_device(spec, torch)), torch)
@@ -346,8 +345,15 @@ def _whisperx_weights() -> Path:
 
 
 def _pyannote_audio() -> ModuleType:
+    """pyannote.audio without its telemetry, and without what it prints and logs for notebooks."""
     os.environ.setdefault("PYANNOTE_METRICS_ENABLED", "0")
-    return require("pyannote.audio", extra=EXTRA)
+    audio = require("pyannote.audio", extra=EXTRA)
+    for name in ("pyannote.audio.pipelines.clustering", "pyannote.audio.utils.hf_hub"):
+        # Not redirect_stdout, which would also swallow what other threads print.
+        vars(require(name, extra=EXTRA))["print"] = lambda *_: None
+    # "automatically upgraded your loaded checkpoint": the one in whisperX's wheel, at each load
+    logging.getLogger("lightning.pytorch.utilities.migration").setLevel(logging.ERROR)
+    return audio
 
 
 def _device(spec: ModelSpec, torch: ModuleType) -> Any:
@@ -361,10 +367,8 @@ def _device(spec: ModelSpec, torch: ModuleType) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep back what pyannote prints, logs and warns of that no operator can act on."""
-    # "automatically upgraded your loaded checkpoint": the one in whisperX's wheel, at each load
-    logging.getLogger("lightning.pytorch.utilities.migration").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    """Keep back the warnings that no operator can act on."""
+    with warnings.catch_warnings():
         # no torchcodec (audio comes decoded); fewer speakers found than asked for
         warnings.filterwarnings("ignore", category=UserWarning, module=r"pyannote\.")
         # too little speech for a voice vector, which `_embeddings` leaves out
