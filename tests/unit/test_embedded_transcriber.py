@@ -60,11 +60,12 @@ def texts(model: Transcriber, windows: list[Window]) -> list[str]:
 
 
 def is_running(pid: int) -> bool:
+    """Whether it computes; an orphan that nobody has reaped yet does not."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except FileNotFoundError:
         return False
-    return True
+    return status.rpartition(")")[2].split()[0] != "Z"
 
 
 def test_hears_the_sample_with_word_times(
@@ -92,7 +93,7 @@ def test_hears_the_sample_with_word_times(
 def test_a_batch_gives_what_each_window_gives_alone(
     engine: PocketSphinxTranscriber, recording: Samples
 ) -> None:
-    pieces = [recording[first : first + 2 * RATE] for first in range(0, 5 * RATE, RATE)]
+    pieces = [recording[first : first + 2 * RATE] for first in range(0, 3 * RATE, RATE)]
     windows = [window(piece, index=index) for index, piece in enumerate(pieces)]
 
     together = texts(engine, windows)
@@ -110,19 +111,18 @@ def test_a_window_too_short_for_a_word_is_empty(
     assert texts(engine, [short, first]) == ["", texts(engine, [first])[0]]
 
 
-def test_a_crashed_worker_fails_its_batch_alone(
+def test_a_crash_fails_its_batch_and_no_other(
     engine: PocketSphinxTranscriber, recording: Samples
 ) -> None:
-    long, short = window(recording), window(recording[: int(SENTENCE_END * RATE)], index=1)
+    short = window(recording[: int(SENTENCE_END * RATE)])
     expected = texts(engine, [short])
     before = set(engine.worker_pids)
-    kill = f"import os, time; time.sleep(0.3); [os.kill(p, 9) for p in {sorted(before)}]"
-    with subprocess.Popen([sys.executable, "-c", kill]), pytest.raises(TranscriptionFailed):
-        texts(engine, [long, long])
+    with pytest.raises(TranscriptionFailed):  # no samples at all: PocketSphinx raises
+        engine.transcribe([short] * 3, [DecodeOptions()] * 3, [None, b"", None])
 
-    assert texts(engine, [short]) == expected
-    assert before.isdisjoint(engine.worker_pids)
-    assert not any(is_running(pid) for pid in before)
+    assert texts(engine, [short, short]) == expected * 2
+    assert len(before - set(engine.worker_pids)) == 1
+    assert not any(is_running(pid) for pid in before - set(engine.worker_pids))
 
 
 def test_a_worker_that_died_idle_costs_no_window(
