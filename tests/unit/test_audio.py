@@ -167,12 +167,33 @@ async def test_mixes_channels_without_changing_loudness(
 
 
 async def test_keeps_16_khz_samples_as_they_are(decoder: AudioDecoder, tmp_path: Path) -> None:
+    """Whether ffmpeg decodes them or the short cut for plain WAV files."""
     samples = np.random.default_rng(1).integers(-32768, 32767, SAMPLE_RATE).astype("<i2")
+    plain = write_wav(tmp_path / "noise.wav", samples.tobytes(), rate=SAMPLE_RATE)
+    packed = tmp_path / "noise.flac"
+    ffmpeg("-i", plain, packed)
 
-    async with decoder.open(
-        write_wav(tmp_path / "noise.wav", samples.tobytes(), rate=SAMPLE_RATE)
-    ) as clip:
-        np.testing.assert_array_equal(clip.samples, samples.astype(np.float32) / 32768)
+    for path in (plain, packed):
+        async with decoder.open(path) as clip:
+            np.testing.assert_array_equal(clip.samples, samples.astype(np.float32) / 32768)
+            assert clip.samples.dtype == np.float32
+            assert not clip.samples.flags.writeable
+
+
+@pytest.mark.parametrize("announced", [0, 20_000, 0x7FFFFFFF, 0xFFFFFFFF])
+async def test_reads_a_wav_whose_header_was_never_completed(
+    decoder: AudioDecoder, tmp_path: Path, announced: int
+) -> None:
+    """As streaming encoders write it: the sizes in the header are not those of the data."""
+    path = write_wav(tmp_path / "stream.wav", b"\1\2" * SAMPLE_RATE, rate=SAMPLE_RATE)
+    data = bytearray(path.read_bytes())
+    data[4:8] = announced.to_bytes(4, "little")
+    if announced:
+        data[40:44] = max(announced, 2 * SAMPLE_RATE).to_bytes(4, "little")
+    path.write_bytes(data)
+
+    async with decoder.open(path) as clip:
+        assert clip.duration == 1.0
 
 
 async def test_silences_nan_and_clips(decoder: AudioDecoder, tmp_path: Path) -> None:
@@ -337,7 +358,7 @@ async def test_never_reads_another_file(
 async def test_a_hostile_name_is_only_a_name(
     decoder: AudioDecoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    path = write_wav(tmp_path / "plain.wav", bytes(2 * SAMPLE_RATE), rate=SAMPLE_RATE)
+    path = write_wav(tmp_path / "plain.wav", bytes(2 * 8000), rate=8000)
     path.rename(tmp_path / name)
     monkeypatch.chdir(tmp_path)
 
@@ -345,13 +366,14 @@ async def test_a_hostile_name_is_only_a_name(
         assert clip.duration == 1.0
 
 
-async def test_refuses_what_is_too_long(tmp_path: Path, workdir: Path) -> None:
+@pytest.mark.parametrize("rate", [8000, SAMPLE_RATE])
+async def test_refuses_what_is_too_long(tmp_path: Path, workdir: Path, rate: int) -> None:
     decoder = AudioDecoder(max_seconds=2, timeout=60, workdir=workdir)
-    path = write_wav(tmp_path / "fits.wav", bytes(2 * 2 * SAMPLE_RATE), rate=SAMPLE_RATE)
+    path = write_wav(tmp_path / "fits.wav", bytes(2 * 2 * rate), rate=rate)
     async with decoder.open(path) as clip:
         assert clip.duration == 2.0
 
-    path = write_wav(tmp_path / "long.wav", bytes(2 * 2 * SAMPLE_RATE + 2), rate=SAMPLE_RATE)
+    path = write_wav(tmp_path / "long.wav", bytes(2 * 2 * rate + 2), rate=rate)
     with pytest.raises(TooLarge, match="longer than 2 seconds"):
         async with decoder.open(path):
             pass
@@ -376,7 +398,7 @@ async def test_hours_of_silence_do_not_fill_the_disk(
 async def test_no_temporary_file_has_a_name(
     decoder: AudioDecoder, tmp_path: Path, workdir: Path
 ) -> None:
-    path = write_wav(tmp_path / "a.wav", bytes(2 * SAMPLE_RATE), rate=SAMPLE_RATE)
+    path = write_wav(tmp_path / "a.wav", bytes(2 * 8000), rate=8000)
 
     async with decoder.open(path) as clip:
         assert is_empty(workdir)

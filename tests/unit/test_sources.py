@@ -245,6 +245,7 @@ async def test_fetches_into_a_file_that_is_deleted(
         assert path.parent == workdir
         assert path.read_bytes() == data
     assert is_empty(workdir)
+    assert "accept-encoding: identity" in site.requests[0].lower()
 
 
 async def test_fetches_chunked_and_unmeasured_answers(fetcher: UrlFetcher, site: Site) -> None:
