@@ -53,24 +53,25 @@ class Binarizer:
         self._origin = origin
         self._frames = 0
         self._start: float | None = None  # of the speech under way
-        self._silent_since: float | None = None  # a pause in it, perhaps its end
+        self._silence: int | None = None  # first frame of a pause in it, perhaps its end
         self._open: tuple[float, float] | None = None  # a region that lacks only its end padding
 
     def feed(self, probabilities: Iterable[float]) -> Iterator[SpeechRegion]:
         """The regions that became final with these frames."""
         options = self._options
         for probability in probabilities:
-            now = self._origin + self._frames * self._step
+            frame = self._frames
+            now = self._time(frame)
             self._frames += 1
             if probability >= options.onset:
-                self._silent_since = None
+                self._silence = None
                 if self._start is None:
                     self._start = now
             elif self._start is not None and probability < options.offset:
-                if self._silent_since is None:
-                    self._silent_since = now
-                if now - self._silent_since >= options.min_silence:
-                    yield from self._end_speech(self._start, self._silent_since)
+                if self._silence is None:
+                    self._silence = frame
+                if (frame - self._silence) * self._step >= options.min_silence:
+                    yield from self._end_speech(self._start, self._time(self._silence))
             if self._open is not None:
                 begin, end = self._open
                 quiet_until = now if self._start is None else self._start
@@ -81,15 +82,18 @@ class Binarizer:
     def finish(self, duration: float) -> Iterator[SpeechRegion]:
         """The regions that the end of the recording, at `duration` seconds, makes final."""
         if self._start is not None:
-            end = duration if self._silent_since is None else self._silent_since
+            end = duration if self._silence is None else self._time(self._silence)
             yield from self._end_speech(self._start, end)
         if self._open is not None:
             begin, end = self._open
             self._open = None
             yield SpeechRegion(start=begin, end=min(end + self._options.padding, duration))
 
+    def _time(self, frame: int) -> float:
+        return self._origin + frame * self._step
+
     def _end_speech(self, start: float, end: float) -> Iterator[SpeechRegion]:
-        self._start = self._silent_since = None
+        self._start = self._silence = None
         if end - start < self._options.min_speech:
             return
         begin = max(0.0, start - self._options.padding)
