@@ -204,7 +204,7 @@ def _read_plain_wav(path: Path) -> Samples | None:
                 return None
             count = file.getnframes()
             data = file.readframes(count)
-    except (wave.Error, EOFError):
+    except (wave.Error, EOFError, RuntimeError):  # RuntimeError: a chunk is longer than the file
         return None
     if not count or len(data) != 2 * count:
         return None

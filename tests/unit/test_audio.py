@@ -259,6 +259,10 @@ def half_header(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:20])
 
 
+def chunk_beyond_the_end(path: Path) -> None:
+    path.write_bytes(b"RIFF\x20\0\0\0WAVEJUNK\0\1\0\0" + bytes(400))
+
+
 def index_cut_off(path: Path) -> None:
     """The usual m4a: its index comes last."""
     ffmpeg(*TONE, "-f", "ipod", path)
@@ -281,6 +285,7 @@ def data_cut_off(path: Path) -> None:
         (silent_film, "no audio stream"),
         (no_samples, "no audio samples"),
         (half_header, "cannot be decoded"),
+        (chunk_beyond_the_end, "cannot be decoded"),
         (index_cut_off, "ends too early"),
         (data_cut_off, "ends too early"),
     ],
