@@ -14,10 +14,10 @@ PYTEST ?=
 UPGRADE ?=
 
 # What each set of packages is: `everything` for tests, one for each engine that can be served.
-EXTRAS_everything := embedded,cpu,parakeet,dev
+EXTRAS_everything := embedded,cpu,parakeet,text,dev
 EXTRAS_embedded := embedded
-EXTRAS_whisperx := cpu
-EXTRAS_parakeet := cpu,parakeet
+EXTRAS_whisperx := cpu,text
+EXTRAS_parakeet := cpu,parakeet,text
 
 ENV_embedded := BACKENDS__TRANSCRIPTION=embedded BACKENDS__ALIGNMENT=embedded BACKENDS__DIARIZATION=embedded
 ENV_whisperx := BACKENDS__TRANSCRIPTION=whisperx BACKENDS__ALIGNMENT=whisperx BACKENDS__DIARIZATION=whisperx
