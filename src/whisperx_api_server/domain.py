@@ -231,6 +231,25 @@ class Segment:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class GenerationOptions:
+    """How a language model writes; the names are those of transformers' GenerationConfig.
+
+    `max_new_tokens` None is as many as usual and as the model's context holds. `temperature` None
+    or 0 takes the likeliest token. `do_sample` None samples where there is a temperature and only
+    one beam.
+    """
+
+    max_new_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    repetition_penalty: float | None = None
+    num_beams: int = 1
+    do_sample: bool | None = None
+    use_cache: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SpeakerTurn:
     """One speaker, from `start` to `end`."""
 
@@ -260,6 +279,58 @@ class WindowTranscript:
     language: str
     language_probability: float
     segments: tuple[Segment, ...]
+
+
+JobState = Literal["queued", "running", "completed", "failed", "cancelled"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageTimes:
+    """When a stage of a run began and ended, in seconds since the epoch."""
+
+    name: str
+    started_at: float
+    finished_at: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobError:
+    """Why a job failed: OpenAI's error fields."""
+
+    message: str
+    type: str
+    code: str
+    param: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """A transcription that one can watch and leave; all times in seconds since the epoch.
+
+    `progress` is the part in [0, 1] of the recording that is transcribed, `eta` the seconds it
+    should still take, `queue_position` how many requests that came before it are not done yet.
+    `callback_url` is told of the end; `notified` whether that has happened.
+    """
+
+    id: str
+    client: str
+    state: JobState
+    submitted_at: float
+    finished_at: float | None = None
+    duration: float | None = None
+    progress: float = 0.0
+    eta: float | None = None
+    queue_position: int = 0
+    stages: tuple[StageTimes, ...] = ()
+    error: JobError | None = None
+    output: OutputOptions = OutputOptions()
+    callback_url: str | None = None
+    notified: bool = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether it will not change any more."""
+        return self.state in ("completed", "failed", "cancelled")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

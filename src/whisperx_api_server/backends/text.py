@@ -1,0 +1,341 @@
+"""Text models through transformers: sequence-to-sequence translation and causal generation."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from ..domain import SPACELESS_LANGUAGES, GenerationOptions
+from ..errors import InsufficientMemory, InvalidRequest, ServiceError
+from .base import LanguageModel, ModelSpec, Translator, require
+from .hub import shown_name, translate_hub_errors
+from .json_schema import SchemaGuide
+
+EXTRA = "text"
+
+SENTENCES = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])")
+TRANSLATION_BATCH = 16
+"""Sentences in one generate call."""
+
+MAX_NEW_TOKENS = 1024
+"""Answers are this long at most unless `max_new_tokens` says otherwise."""
+
+
+def generation_options(fields: Mapping[str, object]) -> GenerationOptions:
+    """Check a client's `gen_cfg`; a field that is null counts as absent.
+
+    Raises:
+        InvalidRequest: an unknown field, or a value out of its range.
+    """
+    checked: dict[str, Any] = {}
+    for name, value in fields.items():
+        rule = _GENERATION_FIELDS.get(name)
+        if rule is None:
+            known = ", ".join(_GENERATION_FIELDS)
+            raise InvalidRequest(f"gen_cfg has no field {name!r}; it has {known}", param="gen_cfg")
+        if value is None:
+            continue
+        if not rule.holds(value):
+            raise InvalidRequest(f"gen_cfg: {name} must be {rule.says}", param="gen_cfg")
+        checked[name] = value
+    return GenerationOptions(**checked)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Rule:
+    """What a field of `gen_cfg` may be, for the machine and in words."""
+
+    holds: Callable[[object], bool]
+    says: str
+
+
+def _integer(low: int, high: int) -> _Rule:
+    return _Rule(
+        holds=lambda value: (
+            isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+        ),
+        says=f"an integer from {low} to {high}",
+    )
+
+
+def _number(low: float, high: float, *, with_low: bool = False) -> _Rule:
+    """A number in (low, high], or in [low, high]."""
+    return _Rule(
+        holds=lambda value: (
+            isinstance(value, int | float)
+            and not isinstance(value, bool)
+            and (low < value <= high or (with_low and value == low))
+        ),
+        says=f"a number {'from' if with_low else 'above'} {low:g} to {high:g}",
+    )
+
+
+_BOOLEAN = _Rule(holds=lambda value: isinstance(value, bool), says="true or false")
+_GENERATION_FIELDS: Mapping[str, _Rule] = {
+    "max_new_tokens": _integer(1, 32_768),
+    "temperature": _number(0, 2, with_low=True),
+    "top_p": _number(0, 1),
+    "top_k": _integer(1, 1_000_000),
+    "repetition_penalty": _number(0, 10),
+    "num_beams": _integer(1, 16),
+    "do_sample": _BOOLEAN,
+    "use_cache": _BOOLEAN,
+}
+
+
+def load_translator(spec: ModelSpec) -> Translator:
+    """Load a sequence-to-sequence model: MarianMT, or a multilingual M2M100, mBART-50 or NLLB.
+
+    Raises:
+        NotInstalled: transformers is absent.
+        ModelNotFound: there is no such model.
+        ModelUnavailable: the hub or the load failed.
+        InsufficientMemory: the device cannot hold it.
+    """
+    return Seq2SeqTranslator(_load(spec, "AutoModelForSeq2SeqLM"))
+
+
+def load_language_model(spec: ModelSpec) -> LanguageModel:
+    """Load a causal language model; it raises what `load_translator` raises."""
+    return CausalLanguageModel(_load(spec, "AutoModelForCausalLM"))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _TextModel:
+    """A loaded model with its tokenizer; `torch` is the module."""
+
+    model: Any
+    tokenizer: Any
+    torch: Any
+
+    @property
+    def context(self) -> int:
+        """The most tokens that the model's positions reach."""
+        positions = getattr(self.model.config, "max_position_embeddings", None)
+        return int(min(filter(None, (positions, self.tokenizer.model_max_length))))
+
+    def generate(self, inputs: Any, **options: Any) -> Any:
+        """Token ids (N, T) as the model's `generate` gives them."""
+        try:
+            with self.torch.inference_mode():
+                return self.model.generate(**inputs.to(self.model.device), **options)
+        except RuntimeError as error:
+            # on a CPU torch has no class of its own for this
+            if isinstance(error, self.torch.OutOfMemoryError) or "allocate memory" in str(error):
+                raise InsufficientMemory(
+                    "the device's memory does not hold this text: send a shorter one"
+                ) from error
+            raise ServiceError("the text model failed: try again, or use another model") from error
+
+
+class Seq2SeqTranslator:
+    """A `Translator` that goes sentence by sentence: the unit that such models have learnt."""
+
+    def __init__(self, text_model: _TextModel) -> None:
+        self._text_model = text_model
+        self._tokenizer = text_model.tokenizer
+
+    def translate(self, texts: Sequence[str], source: str, target: str) -> list[str]:
+        """Translate texts of any length; line breaks stay where they are.
+
+        Raises:
+            InvalidRequest: a multilingual model does not know one of the languages.
+        """
+        prefix, options = self._languages(source, target)
+        lines = [[list(self._pieces(line)) for line in text.split("\n")] for text in texts]
+        pieces = (piece for text in lines for line in text for piece in line)
+        translated = iter(self._translate_pieces(pieces, prefix, options))
+        gap = "" if target in SPACELESS_LANGUAGES else " "
+        return [
+            "\n".join(gap.join(islice(translated, len(line))) for line in text) for text in lines
+        ]
+
+    def _translate_pieces(
+        self, pieces: Iterator[str], prefix: str, options: Mapping[str, int]
+    ) -> Iterator[str]:
+        while batch := [prefix + piece for piece in islice(pieces, TRANSLATION_BATCH)]:
+            inputs = self._tokenizer(batch, padding=True, return_tensors="pt")
+            ids = self._text_model.generate(inputs, **options)
+            for text in self._tokenizer.batch_decode(ids, skip_special_tokens=True):
+                yield text.strip()
+
+    def _pieces(self, line: str) -> Iterator[str]:
+        """The sentences of a line; one that is too long for the model, cut between words."""
+        for sentence in filter(None, map(str.strip, SENTENCES.split(line))):
+            yield from self._fitting(sentence)
+
+    def _fitting(self, sentence: str) -> Iterator[str]:
+        # half the context: a language may need twice the tokens of another, and codes come on top
+        if len(self._tokenizer(sentence).input_ids) <= self._text_model.context // 2:
+            yield sentence
+            return
+        words = sentence.split()
+        parts, gap = (words, " ") if len(words) > 1 else (list(sentence), "")
+        if len(parts) == 1:
+            yield sentence
+            return
+        middle = len(parts) // 2
+        yield from self._fitting(gap.join(parts[:middle]))
+        yield from self._fitting(gap.join(parts[middle:]))
+
+    def _languages(self, source: str, target: str) -> tuple[str, dict[str, int]]:
+        """What tells the model its languages: a prefix of the text, and options of `generate`."""
+        tokenizer = self._tokenizer
+        targets = getattr(tokenizer, "supported_language_codes", [])
+        if targets:  # a MarianMT with several targets
+            return f"{language_token(targets, target, 'target_language')} ", {}
+        codes = tokenizer.additional_special_tokens
+        if not codes:
+            return "", {}
+        tokenizer.src_lang = language_token(codes, source, "source_language").strip("_")
+        first = language_token(codes, target, "target_language")
+        return "", {"forced_bos_token_id": tokenizer.convert_tokens_to_ids(first)}
+
+
+def language_token(tokens: Sequence[str], language: str, param: str) -> str:
+    """The token that stands for a language: `>>fr<<`, `__fr__`, `fr_XX` or `fra_Latn`.
+
+    Raises:
+        InvalidRequest: no token does.
+    """
+    for token in tokens:
+        if re.split(r"[_-]", token.strip("_<>"))[0] == language:
+            return token
+    raise InvalidRequest(
+        f"this translation model does not know the language {language!r}: use another one",
+        param=param,
+    )
+
+
+class CausalLanguageModel:
+    """A `LanguageModel` over one causal model of transformers."""
+
+    def __init__(self, text_model: _TextModel) -> None:
+        self._text_model = text_model
+        self._tokenizer = text_model.tokenizer
+        self._llguidance_tokenizer: Any = None
+
+    def generate(
+        self,
+        prompt: str,
+        *,
+        options: GenerationOptions,
+        schema: Mapping[str, object] | None = None,
+    ) -> str:
+        """Answer a prompt, through the chat template where the tokenizer has one.
+
+        Raises:
+            InvalidRequest: the prompt does not fit into the model's context, the schema cannot be
+                honoured, or `max_new_tokens` is too small for it.
+        """
+        guide = None if schema is None else self._guide(schema)
+        inputs = self._encoded(prompt)
+        length = int(inputs["input_ids"].shape[1])
+        limit = self._limit(length, options.max_new_tokens)
+        ids = self._text_model.generate(
+            inputs,
+            max_new_tokens=limit,
+            logits_processor=[guide] if guide else None,
+            **_generate_arguments(options),
+        )[0, length:].tolist()
+        ends = self._end_tokens()
+        answer = ids[: next((i for i, token in enumerate(ids) if token in ends), len(ids))]
+        if guide:
+            return guide.finish(answer, limit)
+        return str(self._tokenizer.decode(answer, skip_special_tokens=True)).strip()
+
+    def _encoded(self, prompt: str) -> Any:
+        if self._tokenizer.chat_template:
+            return self._tokenizer.apply_chat_template(
+                [{"role": "user", "content": prompt}],
+                add_generation_prompt=True,
+                return_dict=True,
+                return_tensors="pt",
+            )
+        return self._tokenizer(prompt, return_tensors="pt")
+
+    def _limit(self, prompt_length: int, wanted: int | None) -> int:
+        room = self._text_model.context - prompt_length
+        if room < (wanted or 1):
+            raise InvalidRequest(
+                f"the prompt has {prompt_length} tokens, and the model's context of "
+                f"{self._text_model.context} does not hold it with the answer: shorten it",
+                param="prompt",
+            )
+        return wanted or min(room, MAX_NEW_TOKENS)
+
+    def _end_tokens(self) -> list[int]:
+        ends = self._text_model.model.generation_config.eos_token_id
+        listed = ends if isinstance(ends, list) else [ends, self._tokenizer.eos_token_id]
+        return [token for token in dict.fromkeys(listed) if token is not None]
+
+    def _guide(self, schema: Mapping[str, object]) -> SchemaGuide:
+        if self._llguidance_tokenizer is None:  # a second of work, and most prompts need none
+            self._llguidance_tokenizer = require("llguidance.hf", extra=EXTRA).from_tokenizer(
+                self._tokenizer,
+                n_vocab=max(len(self._tokenizer), self._text_model.model.config.vocab_size),
+                eos_token=self._end_tokens(),
+            )
+        return SchemaGuide(schema, self._llguidance_tokenizer, extra=EXTRA)
+
+
+def _generate_arguments(options: GenerationOptions) -> dict[str, Any]:
+    """transformers' words for the options; sampling settings only where it samples."""
+    warm = bool(options.temperature)
+    sample = options.do_sample if options.do_sample is not None else warm and options.num_beams == 1
+    arguments: dict[str, Any] = {
+        "do_sample": sample and options.temperature != 0,
+        "num_beams": options.num_beams,
+        "use_cache": options.use_cache,
+        "repetition_penalty": options.repetition_penalty,
+    }
+    if arguments["do_sample"]:
+        arguments |= {
+            "temperature": options.temperature,
+            "top_p": options.top_p,
+            "top_k": options.top_k,
+        }
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
+def _load(spec: ModelSpec, auto_class: str) -> _TextModel:
+    with _silenced():
+        transformers = require("transformers", extra=EXTRA)
+        torch = require("torch", extra=EXTRA)
+        transformers.utils.logging.set_verbosity_error()
+        transformers.utils.logging.disable_progress_bar()
+        source = {
+            "cache_dir": spec.download_root,
+            "local_files_only": spec.local_files_only,
+            "token": spec.hf_token,
+        }
+        device = f"{spec.device}:{spec.device_index}" if spec.device == "cuda" else spec.device
+        with translate_hub_errors(spec.name, extra=EXTRA):
+            try:
+                tokenizer = transformers.AutoTokenizer.from_pretrained(spec.name, **source)
+                model = getattr(transformers, auto_class).from_pretrained(
+                    spec.name,
+                    # CPUs compute in single precision, whatever the file is written in
+                    dtype="auto" if spec.device == "cuda" else torch.float32,
+                    **source,
+                )
+                model = model.to(device).eval()
+            except torch.OutOfMemoryError as error:
+                raise InsufficientMemory(
+                    f"the device's memory does not hold {shown_name(spec.name)!r}: "
+                    "unload other models, or use a smaller one"
+                ) from error
+    return _TextModel(model=model, tokenizer=tokenizer, torch=torch)
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Keep the warnings of import and load off stderr."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
