@@ -13,6 +13,8 @@ from fixtures.speech.speech import Speech, Utterance
 from whisperx_api_server.backends.base import Diarizer, ModelSpec
 from whisperx_api_server.backends.embedded import diarizer as diarizer_module
 from whisperx_api_server.backends.embedded import ge2e, load_diarizer
+from whisperx_api_server.backends.embedded.clustering import cluster
+from whisperx_api_server.backends.embedded.diarizer import Stretch, without_islands
 from whisperx_api_server.domain import AudioClip, DiarizeOptions, SpeakerTurn
 from whisperx_api_server.errors import InvalidRequest, NotInstalled
 
@@ -154,10 +156,43 @@ def test_blocks_make_no_difference(
     diarizer: Diarizer, speech: Speech, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoken = speech.dialogue(["en-adam", "en-beth"], 30, seed=6)
+    whole = diarizer.diarize(clip_of(spoken), DiarizeOptions())
     monkeypatch.setattr(diarizer_module, "BLOCK", 7 * RATE)
     monkeypatch.setattr(ge2e, "_BLOCK", 130)
     found = diarizer.diarize(clip_of(spoken), DiarizeOptions())
     assert error_rate(spoken, found.turns) <= 0.1
+    assert [turn.speaker for turn in found.turns] == [turn.speaker for turn in whole.turns]
+
+
+def voices(*counts: int) -> ge2e.Vectors:
+    """Vectors of that many voices, at right angles but for a little noise."""
+    directions = np.repeat(np.eye(len(counts), 16), counts, axis=0)
+    noise = np.random.default_rng(0).normal(scale=0.05, size=directions.shape)
+    return ge2e.unit((directions + noise).astype(np.float32))
+
+
+def test_a_voice_heard_for_a_moment_is_no_speaker() -> None:
+    vectors = voices(20, 20, 2)
+    seconds = np.full(42, 0.4)
+    for least, most, count in ((1, 10, 2), (2, 2, 2), (1, 1, 1)):
+        labels = cluster(vectors, seconds, least=least, most=most)
+        assert len(set(labels[:20].tolist())) == 1
+        assert len(set(labels[20:40].tolist())) == 1
+        assert labels.max() + 1 == count
+    assert cluster(vectors, seconds * 3, least=1, most=10).max() + 1 == 3
+
+
+@pytest.mark.parametrize(
+    ("regions", "labels", "expected"),
+    [
+        ([0, 0, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 0, 0]),
+        ([0, 0, 0, 0, 0], [0, 0, 1, 1, 0], [0, 0, 1, 1, 0]),
+        ([0, 0, 1, 2, 2], [0, 0, 1, 0, 0], [0, 0, 1, 0, 0]),  # a word of its own is no island
+    ],
+)
+def test_islands(regions: list[int], labels: list[int], expected: list[int]) -> None:
+    stretches = [Stretch(region=region, start=0, end=1) for region in regions]
+    assert without_islands(stretches, np.array(labels)).tolist() == expected
 
 
 def test_a_long_recording_is_clustered_by_a_choice(

@@ -22,7 +22,7 @@ from whisperx_api_server.backends.embedded.transcriber import (
     split_at_pauses,
     to_transcript,
 )
-from whisperx_api_server.domain import DecodeOptions, Samples, Window, Word
+from whisperx_api_server.domain import DecodeOptions, Samples, Window, WindowTranscript, Word
 from whisperx_api_server.errors import ModelUnavailable, TranscriptionFailed
 
 SAMPLE = Path(__file__).parents[2] / "examples" / "sample.flac"
@@ -52,11 +52,17 @@ def window(samples: Samples, *, index: int = 0, start: float = 0.0) -> Window:
     return Window(request_id="r", index=index, start=start, end=end, samples=samples)
 
 
-def texts(model: Transcriber, windows: list[Window]) -> list[str]:
+def answers(model: Transcriber, windows: list[Window]) -> list[WindowTranscript]:
     options = [DecodeOptions()] * len(windows)
-    answers = model.transcribe(windows, options, [None] * len(windows))
-    assert [answer.window_index for answer in answers] == [each.index for each in windows]
-    return [" ".join(segment.text for segment in answer.segments) for answer in answers]
+    found = model.transcribe(windows, options, [None] * len(windows))
+    assert [answer.window_index for answer in found] == [each.index for each in windows]
+    return found
+
+
+def texts(model: Transcriber, windows: list[Window]) -> list[str]:
+    return [
+        " ".join(segment.text for segment in answer.segments) for answer in answers(model, windows)
+    ]
 
 
 def is_running(pid: int) -> bool:
@@ -96,10 +102,11 @@ def test_a_batch_gives_what_each_window_gives_alone(
     pieces = [recording[first : first + 2 * RATE] for first in range(0, 3 * RATE, RATE)]
     windows = [window(piece, index=index) for index, piece in enumerate(pieces)]
 
-    together = texts(engine, windows)
+    together = answers(engine, windows)
 
-    assert together == [text for each in reversed(windows) for text in texts(engine, [each])][::-1]
-    assert len(set(together)) == len(windows)
+    alone = [answer for each in reversed(windows) for answer in answers(engine, [each])]
+    assert together == alone[::-1]
+    assert len({answer.segments[0].text for answer in together}) == len(windows)
 
 
 @pytest.mark.parametrize("length", [0, 1, 400, 1599])
