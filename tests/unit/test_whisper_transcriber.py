@@ -23,7 +23,7 @@ from whisperx_api_server.backends.base import Transcriber as TranscriberProtocol
 from whisperx_api_server.backends.whisperx import engine_info, load_transcriber
 from whisperx_api_server.backends.whisperx.decoding import Decoding, best
 from whisperx_api_server.backends.whisperx.features import LogMel
-from whisperx_api_server.backends.whisperx.transcriber import WhisperTranscriber
+from whisperx_api_server.backends.whisperx.transcriber import EncodedBatch, WhisperTranscriber
 from whisperx_api_server.backends.whisperx.vocabulary import MAX_CONTEXT, Vocabulary
 from whisperx_api_server.domain import DecodeOptions, Window, WindowTranscript
 from whisperx_api_server.errors import (
@@ -127,6 +127,28 @@ def test_language_is_detected_in_each_window(
     assert sum(heard[0].values()) == pytest.approx(1.0, abs=0.01)
     found = run(transcriber, windows, DecodeOptions(), DecodeOptions(languages=("en", "de")))
     assert [one.language for one in found] == ["en", "en"]
+
+
+def test_a_model_that_cannot_detect_asks_for_the_language(
+    transcriber: TranscriberProtocol, monkeypatch: pytest.MonkeyPatch, speech: Speech
+) -> None:
+    monkeypatch.setattr(transcriber, "_detect", lambda _, rows: [{} for _ in rows])
+    window = a_window(speech, "en-adam")
+    with pytest.raises(InvalidRequest, match="name it"):
+        run(transcriber, [window], DecodeOptions())
+    assert run(transcriber, [window], DecodeOptions(language="en"))
+
+
+def test_the_encoder_is_not_sliced_where_numpy_cannot_see_it(
+    transcriber: TranscriberProtocol, monkeypatch: pytest.MonkeyPatch, speech: Speech
+) -> None:
+    windows = [a_window(speech, voice) for voice in ("en-adam", "fr-alain", "en-beth")]
+    options = [DecodeOptions(language="en"), DecodeOptions(), DecodeOptions(word_timestamps=True)]
+    here = run(transcriber, windows, *options)
+    monkeypatch.setattr(EncodedBatch, "sliceable", False)
+    assert [text_of(one) for one in run(transcriber, windows, *options)] == [
+        text_of(one) for one in here
+    ]
 
 
 def test_a_language_that_the_window_does_not_tell_is_the_recordings(
@@ -373,7 +395,9 @@ def test_the_engines_errors_become_ours(
 def test_an_english_only_model_says_so(tmp_path: Path, speech: Speech) -> None:
     english = Vocabulary(WHISPER / "tokenizer.json", multilingual=False)
     assert english.languages == {"en"}
-    assert len(english.prompt(DecodeOptions(task="translate"), "fr")) == 2
+    assert len(english.prompt(DecodeOptions(), "en")) == 2
+    with pytest.raises(InvalidRequest, match="'fr'"):
+        english.prompt(DecodeOptions(), "fr")
     model = ScriptedModel(english, [])
     model.is_multilingual = False
     transcriber = WhisperTranscriber(model, english, max_batch=16, fallback=True)
@@ -411,6 +435,17 @@ def test_downloads_off_is_not_found(tmp_path: Path, name: str) -> None:
 def test_names_that_mean_no_model_are_not_found(name: str) -> None:
     with pytest.raises(ModelNotFound):
         load_transcriber(ModelSpec(name=name))
+
+
+def test_a_full_device_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ctranslate2
+
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA failed with error out of memory")
+
+    monkeypatch.setattr(ctranslate2.models, "Whisper", full)
+    with pytest.raises(InsufficientMemory, match="'whisper'"):
+        load_transcriber(ModelSpec(name=str(WHISPER)))
 
 
 def test_no_cuda_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,9 +108,7 @@ def _translated(error: BaseException, model: str, errors: object) -> ServiceErro
         return ModelUnavailable(
             f"the Hugging Face hub answered {status} for the model {model!r}: try again later"
         )
-    if has("LocalEntryNotFoundError") or any(
-        isinstance(link, (ConnectionError, TimeoutError, httpx.HTTPError)) for link in chain
-    ):
+    if has("LocalEntryNotFoundError") or any(map(_of_transport, chain)):
         return ModelUnavailable(
             f"the model {model!r} is not on disk and the Hugging Face hub cannot be reached: "
             "try again later"
@@ -130,3 +128,9 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 def _http_status(error: BaseException) -> int | None:
     status = getattr(getattr(error, "response", None), "status_code", None)
     return status if isinstance(status, int) else None
+
+
+def _of_transport(error: BaseException) -> bool:
+    """Whether it never came to an answer; huggingface_hub 0.x speaks through requests."""
+    library = type(error).__module__.partition(".")[0]
+    return isinstance(error, (ConnectionError, TimeoutError)) or library in ("requests", "httpx")

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from ...errors import ModelUnavailable
+from ...errors import InsufficientMemory, ModelUnavailable
 from ..base import ModelSpec, Transcriber, require
 from ..hub import shown_name
 from .align_models import align_model
@@ -27,13 +27,14 @@ def load_transcriber(spec: ModelSpec) -> Transcriber:
     Raises:
         NotInstalled: ctranslate2 or faster-whisper is absent.
         ModelNotFound: there is no such model.
+        InsufficientMemory: the device's memory is full.
         ModelUnavailable: the hub, the device or the model's files do not allow loading it now.
     """
     extra = "cuda" if spec.device == "cuda" else "cpu"
     ctranslate2 = require("ctranslate2", extra=extra)
     require("faster_whisper", extra=extra)
     from .hub import model_directory
-    from .transcriber import WhisperTranscriber
+    from .transcriber import WhisperTranscriber, out_of_memory
     from .vocabulary import Vocabulary
 
     if spec.device == "cuda" and spec.device_index >= ctranslate2.get_cuda_device_count():
@@ -53,6 +54,11 @@ def load_transcriber(spec: ModelSpec) -> Transcriber:
         )
         vocabulary = Vocabulary(directory / "tokenizer.json", multilingual=model.is_multilingual)
     except (RuntimeError, ValueError, MemoryError) as error:
+        if out_of_memory(error):
+            raise InsufficientMemory(
+                f"the memory of {spec.device} does not suffice for the model "
+                f"{shown_name(spec.name)!r}: unload others or use a smaller one"
+            ) from error
         raise ModelUnavailable(
             f"the Whisper model {shown_name(spec.name)!r} could not be loaded on {spec.device} as "
             f"{spec.compute_type}: see the server's log"

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...domain import DecodeOptions, Segment, Window, WindowTranscript
-from ...errors import InsufficientMemory, TranscriptionFailed
+from ...errors import InsufficientMemory, InvalidRequest, TranscriptionFailed
 from ..base import Capabilities, require
 from .decoding import TEMPERATURES, Decoding, best, compression_ratio
 from .features import HOP, N_FRAMES, LogMel, Mel
@@ -32,14 +32,18 @@ class EncodedBatch:
         self._storage = require("ctranslate2", extra="cpu").StorageView
         self._whole = self._encode(mels)
 
+    @property
+    def sliceable(self) -> bool:
+        """Whether a part costs nothing: numpy sees neither a GPU's memory nor bfloat16."""
+        return bool(self._whole.device == "cpu" and self._whole.dtype.name == "float32")
+
     def rows(self, rows: Sequence[int]) -> Any:
         """The output for some windows (a ctranslate2.StorageView), in the order given."""
         if list(rows) == list(range(len(self._mels))):
             return self._whole
-        if self._whole.device == "cpu" and self._whole.dtype.name == "float32":
+        if self.sliceable:
             return self._storage.from_array(np.asarray(self._whole)[list(rows)])
-        # numpy sees neither a GPU's memory nor bfloat16; encoding again is cheap beside decoding
-        return self._encode(self._mels[list(rows)])
+        return self._encode(self._mels[list(rows)])  # cheap beside decoding them again
 
     def _encode(self, mels: NDArray[np.float32]) -> Any:
         return self._model.encode(self._storage.from_array(np.ascontiguousarray(mels)))
@@ -105,7 +109,7 @@ class WhisperTranscriber:
         """Decode windows whose options have one `batch_key`, in one batch.
 
         Raises:
-            InvalidRequest: the model does not know an option's language.
+            InvalidRequest: the model does not know an option's language, or cannot detect it.
             InsufficientMemory: fewer windows may succeed.
             TranscriptionFailed: CTranslate2 failed for another reason.
         """
@@ -159,8 +163,10 @@ class WhisperTranscriber:
         languages = [(wanted.language or "", 1.0) for wanted in options]
         unknown = [row for row, wanted in enumerate(options) if wanted.language is None]
         if unknown:
-            for row, heard in zip(unknown, self._detect(encoded, unknown), strict=True):
-                languages[row] = _choose_language(heard, options[row])
+            rows = unknown if encoded.sliceable else range(len(options))
+            heard = dict(zip(rows, self._detect(encoded, rows), strict=True))
+            for row in unknown:
+                languages[row] = _choose_language(heard[row], options[row])
         return languages
 
     def _decode(
@@ -293,6 +299,8 @@ def _choose_language(heard: Mapping[str, float], options: DecodeOptions) -> tupl
 
     A window that does not tell gets the recording's language, when that is known.
     """
+    if not heard:  # converted without its list of languages
+        raise InvalidRequest("this model cannot detect the language: name it", param="language")
     shares = {code: heard[code] for code in options.languages if code in heard} or dict(heard)
     total = sum(shares.values())
     language = max(shares, key=shares.__getitem__)
@@ -318,16 +326,22 @@ def _alignment_start(prompt: Sequence[int], tokens: Sequence[int]) -> tuple[int,
     return tuple(prompt[excess:-1])
 
 
+def out_of_memory(error: Exception) -> bool:
+    """Whether CTranslate2 failed because the device's or the machine's memory ran out."""
+    message = str(error).lower()
+    return isinstance(error, MemoryError) or any(sign in message for sign in OUT_OF_MEMORY)
+
+
 @contextmanager
 def _translated_errors() -> Iterator[None]:
     try:
         yield
-    except MemoryError as error:
-        raise InsufficientMemory("the memory does not suffice for this batch") from error
-    except (RuntimeError, ValueError) as error:
-        message = str(error).lower()
-        if any(sign in message for sign in OUT_OF_MEMORY):
-            raise InsufficientMemory("the memory does not suffice for this batch") from error
+    except (RuntimeError, ValueError, MemoryError) as error:
+        if out_of_memory(error):
+            raise InsufficientMemory(
+                "the memory does not suffice for this batch: lower WHISPER__BATCH_SIZE or use a "
+                "smaller model"
+            ) from error
         raise TranscriptionFailed(
             "the Whisper engine failed on this recording: see the server's log"
         ) from error

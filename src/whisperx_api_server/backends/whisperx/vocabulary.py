@@ -48,12 +48,12 @@ class Vocabulary:
             InvalidRequest: the model does not know the language.
         """
         context = self.context(options.prompt, options.hotwords)
-        if not self._multilingual:
-            return [*context, self._start, self._no_timestamps]
         if language not in self._languages:
             raise InvalidRequest(
                 f"the model does not know the language {language!r}", param="language"
             )
+        if not self._multilingual:
+            return [*context, self._start, self._no_timestamps]
         task = self._tasks[options.task]
         return [*context, self._start, self._languages[language], task, self._no_timestamps]
 
