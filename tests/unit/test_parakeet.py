@@ -17,11 +17,13 @@ from fixtures.speech.speech import Speech, Utterance
 from support import PARAKEET, word_errors
 from whisperx_api_server.backends.base import ModelSpec, Transcriber
 from whisperx_api_server.backends.parakeet import (
-    Token,
     load_transcriber,
-    sentence_bounds,
     supported_languages,
     supports_name,
+)
+from whisperx_api_server.backends.parakeet.words import (
+    Token,
+    sentence_bounds,
     timed_words,
     token_logprob,
     words_of_tokens,

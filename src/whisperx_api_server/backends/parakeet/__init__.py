@@ -1,0 +1,137 @@
+"""Transcription with NVIDIA NeMo Parakeet: FastConformer transducers (TDT, RNNT, TDT-CTC)."""
+
+from __future__ import annotations
+
+import logging
+import re
+import tarfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ...errors import InsufficientMemory, ModelNotFound, ModelUnavailable, NotConfigured
+from ..base import ModelSpec, Transcriber, require
+from ..hub import shown_name, snapshot, translate_hub_errors
+from .transcriber import ParakeetTranscriber
+
+EXTRA = "parakeet"
+
+# fmt: off
+V3_LANGUAGES = frozenset({
+    "bg", "cs", "da", "de", "el", "en", "es", "et", "fi", "fr", "hr", "hu", "it",
+    "lt", "lv", "mt", "nl", "pl", "pt", "ro", "ru", "sk", "sl", "sv", "uk",
+})
+# fmt: on
+"""From the model card of nvidia/parakeet-tdt-0.6b-v3."""
+
+
+_PRECISIONS = {
+    "default": "float32",
+    "float32": "float32",
+    "bfloat16": "bfloat16",
+    "float16": "float16",
+}
+_CHATTY_LOGGERS = ("nv_one_logger", "nemo_logger", "lightning", "lightning.pytorch", "lhotse")
+
+
+def supports_name(name: str) -> bool:
+    """Whether a model name asks for this backend: a Parakeet of NVIDIA's, or a `.nemo` file."""
+    name = name.lower()
+    return name.startswith(("nvidia/parakeet-", "parakeet-")) or name.endswith(".nemo")
+
+
+def supported_languages(name: str) -> frozenset[str]:
+    """The languages of a Parakeet by its name: version 3 has 25, all others are English only."""
+    return V3_LANGUAGES if re.search(r"[-_]v3\b", name.lower()) else frozenset({"en"})
+
+
+def load_transcriber(spec: ModelSpec) -> Transcriber:
+    """Load a `.nemo` file, or a model of the hub (`parakeet-…` is short for `nvidia/parakeet-…`).
+
+    Raises:
+        NotInstalled: NeMo is absent.
+        NotConfigured: the precision is none that Parakeet computes in.
+        ModelNotFound: there is no such model, or it is no transducer.
+        ModelUnavailable: the hub or the load failed.
+        InsufficientMemory: the device cannot hold it.
+    """
+    if spec.compute_type not in _PRECISIONS:
+        raise NotConfigured(
+            f"PARAKEET__PRECISION cannot be {spec.compute_type!r}: "
+            "set it to float32, bfloat16 or float16"
+        )
+    with _silenced():
+        models = require("nemo.collections.asr.models", extra=EXTRA)
+        nemo_logging = require("nemo.utils", extra=EXTRA).logging
+        nemo_logging.set_verbosity(nemo_logging.ERROR)
+        torch = require("torch", extra=EXTRA)
+        omegaconf = require("omegaconf", extra=EXTRA)
+        device = torch.device(
+            f"{spec.device}:{spec.device_index}" if spec.device == "cuda" else spec.device
+        )
+        file = _nemo_file(spec)
+        with _translated_load_errors(torch, spec.name):
+            model = models.ASRModel.restore_from(str(file), map_location=device).eval()
+            if not hasattr(model, "joint"):
+                raise ModelNotFound(
+                    f"{shown_name(spec.name)!r} is no transducer: use a parakeet-tdt, "
+                    "parakeet-rnnt or parakeet-tdt_ctc model"
+                )
+            model.change_decoding_strategy(
+                decoding_cfg=omegaconf.OmegaConf.merge(
+                    omegaconf.OmegaConf.to_container(model.cfg.decoding),
+                    {"strategy": "greedy_batch", "compute_timestamps": False},
+                ),
+                verbose=False,
+            )
+            dtype = getattr(torch, _PRECISIONS[spec.compute_type])
+            # the preprocessor stays in float32: its mel filters lose their shape in half precision
+            for part in (model.encoder, model.decoder, model.joint):
+                part.to(dtype)
+    return ParakeetTranscriber(
+        model, torch=torch, device=device, dtype=dtype, languages=supported_languages(spec.name)
+    )
+
+
+def _nemo_file(spec: ModelSpec) -> Path:
+    """The `.nemo` file that `spec.name` means, downloaded if need be."""
+    if spec.name.endswith(".nemo"):
+        file = Path(spec.name).expanduser()
+        if not file.is_file():
+            raise ModelNotFound(f"there is no file {file.name!r}: name a .nemo file that exists")
+        return file
+    repo_id = spec.name if "/" in spec.name else f"nvidia/{spec.name}"
+    folder = snapshot(spec, repo_id, patterns=["*.nemo"], extra=EXTRA)
+    files = sorted(folder.glob("*.nemo"))
+    if not files:
+        raise ModelNotFound(f"{repo_id!r} holds no .nemo file: use a Parakeet of NVIDIA's")
+    return files[0]
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Keep NeMo's import and load off stderr: loggers for good, Python warnings inside only."""
+    for name in _CHATTY_LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def _translated_load_errors(torch: Any, name: str) -> Iterator[None]:
+    with translate_hub_errors(name, extra=EXTRA):
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise InsufficientMemory(
+                f"the device's memory does not hold {shown_name(name)!r}: "
+                "unload other models, or use a smaller one"
+            ) from error
+        except (tarfile.TarError, RuntimeError, ValueError, KeyError) as error:
+            raise ModelUnavailable(
+                f"the model {shown_name(name)!r} could not be loaded ({type(error).__name__}): "
+                "see the server's log"
+            ) from error

@@ -1,0 +1,211 @@
+"""A NeMo transducer as a `Transcriber`.
+
+NeMo's own `transcribe` wraps each call in a data loader, a temporary directory and a switch of the
+decoding strategy. Here the strategy is set once, and a batch goes straight through preprocessor,
+encoder and greedy decoder. Words are put together from the tokens, so that text, times and
+scores cannot disagree.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from ...domain import DecodeOptions, Samples, Segment, Window, WindowTranscript
+from ...errors import InsufficientMemory, TranscriptionFailed
+from ..base import Capabilities
+from .words import Token, sentence_bounds, timed_words, token_logprob, words_of_tokens
+
+SAMPLE_RATE = 16_000
+
+MIN_SAMPLES = SAMPLE_RATE
+"""NeMo centre-pads what is shorter than a second, which shifts its times: we pad at the end."""
+
+SILENCE_PEAK = 2 / 32768
+"""Digital silence, two steps of 16 bits, is not shown to the model: it hears words in it."""
+
+MAX_BATCH = 128
+
+
+class ParakeetTranscriber:
+    """A `Transcriber` over a NeMo transducer; the model is touched by `transcribe` alone."""
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        torch: Any,
+        device: Any,
+        dtype: Any,
+        languages: frozenset[str],
+    ) -> None:
+        self._model = model
+        self._torch = torch
+        self._device = device
+        self._dtype = dtype
+        self._frame = float(model.encoder.subsampling_factor * model.cfg.preprocessor.window_stride)
+        self._capabilities = Capabilities(
+            languages=languages, native_words=True, can_logprobs=True, max_batch=MAX_BATCH
+        )
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._capabilities
+
+    def batch_key(self, options: DecodeOptions) -> Hashable:  # noqa: ARG002
+        """Always equal: no option changes how a transducer decodes."""
+        return None
+
+    def features(self, window: Window) -> Samples:
+        """The window's samples, finite, and at least `MIN_SAMPLES` of them."""
+        samples = np.nan_to_num(window.samples, copy=True, nan=0.0, posinf=0.0, neginf=0.0)
+        return np.pad(samples, (0, max(0, MIN_SAMPLES - len(samples))))
+
+    def detect_language(self, windows: Sequence[Window]) -> list[Mapping[str, float]]:
+        """Equal odds for all languages of the model: it follows a language without naming it."""
+        languages = sorted(self._capabilities.languages or ())
+        return [{language: 1 / len(languages) for language in languages} for _ in windows]
+
+    def transcribe(
+        self,
+        windows: Sequence[Window],
+        options: Sequence[DecodeOptions],
+        features: Sequence[object | None],
+    ) -> list[WindowTranscript]:
+        """Decode one batch greedily; the answer for a window does not depend on the others."""
+        heard = [
+            ready if isinstance(ready, np.ndarray) else self.features(window)
+            for window, ready in zip(windows, features, strict=True)
+        ]
+        audible = [i for i, samples in enumerate(heard) if np.abs(samples).max() > SILENCE_PEAK]
+        decoded = dict(
+            zip(audible, self._decode([heard[i] for i in audible]), strict=True) if audible else ()
+        )
+        return [
+            self._transcript(window, option, decoded.get(i, []))
+            for i, (window, option) in enumerate(zip(windows, options, strict=True))
+        ]
+
+    def _decode(self, batch: Sequence[Samples]) -> list[list[Token]]:
+        """Tokens of each recording, for a non-empty batch."""
+        torch, model = self._torch, self._model
+        padded = np.zeros((len(batch), max(map(len, batch))), np.float32)
+        for row, samples in zip(padded, batch, strict=True):
+            row[: len(samples)] = samples
+        with _translated_inference_errors(torch), torch.inference_mode():
+            mel, mel_lengths = model.preprocessor(
+                input_signal=torch.from_numpy(padded).to(self._device),
+                length=torch.tensor([len(samples) for samples in batch], device=self._device),
+            )
+            encoded, lengths = model.encoder(audio_signal=mel.to(self._dtype), length=mel_lengths)
+            hypotheses = model.decoding.rnnt_decoder_predictions_tensor(
+                encoded, lengths, return_hypotheses=True
+            )
+            return self._tokens(encoded, hypotheses)
+
+    def _tokens(self, encoded: Any, hypotheses: Sequence[Any]) -> list[list[Token]]:
+        """The hypotheses' tokens, scored and timed by one more look at the frames they came from.
+
+        The durations that NeMo 3.0 records change with a recording's neighbours in the batch, and
+        its confidence is no plain probability. Given the tokens, one pass of the prediction
+        network and a joint over (frame, prefix) pairs gives both exactly, for little.
+        """
+        torch, model = self._torch, self._model
+        counts = [len(hypothesis.y_sequence) for hypothesis in hypotheses]
+        if not any(counts):
+            return [[] for _ in hypotheses]
+        ids = [hypothesis.y_sequence.long() for hypothesis in hypotheses]
+        flat = torch.cat(ids).to(self._device)
+        frames = torch.cat([hypothesis.timestamp.long() for hypothesis in hypotheses]).cpu()
+        steps = torch.cat([torch.arange(count) for count in counts])
+        lengths = torch.tensor(counts)
+        rows = torch.repeat_interleave(torch.arange(len(counts)), lengths)
+        predicted, *_ = model.decoder(
+            targets=torch.nn.utils.rnn.pad_sequence(ids, batch_first=True).to(self._device),
+            target_length=lengths.to(self._device),
+        )
+        # encoded (B, D, T) and predicted (B, H, 1 + U) -> joint (N, 1, D), (N, 1, H)
+        logits = model.joint.joint(
+            encoded[rows, :, frames].unsqueeze(1), predicted[rows, :, steps].unsqueeze(1)
+        )[:, 0, 0].float()
+        labels = model.decoding.blank_id + 1
+        logprobs = logits[:, :labels].log_softmax(-1).gather(-1, flat[:, None])[:, 0]
+        durations = getattr(model.decoding, "durations", None)
+        if durations:  # a TDT; without durations a token lasts the frame that it was found in
+            lasted = torch.tensor(list(durations))[logits[:, labels:].argmax(-1).cpu()]
+        else:
+            lasted = torch.ones_like(frames)
+        pieces = model.tokenizer.ids_to_tokens(flat.tolist())
+        tokens = [
+            Token(id=token, piece=piece, start=start, end=start + max(1, length), logprob=logprob)
+            for token, piece, start, length, logprob in zip(
+                flat.tolist(),
+                pieces,
+                frames.tolist(),
+                lasted.tolist(),
+                logprobs.tolist(),
+                strict=True,
+            )
+        ]
+        ends = np.cumsum(counts).tolist()
+        return [tokens[end - count : end] for end, count in zip(ends, counts, strict=True)]
+
+    def _transcript(
+        self, window: Window, options: DecodeOptions, tokens: Sequence[Token]
+    ) -> WindowTranscript:
+        language, probability = self._language(options)
+        spoken = words_of_tokens(tokens, self._model.tokenizer.ids_to_text)
+        timed = timed_words(spoken, window, self._frame)
+        text = " ".join(word.text for word in timed)
+        segments = tuple(
+            Segment(
+                start=timed[first].start,
+                end=timed[last - 1].end,
+                text=" ".join(word.text for word in timed[first:last]),
+                language=language,
+                words=tuple(timed[first:last]),
+                tokens=tuple(token.id for word in spoken[first:last] for token in word.tokens),
+                avg_logprob=sum(token.logprob for token in tokens) / len(tokens),
+                compression_ratio=len(text.encode()) / len(zlib.compress(text.encode())),
+                logprobs=tuple(
+                    token_logprob(token) for word in spoken[first:last] for token in word.tokens
+                )
+                if options.logprobs
+                else (),
+            )
+            for first, last in sentence_bounds(timed)
+        )
+        return WindowTranscript(
+            window_index=window.index,
+            language=language,
+            language_probability=probability,
+            segments=segments,
+        )
+
+    def _language(self, options: DecodeOptions) -> tuple[str, float]:
+        """What the window is in, as far as anybody knows, and how far that is."""
+        languages = self._capabilities.languages or frozenset()
+        if options.language is not None:
+            return options.language, 1.0
+        if len(languages) == 1:
+            return next(iter(languages)), 1.0
+        return options.fallback_language or "en", 0.0
+
+
+@contextmanager
+def _translated_inference_errors(torch: Any) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        # on a CPU torch has no class of its own for this
+        if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+            raise InsufficientMemory(
+                "the device's memory does not hold this batch: use a smaller batch size"
+            ) from error
+        raise TranscriptionFailed(
+            "the Parakeet model failed on this recording: try it again, or with another model"
+        ) from error

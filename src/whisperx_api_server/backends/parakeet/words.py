@@ -1,0 +1,111 @@
+"""From a transducer's tokens to words with times, and from words to sentences; pure."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from ...domain import TokenLogprob, Window, Word
+
+SENTENCE_END = re.compile(r"[.?!…]['\"”’»)\]]*$")
+TITLES = frozenset({"mr.", "mrs.", "ms.", "dr.", "prof.", "st.", "vs."})
+SENTENCE_PAUSE = 1.5
+"""Seconds without a word that end a sentence even where no punctuation does."""
+
+CLOSING_PUNCTUATION = frozenset(".,?!:;%…")
+WORD_START = "▁"
+BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Token:
+    """One decoded token: its frames in the encoder's output, and its natural log probability."""
+
+    id: int
+    piece: str
+    start: int
+    end: int
+    logprob: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpokenWord:
+    """The tokens of a word, its punctuation among them."""
+
+    text: str
+    tokens: tuple[Token, ...]
+
+
+def words_of_tokens(
+    tokens: Sequence[Token], text_of: Callable[[list[int]], str]
+) -> list[SpokenWord]:
+    """Group tokens by the word-start mark; `text_of` writes a word's token ids as text.
+
+    Punctuation that the tokenizer sets apart joins the word before it.
+    """
+    groups: list[list[Token]] = []
+    for token in tokens:
+        if token.piece.startswith(WORD_START) or not groups:
+            groups.append([])
+        groups[-1].append(token)
+    words: list[SpokenWord] = []
+    for group in groups:
+        text = text_of([token.id for token in group]).strip()
+        if words and set(text) <= CLOSING_PUNCTUATION:
+            before = words.pop()
+            text, group = before.text + text, [*before.tokens, *group]
+        if text:
+            words.append(SpokenWord(text=text, tokens=tuple(group)))
+    return words
+
+
+def timed_words(words: Sequence[SpokenWord], window: Window, frame: float) -> list[Word]:
+    """Words on the recording's clock: in order, never overlapping, inside the window.
+
+    `frame` is the encoder's step in seconds. A lone word-start mark and punctuation do not count:
+    both are found away from the sound, the one early and the other late.
+    """
+    timed: list[Word] = []
+    earliest = window.start
+    for i, word in enumerate(words):
+        voiced = [token for token in word.tokens if re.search(r"\w", token.piece)]
+        sounding = voiced or list(word.tokens)
+        end = window.start + sounding[-1].end * frame
+        if i + 1 < len(words):
+            end = min(end, window.start + _first_frame(words[i + 1]) * frame)
+        start = min(max(window.start + sounding[0].start * frame, earliest), window.end)
+        end = min(max(end, start), window.end)
+        score = math.exp(min(token.logprob for token in sounding))
+        timed.append(Word(text=word.text, start=start, end=end, score=score))
+        earliest = end
+    return timed
+
+
+def _first_frame(word: SpokenWord) -> int:
+    return next(
+        (token.start for token in word.tokens if re.search(r"\w", token.piece)),
+        word.tokens[0].start,
+    )
+
+
+def sentence_bounds(words: Sequence[Word]) -> Iterator[tuple[int, int]]:
+    """Index ranges of the sentences: each ends on `.`, `?`, `!` or `…`, or before a long pause."""
+    first = 0
+    for i, word in enumerate(words, 1):
+        ends = SENTENCE_END.search(word.text) and word.text.lower() not in TITLES
+        if i == len(words) or ends or words[i].start - word.end >= SENTENCE_PAUSE:
+            yield first, i
+            first = i
+
+
+def token_logprob(token: Token) -> TokenLogprob:
+    """The token as OpenAI's `logprobs` lists it; pieces of single bytes keep their byte."""
+    byte = BYTE_PIECE.fullmatch(token.piece)
+    text = token.piece.replace(WORD_START, " ")
+    return TokenLogprob(
+        token=text,
+        logprob=token.logprob,
+        bytes=(int(byte[1], 16),) if byte else tuple(text.encode()),
+    )
