@@ -23,16 +23,18 @@ from .backlog import Backlog
 from .catalog import Catalog, resolve_device
 from .config import Settings, load_settings
 from .errors import ServiceError
+from .job_store import JobStore, default_directory
 from .jobs import LocalService
 from .keys import KeyRing
 from .model_pool import ModelPool, PoolPolicy
 from .pipeline import Pipeline, PipelineDefaults
-from .routers import models, system, transcriptions
+from .routers import jobs, models, system, transcriptions
 from .routers.deps import Services
 from .routers.errors import RequestContext, install_error_handlers
 from .routers.forms import FormDefaults
 from .sources import SourceOpener, UploadStore, UrlFetcher, UrlPolicy
 from .telemetry import configure_logging
+from .webhooks import Webhooks
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +59,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         workdir = Path(tempfile.mkdtemp(prefix="whisperx-api-server-"))
         services = build_services(settings, catalog, keys, workdir)
         app.state.services = services
+        await services.service.start()
         background = [
             asyncio.create_task(services.pool.sweep_forever()),
             asyncio.create_task(_preload(settings, services)),
@@ -68,6 +71,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             for task in background:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
+            await services.service.close()
             await services.pool.close()
             await asyncio.to_thread(shutil.rmtree, workdir, ignore_errors=True)
 
@@ -78,7 +82,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=lifespan,
     )
     install_error_handlers(app)
-    for router in (system.router, transcriptions.router, models.router):
+    for router in (system.router, transcriptions.router, jobs.router, models.router):
         app.include_router(router)
     app.add_middleware(
         CORSMiddleware,
@@ -131,17 +135,20 @@ def build_catalog(settings: Settings) -> Catalog:
 def build_services(settings: Settings, catalog: Catalog, keys: KeyRing, workdir: Path) -> Services:
     """The objects behind the routes; `workdir` is a private directory for uploads and audio."""
     limits = settings.limits
-    backlog = Backlog(limits.queue_seconds)
-    pool = ModelPool(
-        PoolPolicy(
-            ttl=settings.pool.ttl,
-            memory_bytes=settings.pool.memory_bytes,
-            concurrent_per_device=settings.scheduler.concurrent_per_device,
-            max_wait=settings.scheduler.max_wait_ms / 1000,
-        )
-    )
+    pool, backlog = build_pool(settings), Backlog(limits.queue_seconds)
+    fetcher = build_fetcher(settings, workdir)
+    pipeline = build_pipeline(settings, catalog, pool, backlog, fetcher, workdir)
     return Services(
-        service=LocalService(build_pipeline(settings, catalog, pool, backlog, workdir)),
+        service=LocalService(
+            pipeline,
+            store=JobStore(
+                settings.jobs.directory or default_directory(),
+                max_age=settings.jobs.max_age,
+                max_count=settings.jobs.max_count,
+            ),
+            webhooks=Webhooks(fetcher, secret=_secret(settings.webhook_secret)),
+            retry_window=settings.jobs.retry_window,
+        ),
         pool=pool,
         backlog=backlog,
         catalog=catalog,
@@ -160,27 +167,50 @@ def build_services(settings: Settings, catalog: Catalog, keys: KeyRing, workdir:
     )
 
 
-def build_pipeline(
-    settings: Settings, catalog: Catalog, pool: ModelPool, backlog: Backlog, workdir: Path
-) -> Pipeline:
-    """The pipeline alone, for whoever runs it without HTTP."""
-    limits = settings.limits
-    decoder = AudioDecoder(
-        max_seconds=limits.audio_seconds, timeout=limits.decode_timeout, workdir=workdir
+def build_pool(settings: Settings) -> ModelPool:
+    """The model cache."""
+    return ModelPool(
+        PoolPolicy(
+            ttl=settings.pool.ttl,
+            memory_bytes=settings.pool.memory_bytes,
+            concurrent_per_device=settings.scheduler.concurrent_per_device,
+            max_wait=settings.scheduler.max_wait_ms / 1000,
+        )
     )
+
+
+def build_fetcher(settings: Settings, workdir: Path) -> UrlFetcher:
+    """What fetches and posts to the URLs that clients name."""
     policy = UrlPolicy(
         allowed_hosts=tuple(settings.url_fetch.allowed_hosts),
         allow_private_hosts=settings.url_fetch.allow_private_hosts,
-        max_bytes=limits.upload_bytes,
+        max_bytes=settings.limits.upload_bytes,
         timeout=settings.url_fetch.timeout,
     )
+    return UrlFetcher(policy, workdir=workdir)
+
+
+def build_pipeline(
+    settings: Settings,
+    catalog: Catalog,
+    pool: ModelPool,
+    backlog: Backlog,
+    fetcher: UrlFetcher,
+    workdir: Path,
+) -> Pipeline:
+    """The pipeline alone, for whoever runs it without HTTP."""
+    decoder = AudioDecoder(
+        max_seconds=settings.limits.audio_seconds,
+        timeout=settings.limits.decode_timeout,
+        workdir=workdir,
+    )
     return Pipeline(
-        opener=SourceOpener(decoder=decoder, fetcher=UrlFetcher(policy, workdir=workdir)),
+        opener=SourceOpener(decoder=decoder, fetcher=fetcher),
         pool=pool,
         catalog=catalog,
         backlog=backlog,
         defaults=PipelineDefaults(
-            chunk_size=settings.whisper.chunk_size, timeout=limits.request_timeout
+            chunk_size=settings.whisper.chunk_size, timeout=settings.limits.request_timeout
         ),
     )
 

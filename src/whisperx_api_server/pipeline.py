@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Hashable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from .backends.base import Aligner, AlignItem, Capabilities, Diarizer, Transcriber, VoiceDetector
@@ -95,6 +95,14 @@ class Observer:
         """The next window, in order, is done; all is transcribed up to that second."""
 
 
+@dataclass(kw_only=True, slots=True)
+class Memory:
+    """What a run has found out: another run of the same request goes on from there."""
+
+    windows: dict[int, WindowTranscript] = field(default_factory=dict)
+    told_apart: tuple[Diarization, Mapping[str, str]] | None = None
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PipelineDefaults:
     """What a request leaves open: window length in seconds, time limit in seconds (0 is none)."""
@@ -122,14 +130,20 @@ class Pipeline:
         self._defaults = defaults
 
     async def run(
-        self, request: TranscriptionRequest, observer: Observer | None = None
+        self,
+        request: TranscriptionRequest,
+        observer: Observer | None = None,
+        memory: Memory | None = None,
     ) -> Transcript:
         """Transcribe one recording. Cancelling the call drops all that still waits for it.
+
+        What `memory` has of an earlier run of the same request is not computed again; what this
+        run finds out is added to it.
 
         Raises:
             ServiceError: what is wrong with the request, or which stage failed.
         """
-        run = _Run(self, request, observer or Observer())
+        run = _Run(self, request, observer or Observer(), memory or Memory())
         try:
             async with asyncio.timeout(self._defaults.timeout or None):
                 return await run.transcribe()
@@ -147,7 +161,7 @@ class Pipeline:
         request = TranscriptionRequest(
             id=request_id, client=client, source=source, model="", diarize=DiarizeOptions()
         )
-        run = _Run(self, request, Observer())
+        run = _Run(self, request, Observer(), Memory())
         try:
             async with self._opener.open(source) as clip:
                 with self._backlog.reserve(clip.duration):
@@ -161,7 +175,11 @@ class _Run:
     """One request on its way."""
 
     def __init__(
-        self, pipeline: Pipeline, request: TranscriptionRequest, observer: Observer
+        self,
+        pipeline: Pipeline,
+        request: TranscriptionRequest,
+        observer: Observer,
+        memory: Memory,
     ) -> None:
         self._pool = pipeline._pool
         self._catalog = pipeline._catalog
@@ -170,6 +188,7 @@ class _Run:
         self._chunk_size = request.chunk_size or pipeline._defaults.chunk_size
         self._request = request
         self._observer = observer
+        self._memory = memory
 
     async def transcribe(self) -> Transcript:
         request, observer = self._request, self._observer
@@ -314,6 +333,19 @@ class _Run:
         capabilities: Capabilities,
     ) -> WindowTranscript:
         """One window, transcribed and, where words are asked for, with their times."""
+        known = self._memory.windows.get(window.index)
+        if known is None:
+            known = await self._transcribe_window(window, options, lane, capabilities)
+            self._memory.windows[window.index] = known
+        return known
+
+    async def _transcribe_window(
+        self,
+        window: Window,
+        options: DecodeOptions,
+        lane: Lane[Any],
+        capabilities: Capabilities,
+    ) -> WindowTranscript:
         language = options.language or options.fallback_language
         mode = self._request.align
         if mode is AlignMode.OFF or capabilities.native_words:
@@ -378,6 +410,13 @@ class _Run:
         self, clip: AudioClip, options: DiarizeOptions
     ) -> tuple[Diarization, Mapping[str, str]]:
         """Who spoke when, and the names of those whose voice is known."""
+        if self._memory.told_apart is None:
+            self._memory.told_apart = await self._tell_apart(clip, options)
+        return self._memory.told_apart
+
+    async def _tell_apart(
+        self, clip: AudioClip, options: DiarizeOptions
+    ) -> tuple[Diarization, Mapping[str, str]]:
         self._observer.stage("diarize")
         async with self._pool.lease(self._catalog.diarizer()) as lane:
             diarization = await self._submit(lane, DIARIZE, (clip, options), cost=clip.duration)

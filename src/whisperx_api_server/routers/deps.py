@@ -69,6 +69,11 @@ def new_request_id() -> str:
     return uuid.uuid4().hex
 
 
+def is_retry(request: Request) -> bool:
+    """Whether OpenAI's SDK says that it sends this once more, having got no answer before."""
+    return request.headers.get("x-stainless-retry-count", "0") not in ("", "0")
+
+
 async def unless_disconnected(request: Request, work: Awaitable[T]) -> T:
     """The result of `work`, which is cancelled when the client hangs up.
 

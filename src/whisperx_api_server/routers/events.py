@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from ..domain import OutputOptions
 from ..errors import ServiceError
 from ..formats import delta_event, done_event, letters, segment_event, text_delta
-from ..jobs import Finished, Heard
+from ..runs import Finished, Heard
 from .errors import service_error_body
 
 logger = logging.getLogger(__name__)

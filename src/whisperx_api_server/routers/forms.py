@@ -187,6 +187,14 @@ class TranscriptionForm(AudioForm):
     speaker_embeddings: bool = Field(False, description="One vector a speaker in verbose_json.")
     highlight_words: bool = Field(False, description="Underline each word in srt and vtt.")
     suppress_numerals: bool = Field(True, description="Numbers are spelled out.")
+    asynchronous: bool = Field(
+        False,
+        alias="async",
+        description="Answer 202 at once; the transcript is fetched from `result_url` later.",
+    )
+    callback_url: str | None = Field(
+        None, description="With `async`: a URL that is posted to when the job has ended."
+    )
 
     @model_validator(mode="after")
     def _bounds(self) -> Self:
@@ -254,6 +262,16 @@ class TranscriptionForm(AudioForm):
                 bool(self.known_speaker_names) and not diarize,
                 "known_speaker_names[]",
                 "known_speaker_names[] needs diarize=true or response_format diarized_json",
+            ),
+            (
+                self.asynchronous and self.stream,
+                "async",
+                "give either async or stream: a job's events are at its events_url",
+            ),
+            (
+                self.callback_url is not None and not self.asynchronous,
+                "callback_url",
+                "callback_url needs async=true",
             ),
             (
                 bool(self.language and self.languages),
@@ -341,8 +359,9 @@ class TranscriptionForm(AudioForm):
         )
 
     def _align_mode(self, output: OutputOptions, *, diarize: bool) -> AlignMode:
-        """Words are timed when somebody reads them: bare text is the same without."""
-        if self.align is False or (output.format in ("json", "text") and not diarize):
+        """Words are timed when somebody may read them: bare text is the same without."""
+        bare = output.format in ("json", "text") and not diarize and not self.asynchronous
+        if self.align is False or bare:
             return AlignMode.OFF
         return AlignMode.FORCED if self.align else AlignMode.AUTO
 
@@ -360,7 +379,8 @@ def parse_form(model: type[F], form: Form) -> F:
         elif _takes(info.annotation, BaseModel):
             found = _object_value(form, name)
         else:
-            sent = [value for key, value in form.fields if key == name and value.strip()]
+            wanted = info.alias or name
+            sent = [value for key, value in form.fields if key == wanted and value.strip()]
             found = sent[-1] if sent else None
         if found is not None:
             values[info.alias or name] = found

@@ -7,10 +7,12 @@ import logging
 from contextlib import AsyncExitStack
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
 
 from ..domain import OutputOptions, TranscriptionRequest
 from ..formats import render
-from .deps import ClientDep, Services, ServicesDep, new_request_id, unless_disconnected
+from ..jobs import job_object
+from .deps import ClientDep, Services, ServicesDep, is_retry, new_request_id, unless_disconnected
 from .events import EventStream, started, transcript_events
 from .forms import TranscriptionForm, TranslationForm, choose_source, parse_form
 from .multipart import read_form
@@ -35,8 +37,11 @@ async def transcribe(request: Request, services: ServicesDep, client: ClientDep)
         job, output = fields.request(
             new_request_id(), client, source, services.defaults, references
         )
+        if fields.asynchronous:
+            accepted = await services.service.submit(job, output, stack, fields.callback_url)
+            return JSONResponse(job_object(accepted), status_code=202)
         if fields.stream:
-            heard = started(services.service.stream(job))
+            heard = started(services.service.stream(job, retry=is_retry(request)))
             events = transcript_events(await unless_disconnected(request, heard), output)
             return EventStream(events, stack.pop_all())
         return await _answer(request, services, job, output)
@@ -56,7 +61,9 @@ async def translate(request: Request, services: ServicesDep, client: ClientDep) 
 async def _answer(
     request: Request, services: Services, job: TranscriptionRequest, output: OutputOptions
 ) -> Response:
-    transcript = await unless_disconnected(request, services.service.run(job))
+    transcript = await unless_disconnected(
+        request, services.service.run(job, retry=is_retry(request))
+    )
     logger.info("%s: %.1f s of audio for %s", job.decode.task, transcript.duration, job.client)
     rendered = await asyncio.to_thread(render, transcript, output)
     return Response(rendered.body, media_type=rendered.media_type)

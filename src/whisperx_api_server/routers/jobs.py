@@ -1,0 +1,73 @@
+"""Transcriptions that one submits, watches, fetches and cancels (`async=true`)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, aclosing
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Response
+
+from ..domain import Granularity, Job, OutputFormat, OutputOptions
+from ..formats import render
+from ..jobs import job_object
+from .deps import ClientDep, ServicesDep
+from .events import DONE, EventStream
+
+router = APIRouter(prefix="/v1/audio/transcriptions/{request_id}", tags=["jobs"])
+
+
+@router.get("/status")
+async def status(request_id: str, services: ServicesDep, client: ClientDep) -> dict[str, Any]:
+    """How far the job is."""
+    return job_object(services.service.job(request_id, client))
+
+
+@router.get("/events", response_class=EventStream)
+async def events(request_id: str, services: ServicesDep, client: ClientDep) -> Response:
+    """The job, now and after each change, as server-sent events to its end."""
+    services.service.job(request_id, client)
+    return EventStream(_job_events(services.service.watch(request_id, client)), AsyncExitStack())
+
+
+@router.get("/result")
+async def result(
+    request_id: str,
+    services: ServicesDep,
+    client: ClientDep,
+    response_format: OutputFormat | None = None,
+    timestamp_granularities: Annotated[
+        list[Granularity] | None, Query(alias="timestamp_granularities[]")
+    ] = None,
+    highlight_words: bool = False,
+) -> Response:
+    """The transcript, in the format asked for at the submission or in any other."""
+    transcript = await services.service.result(request_id, client)
+    asked = services.service.job(request_id, client).output
+    granularities = frozenset(timestamp_granularities or asked.granularities)
+    output = OutputOptions(
+        format=response_format or asked.format,
+        granularities=granularities,
+        highlight_words=highlight_words or asked.highlight_words,
+        logprobs=asked.logprobs,
+    )
+    rendered = await asyncio.to_thread(render, transcript, output)
+    return Response(rendered.body, media_type=rendered.media_type)
+
+
+@router.delete("")
+async def cancel(request_id: str, services: ServicesDep, client: ClientDep) -> dict[str, Any]:
+    """Cancel the job if it is under way, else delete it and its result."""
+    ended = services.service.job(request_id, client).ended
+    job = await services.service.cancel(request_id, client)
+    return {**job_object(job), "deleted": ended}
+
+
+async def _job_events(
+    jobs: AsyncGenerator[Job, None],
+) -> AsyncGenerator[dict[str, Any] | str, None]:
+    async with aclosing(jobs):
+        async for job in jobs:
+            yield {"type": f"job.{job.state}", **job_object(job)}
+    yield DONE

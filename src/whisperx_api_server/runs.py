@@ -1,0 +1,266 @@
+"""One run for all who ask the same: those who wait share it, those who come back resume it.
+
+A client that times out and tries again, as OpenAI's SDK does by itself, must not double the work.
+So a run is known by what was asked (content, parameters, client). While it is alive, the same
+request joins it; when its last watcher leaves it is withdrawn at once, which frees the card, but
+the windows that were done are kept for a while, and a retry goes on from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from .domain import StageTimes, Transcript, TranscriptionRequest, UploadedFile, WindowTranscript
+from .pipeline import Memory, Observer, Pipeline
+
+MAX_REMEMBERED = 200
+"""Runs that are remembered at the same time; the oldest are forgotten first."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Heard:
+    """The next window of a run, in order; all is transcribed up to `until` seconds."""
+
+    transcript: WindowTranscript
+    until: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finished:
+    """The end of a run: everything, speakers included."""
+
+    transcript: Transcript
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """How far a run is; `reached` and `duration` in seconds of the recording."""
+
+    stages: tuple[StageTimes, ...] = ()
+    duration: float | None = None
+    reached: float = 0.0
+
+    @property
+    def part(self) -> float:
+        """The part in [0, 1] that is transcribed."""
+        return min(1.0, self.reached / self.duration) if self.duration else 0.0
+
+    @property
+    def transcribing_since(self) -> float | None:
+        """When transcription began, in seconds since the epoch."""
+        return next((each.started_at for each in self.stages if each.name == "transcribe"), None)
+
+
+class Run(Observer):
+    """One recording on its way, watched by any number of requests.
+
+    It has links of its own to the files that it reads: the request that brought them may leave
+    while others stay.
+    """
+
+    def __init__(self, request: TranscriptionRequest, memory: Memory) -> None:
+        self._files: list[Path] = []
+        self.request = self._own_files(request)
+        self.memory = memory
+        self.progress = Progress()
+        self.heard_so_far: list[Heard] = []
+        self.watchers = 0
+        self.task: asyncio.Task[Transcript] | None = None
+        self._changed = asyncio.Event()
+
+    def begin(self, pipeline: Pipeline) -> None:
+        """Start the work."""
+        self.task = asyncio.create_task(pipeline.run(self.request, self, self.memory))
+        self.task.add_done_callback(lambda _: self._ended())
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the transcript is there."""
+        task = self.task
+        return (
+            task is not None and task.done() and not task.cancelled() and task.exception() is None
+        )
+
+    @property
+    def failed(self) -> bool:
+        """Whether it ended without a transcript."""
+        return self.task is not None and self.task.done() and not self.succeeded
+
+    async def result(self) -> Transcript:
+        """The transcript; cancelling the wait does not cancel the run."""
+        assert self.task is not None
+        return await asyncio.shield(self.task)
+
+    async def events(self) -> AsyncGenerator[Heard | Finished, None]:
+        """All that is heard, from the beginning, then everything."""
+        assert self.task is not None
+        seen = 0
+        while True:
+            changed = self._changed
+            while seen < len(self.heard_so_far):
+                yield self.heard_so_far[seen]
+                seen += 1
+            if self.task.done():
+                break
+            await changed.wait()
+        yield Finished(transcript=await self.result())
+
+    async def changes(self) -> AsyncGenerator[Progress, None]:
+        """How far it is, now and after each change; ends with the run."""
+        assert self.task is not None
+        while True:
+            changed = self._changed
+            yield self.progress
+            if self.task.done():
+                return
+            await changed.wait()
+
+    def stage(self, name: str) -> None:
+        """See `Observer.stage`. Transcription and diarization run side by side, others in turn."""
+        now = time.time()
+        together = {"transcribe", "diarize"}
+        ended = tuple(
+            each
+            if each.finished_at is not None or {each.name, name} == together
+            else replace(each, finished_at=now)
+            for each in self.progress.stages
+        )
+        stages = (*ended, StageTimes(name=name, started_at=now))
+        self.progress = replace(self.progress, stages=stages)
+        self._tell()
+
+    def opened(self, duration: float) -> None:
+        """See `Observer.opened`."""
+        self.progress = replace(self.progress, duration=duration)
+        self._tell()
+
+    def heard(self, transcript: WindowTranscript, until: float) -> None:
+        """See `Observer.heard`."""
+        self.heard_so_far.append(Heard(transcript=transcript, until=until))
+        self.progress = replace(self.progress, reached=until)
+        self._tell()
+
+    def _ended(self) -> None:
+        for file in self._files:
+            file.unlink(missing_ok=True)
+        self._tell()
+
+    def _own_files(self, request: TranscriptionRequest) -> TranscriptionRequest:
+        if isinstance(request.source, UploadedFile):
+            source = replace(request.source, path=self._link(request.source.path))
+            request = replace(request, source=source)
+        if request.diarize is not None:
+            known = tuple(
+                replace(speaker, reference=self._link(speaker.reference))
+                for speaker in request.diarize.known_speakers
+            )
+            request = replace(request, diarize=replace(request.diarize, known_speakers=known))
+        return request
+
+    def _link(self, path: Path) -> Path:
+        link = path.with_name(f"{path.name}-{uuid.uuid4().hex}")
+        link.hardlink_to(path)
+        self._files.append(link)
+        return link
+
+    def _tell(self) -> None:
+        # Each change has an event of its own: who waits holds the one that it saw last.
+        self._changed, changed = asyncio.Event(), self._changed
+        changed.set()
+
+
+@dataclass(kw_only=True, slots=True)
+class _Remembered:
+    run: Run
+    until: float
+
+
+class Runs:
+    """The runs that are alive, and those that a retry may still come back to.
+
+    `retry_window` is how many seconds an ended run is remembered; 0 shares nothing.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        *,
+        retry_window: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._pipeline = pipeline
+        self._retry_window = retry_window
+        self._clock = clock
+        self._known: OrderedDict[Hashable, _Remembered] = OrderedDict()
+        self._alive: list[Run] = []
+
+    @property
+    def alive(self) -> int:
+        """How many runs are under way."""
+        return len(self._alive)
+
+    def position(self, run: Run) -> int:
+        """How many runs that began before this one are still under way."""
+        return self._alive.index(run) if run in self._alive else 0
+
+    @asynccontextmanager
+    async def join(
+        self, request: TranscriptionRequest, identity: Hashable | None, *, retry: bool = False
+    ) -> AsyncIterator[Run]:
+        """Watch the run of a request, begun if there is none; the last to leave withdraws it.
+
+        `identity` is equal for requests that ask the same; None shares nothing. Only what the
+        client calls a retry is answered from a run that has ended already.
+        """
+        run = self._find(request, identity, retry=retry)
+        run.watchers += 1
+        try:
+            yield run
+        finally:
+            run.watchers -= 1
+            if not run.watchers:
+                await self._leave(run, identity)
+
+    def _find(
+        self, request: TranscriptionRequest, identity: Hashable | None, *, retry: bool
+    ) -> Run:
+        self._forget_old()
+        remembered = self._known.get(identity) if identity is not None else None
+        memory = Memory()
+        if remembered is not None:
+            run = remembered.run
+            if (run.watchers and not run.failed) or (retry and run.succeeded):
+                return run
+            memory = run.memory
+        run = Run(request, memory)
+        run.begin(self._pipeline)
+        self._alive.append(run)
+        assert run.task is not None
+        run.task.add_done_callback(lambda _: self._alive.remove(run))
+        if identity is not None and self._retry_window:
+            self._known[identity] = _Remembered(run=run, until=float("inf"))
+        return run
+
+    async def _leave(self, run: Run, identity: Hashable | None) -> None:
+        assert run.task is not None
+        if not run.task.done():
+            run.task.cancel()
+            await asyncio.wait([run.task])
+        remembered = self._known.get(identity) if identity is not None else None
+        if remembered is not None and remembered.run is run and not run.watchers:
+            remembered.until = self._clock() + self._retry_window
+
+    def _forget_old(self) -> None:
+        now = self._clock()
+        idle = [key for key, each in self._known.items() if not each.run.watchers]
+        surplus = len(self._known) - MAX_REMEMBERED
+        for place, key in enumerate(idle):
+            if self._known[key].until < now or place < surplus:
+                del self._known[key]

@@ -1,0 +1,94 @@
+"""Telling a client's URL that its job has ended.
+
+Deliveries follow the Standard Webhooks specification (https://www.standardwebhooks.com), which is
+also OpenAI's: `client.webhooks.unwrap` of its SDK verifies them. The signature is the HMAC-SHA256
+of id, timestamp and body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .errors import InvalidRequest, NotConfigured
+from .sources import UrlFetcher
+
+logger = logging.getLogger(__name__)
+
+BACK_OFF = (1.0, 5.0, 30.0, 120.0, 600.0)
+"""Seconds between the tries; after the last the delivery is given up."""
+
+SECRET_PREFIX = "whsec_"
+
+
+class Webhooks:
+    """Signs and delivers events."""
+
+    def __init__(
+        self, fetcher: UrlFetcher, *, secret: str | None, back_off: Sequence[float] = BACK_OFF
+    ) -> None:
+        self._fetcher = fetcher
+        self._secret = secret
+        self._back_off = back_off
+
+    async def check(self, url: str) -> None:
+        """See whether events can be delivered to a URL.
+
+        Raises:
+            NotConfigured: there is no key to sign them with.
+            InvalidRequest: the URL policy refuses it.
+        """
+        if self._secret is None:
+            raise NotConfigured(
+                "callback_url needs a key to sign with: set WEBHOOK_SECRET", param="callback_url"
+            )
+        await self._fetcher.check(url, param="callback_url")
+
+    async def deliver(self, url: str, event_id: str, event: Mapping[str, Any]) -> bool:
+        """Post an event until it is accepted (any 2xx); whether it was.
+
+        Every try has the same `webhook-id`, by which a receiver knows a repetition.
+        """
+        body = json.dumps(event, ensure_ascii=False).encode()
+        for wait in (*self._back_off, None):
+            try:
+                status = await self._fetcher.post(
+                    url, content=body, headers=self.headers(event_id, body)
+                )
+                if 200 <= status < 300:
+                    return True
+                reason = f"it answered {status}"
+            except InvalidRequest as error:
+                reason = error.message
+            if wait is None:
+                break
+            logger.info("event %s is not delivered yet (%s)", event_id, reason)
+            await asyncio.sleep(wait)
+        logger.warning("event %s could not be delivered: %s", event_id, reason)
+        return False
+
+    def headers(self, event_id: str, body: bytes) -> dict[str, str]:
+        """The headers of one try, signed now."""
+        timestamp = str(int(time.time()))
+        signed = b".".join((event_id.encode(), timestamp.encode(), body))
+        digest = hmac.new(_key(self._secret or ""), signed, hashlib.sha256).digest()
+        return {
+            "content-type": "application/json",
+            "webhook-id": event_id,
+            "webhook-timestamp": timestamp,
+            "webhook-signature": f"v1,{base64.b64encode(digest).decode()}",
+        }
+
+
+def _key(secret: str) -> bytes:
+    """A secret as the specification writes it, base64 after `whsec_`, or any other text."""
+    if secret.startswith(SECRET_PREFIX):
+        return base64.b64decode(secret.removeprefix(SECRET_PREFIX))
+    return secret.encode()
