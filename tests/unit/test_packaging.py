@@ -1,0 +1,165 @@
+"""What a newcomer reads and runs agrees with the code: settings, endpoints, images, pins."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Iterator
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic.fields import FieldInfo
+
+from whisperx_api_server.config import Settings, load_settings, variables
+
+ROOT = Path(__file__).parents[2]
+SETTING_ROW = re.compile(r"\| `([A-Z_]+)` \| (.+?) \| (.+) \|")
+EXAMPLE_LINE = re.compile(r"#([A-Z_]+)=(.*)")
+DOCUMENTED_ENDPOINT = re.compile(r"`(GET|POST|DELETE) (/[^`?\s]*)")
+
+
+def documentation() -> str:
+    """README and every page of docs/."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    return "\n".join(page.read_text(encoding="utf-8") for page in pages)
+
+
+def shape(path: str) -> str:
+    """A path without the names of its parameters."""
+    return re.sub(r"\{[^}]*\}", "{}", path)
+
+
+def as_documented(field: FieldInfo) -> str:
+    """A default as the table shows it."""
+    default = field.get_default(call_default_factory=True)
+    if default is None:
+        return "unset"
+    if isinstance(default, float):
+        default = int(default) if default.is_integer() else default
+    return f"`{default if isinstance(default, str) else json.dumps(default)}`"
+
+
+@pytest.fixture
+def no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, _ in variables():
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_every_setting_is_in_the_table_with_its_default_and_meaning() -> None:
+    rows = SETTING_ROW.findall((ROOT / "docs" / "settings.md").read_text(encoding="utf-8"))
+    table = {name: (default, meaning) for name, default, meaning in rows}
+    assert table == {name: (as_documented(field), field.description) for name, field in variables()}
+
+
+def test_every_setting_is_in_the_example_file_with_a_comment() -> None:
+    lines = (ROOT / ".env.example").read_text(encoding="utf-8").splitlines()
+    named = {
+        match[1]: before
+        for before, line in pairwise(lines)
+        if (match := EXAMPLE_LINE.fullmatch(line))
+    }
+    assert list(named) == [name for name, _ in variables()]
+    assert all(before.startswith("# ") for before in named.values())
+
+
+@pytest.mark.usefixtures("no_settings")
+def test_the_example_file_gives_the_defaults() -> None:
+    text = (ROOT / ".env.example").read_text(encoding="utf-8")
+    lines = [m[0][1:] for m in map(EXAMPLE_LINE.fullmatch, text.splitlines()) if m]
+    Path(".env").write_text("\n".join(lines), encoding="utf-8")
+    assert load_settings() == Settings(_env_file=None)
+
+
+@pytest.mark.usefixtures("no_settings")
+def test_every_endpoint_is_documented() -> None:
+    from whisperx_api_server.main import create_app
+
+    paths = create_app(Settings()).openapi()["paths"]
+    served = {(method.upper(), shape(path)) for path in paths for method in paths[path]}
+    assert served
+    found = DOCUMENTED_ENDPOINT.findall(documentation())
+    documented = {(method, shape(path)) for method, path in found}
+    assert served - documented == set(), "give each as `METHOD /path` in README.md or docs/"
+    assert documented - served == set(), "documented, but not served"
+
+
+@pytest.fixture
+def compose() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))
+    return loaded
+
+
+def test_a_bare_compose_up_starts_nothing(compose: dict[str, Any]) -> None:
+    assert {name: service["profiles"] for name, service in compose["services"].items()} == {
+        "cpu": ["cpu"],
+        "cuda": ["cuda"],
+    }
+
+
+def test_only_the_cuda_service_reserves_a_gpu(compose: dict[str, Any]) -> None:
+    devices = compose["services"]["cuda"]["deploy"]["resources"]["reservations"]["devices"]
+    assert devices == [{"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}]
+    assert "deploy" not in compose["services"]["cpu"]
+
+
+def test_compose_outlasts_the_grace_of_accepted_requests(compose: dict[str, Any]) -> None:
+    for service in compose["services"].values():
+        assert int(service["stop_grace_period"].removesuffix("s")) > Settings().shutdown_grace
+
+
+def test_compose_keeps_models_and_results_where_the_images_put_them(
+    compose: dict[str, Any],
+) -> None:
+    for service in compose["services"].values():
+        instructions = dockerfile(service["build"]["dockerfile"])
+        volumes = json.loads(dict(instructions)["VOLUME"])
+        assert [volume.split(":")[1] for volume in service["volumes"]] == volumes
+        environment = " ".join(value for name, value in instructions if name == "ENV")
+        assert all(f"={volume}" in environment for volume in volumes)
+
+
+def dockerfile(name: str) -> list[tuple[str, str]]:
+    """(instruction, arguments) of each line, continued lines joined."""
+    text = (ROOT / name).read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    return [(first, rest) for first, _, rest in (line.partition(" ") for line in lines)]
+
+
+def copied_from_the_project(name: str) -> Iterator[str]:
+    for instruction, arguments in dockerfile(name):
+        if instruction == "COPY" and not arguments.startswith("--from"):
+            yield from arguments.split()[:-1]
+
+
+@pytest.mark.parametrize("name", ["Dockerfile.cpu", "Dockerfile.cuda"])
+def test_the_image_runs_as_a_user_and_tells_its_health(name: str) -> None:
+    last = dict(dockerfile(name))
+    assert last["USER"] != "root"
+    assert "/healthcheck" in last["HEALTHCHECK"]
+    assert json.loads(last["CMD"])[:3] == ["serve", "--host", "0.0.0.0"]
+
+
+@pytest.mark.parametrize("name", ["Dockerfile.cpu", "Dockerfile.cuda"])
+def test_the_build_context_has_what_the_image_copies(name: str) -> None:
+    allowed = {
+        line.removeprefix("!")
+        for line in (ROOT / ".dockerignore").read_text().splitlines()
+        if line.startswith("!")
+    }
+    copied = set(copied_from_the_project(name))
+    assert copied <= allowed
+    assert all((ROOT / path).exists() for path in copied)
+
+
+def test_every_package_that_is_asked_for_is_pinned() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    asked = chain(project["dependencies"], *project["optional-dependencies"].values())
+    names = {re.split(r"[\[<>=~! ]", line)[0].replace("_", "-").lower() for line in asked}
+    pins = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert all(re.fullmatch(r"[a-z0-9.-]+==[^ ;]+( ; .+)?", pin) for pin in pins)
+    assert names - {pin.split("==")[0] for pin in pins} == set()
