@@ -19,7 +19,6 @@ from whisperx_api_server.backends.base import ModelSpec, Transcriber
 from whisperx_api_server.backends.parakeet import (
     load_transcriber,
     supported_languages,
-    supports_name,
 )
 from whisperx_api_server.backends.parakeet.words import (
     Token,
@@ -195,7 +194,9 @@ def test_logprobs_come_on_request(parakeet: Transcriber, heard: list[Heard]) -> 
 
 
 def test_bfloat16_hears_the_same(heard: list[Heard]) -> None:
-    model = load_transcriber(replace(SPEC, compute_type="bfloat16"))
+    options = (("max_batch", 6),)
+    model = load_transcriber(replace(SPEC, compute_type="bfloat16", options=options))
+    assert model.capabilities.max_batch == 6
     transcripts = transcribe(model, [each.window for each in heard[:6]])
     for each, transcript in zip(heard, transcripts, strict=False):
         assert word_errors(text_of(each.transcript), text_of(transcript))[0] <= 1
@@ -216,20 +217,6 @@ assert len(model.transcribe([window], [DecodeOptions()], [None])) == 1
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=250
     )
     assert (done.stdout, done.stderr) == ("", "")
-
-
-@pytest.mark.parametrize(
-    ("name", "served"),
-    [
-        ("nvidia/parakeet-tdt-0.6b-v2", True),
-        ("Parakeet-TDT-0.6b-v3", True),
-        ("/models/mine.nemo", True),
-        ("large-v3", False),
-        ("someone/my-parakeet-whisper", False),
-    ],
-)
-def test_names_that_ask_for_parakeet(name: str, served: bool) -> None:
-    assert supports_name(name) is served
 
 
 def test_languages_follow_the_version() -> None:

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InsufficientMemory, ModelNotFound, ModelUnavailable, NotConfigured
-from ..base import ModelSpec, Transcriber, require
+from ..base import Capabilities, ModelSpec, Transcriber, require
 from ..hub import shown_name, snapshot, translate_hub_errors
 from .transcriber import ParakeetTranscriber
 
 EXTRA = "parakeet"
+DEFAULT_MAX_BATCH = 16
 
 # fmt: off
 V3_LANGUAGES = frozenset({
@@ -36,12 +37,6 @@ _PRECISIONS = {
 _CHATTY_LOGGERS = ("nv_one_logger", "nemo_logger", "lightning", "lightning.pytorch", "lhotse")
 
 
-def supports_name(name: str) -> bool:
-    """Whether a model name asks for this backend: a Parakeet of NVIDIA's, or a `.nemo` file."""
-    name = name.lower()
-    return name.startswith(("nvidia/parakeet-", "parakeet-")) or name.endswith(".nemo")
-
-
 def supported_languages(name: str) -> frozenset[str]:
     """The languages of a Parakeet by its name: version 3 has 25, all others are English only."""
     return V3_LANGUAGES if re.search(r"[-_]v3\b", name.lower()) else frozenset({"en"})
@@ -49,6 +44,8 @@ def supported_languages(name: str) -> frozenset[str]:
 
 def load_transcriber(spec: ModelSpec) -> Transcriber:
     """Load a `.nemo` file, or a model of the hub (`parakeet-…` is short for `nvidia/parakeet-…`).
+
+    Option: `max_batch`.
 
     Raises:
         NotInstalled: NeMo is absent.
@@ -90,8 +87,14 @@ def load_transcriber(spec: ModelSpec) -> Transcriber:
             # the preprocessor stays in float32: its mel filters lose their shape in half precision
             for part in (model.encoder, model.decoder, model.joint):
                 part.to(dtype)
+    capabilities = Capabilities(
+        languages=supported_languages(spec.name),
+        native_words=True,
+        can_logprobs=True,
+        max_batch=int(str(dict(spec.options).get("max_batch", DEFAULT_MAX_BATCH))),
+    )
     return ParakeetTranscriber(
-        model, torch=torch, device=device, dtype=dtype, languages=supported_languages(spec.name)
+        model, torch=torch, device=device, dtype=dtype, capabilities=capabilities
     )
 
 

@@ -28,8 +28,6 @@ MIN_SAMPLES = SAMPLE_RATE
 SILENCE_PEAK = 2 / 32768
 """Digital silence, two steps of 16 bits, is not shown to the model: it hears words in it."""
 
-MAX_BATCH = 128
-
 
 class ParakeetTranscriber:
     """A `Transcriber` over a NeMo transducer; the model is touched by `transcribe` alone."""
@@ -41,16 +39,14 @@ class ParakeetTranscriber:
         torch: Any,
         device: Any,
         dtype: Any,
-        languages: frozenset[str],
+        capabilities: Capabilities,
     ) -> None:
         self._model = model
         self._torch = torch
         self._device = device
         self._dtype = dtype
         self._frame = float(model.encoder.subsampling_factor * model.cfg.preprocessor.window_stride)
-        self._capabilities = Capabilities(
-            languages=languages, native_words=True, can_logprobs=True, max_batch=MAX_BATCH
-        )
+        self._capabilities = capabilities
 
     @property
     def capabilities(self) -> Capabilities:
