@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from whisperx_api_server.domain import Samples
 
 FIXTURES = Path(__file__).parent / "fixtures"
 WHISPER = FIXTURES / "models" / "whisper"
@@ -28,3 +38,67 @@ def word_errors(reference: str, hypothesis: str) -> tuple[int, int]:
                 min(row[j] + 1, row[j - 1] + 1, previous + (expected != word)),
             )
     return row[-1], len(wanted)
+
+
+def wav(samples: Samples, *, rate: int = 16_000) -> bytes:
+    """A 16-bit mono WAV file."""
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, format="WAV", subtype="PCM_16")
+    return file.getvalue()
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One speaker, from `start` to `end` seconds."""
+
+    speaker: str
+    start: float
+    end: float
+
+
+FRAME = 0.01  # s
+COLLAR = 0.25  # s on each side of a reference boundary that is not scored, as NIST's md-eval has it
+
+
+def turns_of(words: Iterable[tuple[str, float, float]], *, pause: float = 0.5) -> list[Turn]:
+    """(speaker, start, end) of words -> turns; a longer pause than that, in seconds, ends one."""
+    turns: list[Turn] = []
+    for speaker, start, end in words:
+        if turns and turns[-1].speaker == speaker and start - turns[-1].end <= pause:
+            start = turns.pop().start
+        turns.append(Turn(speaker, start, end))
+    return turns
+
+
+def diarization_error(reference: Sequence[Turn], hypothesis: Sequence[Turn]) -> float:
+    """Missed, false and confused speaker time over reference speaker time, outside the collar.
+
+    Each hypothesis speaker stands for the one reference speaker that makes the error least.
+    """
+    frames = round(max(turn.end for turn in (*reference, *hypothesis)) / FRAME) + 1
+    truth, heard = _activity(reference, frames), _activity(hypothesis, frames)
+    scored = np.ones(frames, bool)
+    for turn in reference:
+        for edge in (turn.start, turn.end):
+            first = max(0, round((edge - COLLAR) / FRAME))
+            scored[first : round((edge + COLLAR) / FRAME)] = False
+    truth, heard = truth[:, scored], heard[:, scored]
+    size = max(len(truth), len(heard))
+    truth = np.pad(truth, ((0, size - len(truth)), (0, 0)))
+    heard = np.pad(heard, ((0, size - len(heard)), (0, 0)))
+    together = truth.astype(int) @ heard.astype(int).T  # frames, reference x hypothesis
+    correct = max(
+        sum(int(together[row, column]) for row, column in enumerate(order))
+        for order in permutations(range(size))
+    )
+    error = np.maximum(truth.sum(axis=0), heard.sum(axis=0)).sum() - correct
+    return float(error / truth.sum())
+
+
+def _activity(turns: Sequence[Turn], frames: int) -> NDArray[np.bool_]:
+    speakers = sorted({turn.speaker for turn in turns})
+    active = np.zeros((len(speakers), frames), bool)
+    for turn in turns:
+        first, last = round(turn.start / FRAME), round(turn.end / FRAME)
+        active[speakers.index(turn.speaker), first:last] = True
+    return active

@@ -1,0 +1,55 @@
+"""Servers that the HTTP tests share: each starts when first asked for, and must end clean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import diarizer_fixture
+from server import FAKE, REPOSITORY, Server, real_settings
+from support import ALIGNER, WHISPER
+
+EMBEDDED = {
+    "BACKENDS__TRANSCRIPTION": "embedded",
+    "BACKENDS__ALIGNMENT": "embedded",
+    "BACKENDS__DIARIZATION": "embedded",
+}
+
+
+@contextmanager
+def serving(directory: Path, settings: Mapping[str, str]) -> Iterator[Server]:
+    """A server that leaves no file and no traceback behind, whatever its clients did."""
+    server = Server(directory, settings)
+    try:
+        yield server.wait_until_healthy()
+    finally:
+        status = server.stop()
+    assert status == 0, server.log
+    assert server.temp_files() == []
+    assert "unexpected failure" not in server.log
+
+
+@pytest.fixture(scope="session")
+def fake_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """On the fake backend: it hears the tones of `backends.fake.say`."""
+    with serving(tmp_path_factory.mktemp("fake"), FAKE) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def real_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """On the fixture models: Whisper, wav2vec2 and pyannote through their real loaders."""
+    diarizer = diarizer_fixture.build(REPOSITORY / "build" / "test-diarizer")
+    settings = real_settings(WHISPER, ALIGNER, diarizer)
+    with serving(tmp_path_factory.mktemp("real"), settings) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def embedded_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """On the engine that needs no download."""
+    with serving(tmp_path_factory.mktemp("embedded"), EMBEDDED) as server:
+        yield server
