@@ -7,6 +7,7 @@ is a module (or object) with the factories that `base` describes.
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -49,6 +50,9 @@ _FACTORIES: Mapping[Stage, str] = {
     "generation": "load_language_model",
 }
 
+_NO_TELEMETRY = ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY")
+"""Without them onnxruntime, also on Linux, and huggingface_hub tell their makers about each run."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelKey:
@@ -88,6 +92,8 @@ def find_backend(name: str, stage: Stage) -> Any:
 
 def load_model(key: ModelKey) -> object:
     """Load a model through its backend's factory; call it on the thread that will use it."""
+    for variable in _NO_TELEMETRY:
+        os.environ.setdefault(variable, "1")
     module = find_backend(key.backend, key.stage)
     factory = cast("Callable[[ModelSpec], object]", getattr(module, _FACTORIES[key.stage]))
     return factory(key.spec)
