@@ -21,7 +21,7 @@ DISTRIBUTIONS = ("whisperx", "faster-whisper", "ctranslate2")
 def load_transcriber(spec: ModelSpec) -> Transcriber:
     """Load a Whisper model: a published size, a hub id, or a directory in CTranslate2's format.
 
-    `spec.options` may have `batch_size` (int, most windows in one batch; 16) and `fallback` (bool,
+    `spec.options` may have `max_batch` (int, most windows in one batch; 16) and `fallback` (bool,
     whether doubtful windows are decoded again at higher temperatures; True).
 
     Raises:
@@ -67,7 +67,7 @@ def load_transcriber(spec: ModelSpec) -> Transcriber:
     return WhisperTranscriber(
         model,
         vocabulary,
-        max_batch=options.get("batch_size", 16),
+        max_batch=options.get("max_batch", 16),
         fallback=options.get("fallback", True),
     )
 
