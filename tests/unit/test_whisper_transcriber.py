@@ -25,6 +25,7 @@ from whisperx_api_server.backends.whisperx.decoding import Decoding, best
 from whisperx_api_server.backends.whisperx.features import LogMel
 from whisperx_api_server.backends.whisperx.transcriber import EncodedBatch, WhisperTranscriber
 from whisperx_api_server.backends.whisperx.vocabulary import MAX_CONTEXT, Vocabulary
+from whisperx_api_server.backends.whisperx.words import logprobs_of, words_of
 from whisperx_api_server.domain import DecodeOptions, Window, WindowTranscript
 from whisperx_api_server.errors import (
     InsufficientMemory,
@@ -193,6 +194,25 @@ def test_words_lie_where_they_were_said(transcriber: TranscriberProtocol, speech
     assert all(word.score is not None and 0.3 < word.score <= 1.0 for word in segment.words)
 
 
+def test_punctuation_belongs_to_its_word(vocabulary: Vocabulary) -> None:
+    tokens = vocabulary._encode("he said, (you)?!")
+    end = len(tokens)
+    [he, said, you] = words_of(
+        vocabulary,
+        tokens,
+        "en",
+        path=[(token, 10 * token) for token in range(end + 1)],
+        probabilities=[0.5] * end,
+        window=Window(
+            request_id="r", index=0, start=8.0, end=8.0 + 0.2 * end, samples=np.zeros(0, np.float32)
+        ),
+    )
+    assert [he.text, said.text, you.text] == ["he", "said,", "(you)?!"]
+    assert (he.start, he.end, he.score) == (8.0, 8.2, 0.5)
+    assert said.start == 8.2
+    assert you.start == pytest.approx(8.6)  # with its bracket
+
+
 @pytest.mark.parametrize("prompt", [None, "red cat"])
 def test_logprobs_are_the_decoders_and_their_bytes_the_text(
     transcriber: TranscriberProtocol, speech: Speech, prompt: str | None
@@ -217,8 +237,6 @@ def test_token_bytes_spell_any_text(vocabulary: Vocabulary, text: str) -> None:
 
 
 def test_part_of_a_character_is_listed_as_bytes(vocabulary: Vocabulary) -> None:
-    from whisperx_api_server.backends.whisperx.words import logprobs_of
-
     tokens = vocabulary._encode("🦜")
     listed = logprobs_of(vocabulary, tokens, [0.5] * len(tokens))
     assert len(listed) > 1

@@ -32,15 +32,18 @@ def words_of(
     token_index = np.array([pair[0] for pair in path])
     position = np.array([pair[1] for pair in path])
     starts = position[np.diff(token_index, prepend=-1) > 0] * TOKEN_SECONDS  # one a token, and end
-    words = []
-    first, earliest = 0, window.start
-    for text, count in vocabulary.split_words(tokens, language):
-        last = first + count
-        start = _clamp(window.start + float(starts[first]), earliest, window.end)
-        end = _clamp(window.start + float(starts[last]), start, window.end)
-        score = float(np.clip(np.mean(probabilities[first:last]), 0.0, 1.0))
-        words.append(Word(text=text, start=start, end=end, score=score))
-        first, earliest = last, end
+    texts = vocabulary.split_words(tokens, language)
+    first = np.cumsum([0, *(count for _, count in texts)])  # token of each word; last is the end
+    edges = np.clip(window.start + starts[first], window.start, window.end).tolist()
+    words = [
+        Word(
+            text=text,
+            start=edges[index],
+            end=edges[index + 1],
+            score=min(1.0, float(np.mean(probabilities[first[index] : first[index + 1]]))),
+        )
+        for index, (text, _) in enumerate(texts)
+    ]
     return _join_punctuation(words)
 
 
@@ -82,7 +85,3 @@ def _join_punctuation(words: Sequence[Word]) -> tuple[Word, ...]:
             joined.append(word)
     joined += [opening] if opening else []
     return tuple(replace(word, text=word.text.strip()) for word in joined if word.text.strip())
-
-
-def _clamp(value: float, low: float, high: float) -> float:
-    return min(max(value, low), high)
