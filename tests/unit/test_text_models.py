@@ -7,6 +7,7 @@ sense its answers have was put there by the schema.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -168,6 +169,15 @@ def test_a_recursive_schema_is_closed_in_time(causal: LanguageModel) -> None:
         },
     }
     answer_of(causal, schema, GenerationOptions(max_new_tokens=60, temperature=1.0))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_numbers_are_of_a_size_that_can_be_read(causal: LanguageModel, seed: int) -> None:
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(seed)
+    schema = {"type": "object", "properties": {"n": {"type": "number"}, "i": {"type": "integer"}}}
+    options = GenerationOptions(max_new_tokens=60, temperature=1.0)
+    assert math.isfinite(answer_of(causal, schema, options)["n"])
 
 
 def test_a_budget_too_small_for_the_schema_says_so(causal: LanguageModel) -> None:

@@ -7,6 +7,8 @@ answer is then cut back as far as it takes to close it within the budget.
 
 from __future__ import annotations
 
+import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -73,7 +75,9 @@ class SchemaGuide:
             matcher.consume_tokens(list(answer[:kept]))
             closing = self._close(matcher, limit - kept)
             if closing is not None:
-                return str(self._tokenizer.decode_str([*answer[:kept], *closing]))
+                text = str(self._tokenizer.decode_str([*answer[:kept], *closing]))
+                if _is_readable(text):
+                    return text
         raise InvalidRequest(
             f"{limit} tokens do not hold an object of gen_schema: raise max_new_tokens",
             param="gen_cfg",
@@ -166,6 +170,22 @@ def _cuts(length: int) -> Iterator[int]:
         cut *= 2
     if length:
         yield 0
+
+
+def _is_readable(text: str) -> bool:
+    """Whether all numbers are of a size that readers of JSON can hold: `1e999` is valid, too."""
+    try:
+        json.loads(text, parse_float=_finite)
+    except ValueError:
+        return False
+    return True
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"{digits} is beyond a float")
+    return number
 
 
 def _invalid_schema(reason: object) -> InvalidRequest:

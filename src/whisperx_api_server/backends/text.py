@@ -189,7 +189,8 @@ class Seq2SeqTranslator:
         targets = getattr(tokenizer, "supported_language_codes", [])
         if targets:  # a MarianMT with several targets
             return f"{language_token(targets, target, 'target_language')} ", {}
-        codes = tokenizer.additional_special_tokens
+        # T5's sentinels, <extra_id_0> and so on, are special tokens too
+        codes = [each for each in tokenizer.additional_special_tokens if each[:1] != "<"]
         if not codes:
             return "", {}
         tokenizer.src_lang = language_token(codes, source, "source_language").strip("_")
