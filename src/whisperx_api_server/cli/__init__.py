@@ -1,0 +1,58 @@
+"""The command line: serve, transcribe, models, doctor.
+
+Every command imports what it needs when it runs, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .doctor import doctor
+from .models import app as models
+from .serve import serve
+from .transcribe import transcribe
+
+app = typer.Typer(
+    name="whisperx-api-server",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(serve)
+app.command(no_args_is_help=True)(transcribe)
+app.add_typer(models, name="models")
+app.command()(doctor)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from .. import __version__
+
+        typer.echo(f"whisperx-api-server {__version__}")
+        raise typer.Exit
+
+
+@app.callback(
+    epilog="Settings come from the environment and from `.env`; `doctor` checks them, "
+    "docs/settings.md lists them."
+)
+def main(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Speech to transcripts behind OpenAI's audio API.
+
+    Examples:
+
+        whisperx-api-server serve --port 8000
+        whisperx-api-server transcribe talk.mp3 --format srt -o subtitles
+        whisperx-api-server doctor
+    """

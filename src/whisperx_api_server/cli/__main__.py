@@ -1,0 +1,5 @@
+"""`python -m whisperx_api_server.cli`."""
+
+from . import app
+
+app()

@@ -1,0 +1,305 @@
+"""`doctor`: whether this machine has what the settings need, without loading or downloading."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import typer
+
+from .console import FAILED
+
+if TYPE_CHECKING:
+    from ..backends import ModelKey
+    from ..backends.base import ModelSpec
+    from ..config import Settings
+
+HUB_TIMEOUT = 5.0  # s
+SPARE_BYTES = 1_000_000_000
+"""An hour of decoded audio takes 230 MB of the temporary directory."""
+
+Verdict = Literal["ok", "missing", "note"]
+MARKS: Mapping[Verdict, str] = {
+    "ok": "[green]✓[/green]",
+    "missing": "[red]✗[/red]",
+    "note": "[dim]–[/dim]",
+}
+
+PACKAGES: Mapping[tuple[str, str], tuple[str, ...]] = {
+    ("whisperx", "transcription"): ("ctranslate2", "faster_whisper"),
+    ("whisperx", "alignment"): ("torch", "torchaudio", "transformers"),
+    ("whisperx", "diarization"): ("torch", "pyannote.audio"),
+    ("pyannote", "diarization"): ("torch", "pyannote.audio"),
+    ("pyannote", "vad"): ("torch", "pyannote.audio", "whisperx"),
+    ("silero", "vad"): ("onnxruntime", "faster_whisper"),
+    ("parakeet", "transcription"): ("torch", "nemo"),
+    ("embedded", "transcription"): ("pocketsphinx",),
+    ("embedded", "diarization"): ("torch", "scipy", "resemblyzer", "faster_whisper"),
+}
+"""What each built-in backend imports when it loads a model."""
+
+EXTRAS: Mapping[str, str] = {"parakeet": "parakeet", "embedded": "embedded", "silero": "embedded"}
+"""The extras that bring them; the others' is `cpu`, or `cuda`."""
+
+ENGINES: Mapping[str, str] = {
+    "whisperx": "cpu",
+    "pyannote": "cpu",
+    "nemo": "parakeet",
+    "pocketsphinx": "embedded",
+}
+"""Package -> extra, of all engines there are."""
+
+PUBLISHED = "Systran/faster-whisper-base"
+"""Asked for in place of a published Whisper size: those exist, only the hub may not answer."""
+
+PROBES: Mapping[tuple[str, str], str] = {
+    ("whisperx", "transcription"): "config.json",
+    ("whisperx", "alignment"): "config.json",
+    ("whisperx", "diarization"): "config.yaml",
+    ("pyannote", "diarization"): "config.yaml",
+    ("parakeet", "transcription"): ".gitattributes",
+}
+"""A file that each such model has on the hub, and that a gated one shows only to who may see it."""
+
+
+ON_DISK = "on disk"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """One line of the table."""
+
+    name: str
+    verdict: Verdict
+    found: str
+    fix: str = ""
+
+
+def doctor() -> None:
+    """Check this machine: settings, ffmpeg, device, packages, models, Hugging Face token.
+
+    Nothing is loaded or downloaded. The exit status is 1 if something that the settings need is
+    missing.
+
+    Examples:
+
+        whisperx-api-server doctor
+        BACKENDS__TRANSCRIPTION=parakeet whisperx-api-server doctor
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    checks = list(examine())
+    table = Table("", "check", "found", "fix", box=None, pad_edge=False)
+    for check in checks:
+        cells = (Text(check.name), Text(check.found), Text(check.fix))
+        table.add_row(MARKS[check.verdict], *cells)
+    Console(width=None if sys.stdout.isatty() else 300).print(table)
+    if any(check.verdict == "missing" for check in checks):
+        raise typer.Exit(FAILED)
+
+
+def examine() -> Iterator[Check]:
+    """Every check, in order; settings that are wrong leave only what does not depend on them."""
+    from ..config import ConfigurationError, load_settings
+    from ..errors import ServiceError
+    from ..keys import KeyFileError, KeyRing
+    from ..main import build_catalog
+
+    yield from _machine()
+    try:
+        settings = load_settings()
+        KeyRing(api_key=None, file=settings.api_keys_file)
+    except (ConfigurationError, KeyFileError) as error:
+        yield Check(name="settings", verdict="missing", found="invalid", fix=str(error))
+        return
+    yield Check(name="settings", verdict="ok", found="valid")
+    catalog = build_catalog(settings)
+    yield _device(settings)
+    keys: list[ModelKey] = []
+    stages: tuple[tuple[str, Callable[[], ModelKey | None]], ...] = (
+        ("transcription", lambda: catalog.transcriber(catalog.default_model)),
+        ("alignment", lambda: catalog.aligner(settings.default_language or "en")),
+        ("diarization", catalog.diarizer),
+        ("voice activity", catalog.voice_detector),
+    )
+    for name, find in stages:
+        try:
+            key = find()
+            check = _packages(name, key)
+        except ServiceError as error:
+            yield Check(name=name, verdict="missing", found="no such backend", fix=error.message)
+            continue
+        yield check
+        if key is not None and check.verdict == "ok":
+            keys.append(key)
+    yield from _engines()
+    gated = False
+    for key in keys:
+        probe = PROBES.get((key.backend, key.stage))
+        if probe is not None:
+            check = _model(key, probe)
+            gated |= probe == "config.yaml" and not check.found.endswith(ON_DISK)
+            yield check
+    yield _token(settings, needed=gated)
+
+
+def _machine() -> Iterator[Check]:
+    """What does not depend on settings."""
+    from ..audio import find_ffmpeg
+    from ..errors import NotInstalled
+
+    try:
+        yield Check(name="ffmpeg", verdict="ok", found=find_ffmpeg())
+    except NotInstalled as error:
+        yield Check(name="ffmpeg", verdict="missing", found="not installed", fix=error.message)
+    directory = tempfile.gettempdir()
+    free = shutil.disk_usage(directory).free
+    yield Check(
+        name="temporary directory",
+        verdict="ok" if free > SPARE_BYTES else "missing",
+        found=f"{directory}, {free / 1e9:.1f} GB free",
+        fix="" if free > SPARE_BYTES else "make room, or set TMPDIR to a directory with more",
+    )
+
+
+def _device(settings: Settings) -> Check:
+    from ..catalog import resolve_device
+
+    present = resolve_device("auto")
+    wanted = {"WHISPER__INFERENCE_DEVICE": settings.whisper.inference_device}
+    if settings.backends.transcription == "parakeet":
+        wanted["PARAKEET__INFERENCE_DEVICE"] = settings.parakeet.inference_device
+    for variable, device in wanted.items():
+        if device == "cuda" and present != "cuda":
+            fix = f"set {variable}=auto, or check the NVIDIA driver and the package ctranslate2"
+            return Check(name="device", verdict="missing", found="no usable GPU", fix=fix)
+    used = {present if device == "auto" else device for device in wanted.values()}
+    return Check(name="device", verdict="ok", found=", ".join(sorted(used)))
+
+
+def _packages(name: str, key: ModelKey | None) -> Check:
+    """Whether a stage's backend finds what it imports.
+
+    Raises:
+        NotConfigured: there is no such backend.
+    """
+    from ..backends import find_backend
+
+    if key is None:
+        return Check(name=name, verdict="note", found="none: the engine's own word times are used")
+    find_backend(key.backend, key.stage)
+    absent = [
+        package for package in PACKAGES.get((key.backend, key.stage), ()) if not _installed(package)
+    ]
+    if not absent:
+        return Check(name=name, verdict="ok", found=f"backend {key.backend}")
+    return Check(
+        name=name,
+        verdict="missing",
+        found=f"backend {key.backend} lacks {', '.join(absent)}",
+        fix=_install(key),
+    )
+
+
+def _install(key: ModelKey) -> str:
+    if (key.backend, key.stage) == ("embedded", "diarization"):
+        from ..backends.embedded.ge2e import INSTALL
+
+        return INSTALL
+    extra = EXTRAS.get(key.backend, "cuda" if key.spec.device == "cuda" else "cpu")
+    return f'pip install "whisperx-api-server[{extra}]"'
+
+
+def _engines() -> Iterator[Check]:
+    """What is installed besides: no setting needs it."""
+    for package, extra in ENGINES.items():
+        installed = _installed(package)
+        found = "installed" if installed else f"not installed (extra {extra})"
+        yield Check(name=f"package {package}", verdict="ok" if installed else "note", found=found)
+
+
+def _model(key: ModelKey, probe: str) -> Check:
+    """Whether a model is on disk, or could be downloaded."""
+    from ..backends.hub import is_local_path, shown_name
+    from ..backends.whisperx.align_models import TORCHAUDIO_MODELS
+    from ..errors import ServiceError
+
+    name, spec = f"{key.stage} model", key.spec
+    if spec.name in TORCHAUDIO_MODELS.values():
+        found = f"{spec.name}: comes from download.pytorch.org at its first use; not checked"
+        return Check(name=name, verdict="note", found=found)
+    shown = shown_name(spec.name)
+    try:
+        _find_on_disk(key)
+        return Check(name=name, verdict="ok", found=f"{shown}: {ON_DISK}")
+    except ServiceError as error:
+        if spec.local_files_only or is_local_path(spec.name):
+            return Check(name=name, verdict="missing", found=shown, fix=error.message)
+    try:
+        _ask_hub(spec, probe)
+    except ServiceError as error:
+        return Check(name=name, verdict="missing", found=shown, fix=error.message)
+    found = f"{shown}: on the Hugging Face hub, downloaded at its first use"
+    return Check(name=name, verdict="ok", found=found)
+
+
+def _find_on_disk(key: ModelKey) -> None:
+    """
+    Raises:
+        ServiceError: the model is not there.
+    """
+    from ..backends.hub import is_local_path, snapshot
+    from ..errors import ModelNotFound
+
+    spec = replace(key.spec, local_files_only=True)
+    if (key.backend, key.stage) == ("whisperx", "transcription"):
+        from ..backends.whisperx.hub import model_directory
+
+        model_directory(spec)
+    elif is_local_path(spec.name):
+        path = Path(spec.name).expanduser()
+        if not path.exists():
+            raise ModelNotFound(f"there is no {path.name!r}: check the path in the settings")
+    else:
+        snapshot(spec, spec.name, patterns=["*"])
+
+
+def _ask_hub(spec: ModelSpec, file: str) -> None:
+    """
+    Raises:
+        ServiceError: the hub does not answer, or has no such model for us.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    from ..backends.hub import translate_hub_errors
+
+    repository = spec.name if "/" in spec.name else PUBLISHED
+    with translate_hub_errors(spec.name):
+        get_hf_file_metadata(hf_hub_url(repository, file), token=spec.hf_token, timeout=HUB_TIMEOUT)
+
+
+def _token(settings: Settings, *, needed: bool) -> Check:
+    from huggingface_hub import get_token
+
+    if settings.hf_token is not None or get_token():
+        return Check(name="Hugging Face token", verdict="ok", found="present")
+    if not needed:
+        return Check(name="Hugging Face token", verdict="note", found="none; nothing needs one")
+    fix = "set HF_TOKEN, after accepting the diarization model's conditions on the hub"
+    return Check(name="Hugging Face token", verdict="missing", found="none", fix=fix)
+
+
+def _installed(package: str) -> bool:
+    """Whether a package can be found; of "a.b" only "a" is imported."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:
+        return False

@@ -1,0 +1,212 @@
+"""A server as seen from the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from .console import Watch
+from .order import Order, TranscriptionFailure
+
+TRANSCRIPTIONS = "/v1/audio/transcriptions"
+TRANSLATIONS = "/v1/audio/translations"
+
+CONNECT_TIMEOUT = 10.0  # s; an answer may take as long as the recording needs
+RETRY_AFTER = 5.0  # s, where a busy server names no time
+RECONNECTS = 5
+"""How often in a row a job's events may break off before it is given up."""
+
+_LOOPBACK = ("all://localhost", "all://127.0.0.1", "all://[::1]")
+
+
+class ServerError(Exception):
+    """The server cannot be reached, or answers with an error; the message is one line.
+
+    `retry_after` is in seconds where another try may succeed.
+    """
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class RemoteServer:
+    """Calls the API; errors are `ServerError`."""
+
+    def __init__(self, client: httpx.AsyncClient, url: str) -> None:
+        self._client = client
+        self._url = url
+
+    async def send(self, method: str, path: str, **content: Any) -> httpx.Response:
+        """The answer, if it is a success.
+
+        Raises:
+            ServerError: it is none, or there is no answer.
+        """
+        try:
+            response = await self._client.request(method, path, **content)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise self._unreachable(error) from error
+        _check(response)
+        return response
+
+    async def events(self, path: str) -> AsyncGenerator[dict[str, Any], None]:
+        """The JSON objects of server-sent events, to the end of the stream.
+
+        Raises:
+            ServerError: as for `send`.
+        """
+        try:
+            async with self._client.stream("GET", path) as response:
+                if response.is_error:
+                    await response.aread()
+                    _check(response)
+                async for line in response.aiter_lines():
+                    if line.startswith("data: {"):
+                        yield json.loads(line.removeprefix("data: "))
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from error
+
+    def _unreachable(self, error: Exception) -> ServerError:
+        if isinstance(error, (httpx.InvalidURL, httpx.UnsupportedProtocol)):
+            return ServerError(f"{self._url!r} is no server's URL: give one like http://host:8000")
+        if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
+            return ServerError(
+                f"no server answers at {self._url}: start one with `whisperx-api-server serve`, "
+                "or give another --url"
+            )
+        return ServerError(
+            f"the connection to {self._url} broke off ({type(error).__name__}): try again"
+        )
+
+
+@asynccontextmanager
+async def connect(url: str, api_key: str | None) -> AsyncIterator[RemoteServer]:
+    """A server by its URL, with or without the `/v1` that OpenAI's clients want."""
+    url = url.rstrip("/").removesuffix("/v1")
+    async with httpx.AsyncClient(
+        base_url=url,
+        headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+        timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT),
+        # A proxy's loopback is not ours.
+        mounts=dict.fromkeys(_LOOPBACK),
+    ) as client:
+        yield RemoteServer(client, url)
+
+
+class RemoteEngine:
+    """Uploads recordings and follows them as jobs."""
+
+    def __init__(self, server: RemoteServer) -> None:
+        self._server = server
+
+    async def transcribe(self, file: Path, order: Order, watch: Watch) -> str:
+        """The transcript of a file, rendered as ordered; waits as long as the server is full.
+
+        Raises:
+            TranscriptionFailure: one line that says why not.
+        """
+        while True:
+            try:
+                return await self._transcribe(file, order, watch)
+            except ServerError as error:
+                if error.retry_after is None:
+                    raise TranscriptionFailure(str(error)) from error
+                watch.progress(0.0, "the server is full; waiting", error.retry_after)
+                await asyncio.sleep(error.retry_after)
+
+    async def _transcribe(self, file: Path, order: Order, watch: Watch) -> str:
+        watch.progress(0.0, "sending", 0)
+        path = TRANSLATIONS if order.translate else TRANSCRIPTIONS
+        with file.open("rb") as content:
+            response = await self._server.send(
+                "POST", path, files={"file": (file.name, content)}, data=_form(order)
+            )
+        if response.status_code != httpx.codes.ACCEPTED:
+            return response.text
+        job = f"{TRANSCRIPTIONS}/{response.json()['request_id']}"
+        try:
+            await self._follow(job, watch)
+            return (await self._server.send("GET", f"{job}/result")).text
+        finally:
+            # Under way it is cancelled, else deleted: the server keeps nothing of ours.
+            await asyncio.shield(self._forget(job))
+
+    async def _follow(self, job: str, watch: Watch) -> None:
+        """Watch a job to its end, over broken connections."""
+        broken = 0
+        while True:
+            try:
+                async with aclosing(self._server.events(f"{job}/events")) as events:
+                    async for event in events:
+                        broken = 0
+                        if _ended(event):
+                            return
+                        watch.progress(event["percent"] / 100, _detail(event), event["eta_seconds"])
+            except ServerError as error:
+                if broken >= RECONNECTS or error.__cause__ is None:
+                    raise
+            broken += 1
+            await asyncio.sleep(broken)
+
+    async def _forget(self, job: str) -> None:
+        try:
+            await self._server.send("DELETE", job)
+        except ServerError:
+            return  # it lapses by itself, and what matters here is the transcript
+
+
+def _form(order: Order) -> dict[str, list[str]]:
+    """The fields as httpx wants them; what both sides know to be needless is left undone."""
+    fields: dict[str, list[str]] = {}
+    for name, value in order.fields:
+        fields.setdefault(name, []).append(value)
+    if not order.translate:
+        fields["async"] = ["true"]
+        if fields["response_format"][0] in ("json", "text") and "diarize" not in fields:
+            fields.setdefault("align", ["false"])  # a job would be ready for other formats too
+    return fields
+
+
+def _detail(event: Mapping[str, Any]) -> str:
+    if event["queue_position"]:
+        return f"{event['queue_position']} before it in the queue"
+    stages = event["stages"]
+    return str(stages[-1]["name"]) if stages else "queued"
+
+
+def _ended(event: Mapping[str, Any]) -> bool:
+    """Whether the job is completed.
+
+    Raises:
+        ServerError: it failed, or was cancelled.
+    """
+    if event["status"] == "failed":
+        error = event["error"]
+        full = error["code"] == "overloaded"
+        raise ServerError(error["message"], retry_after=RETRY_AFTER if full else None)
+    if event["status"] == "cancelled":
+        raise ServerError("the job was cancelled on the server")
+    return bool(event["status"] == "completed")
+
+
+def _check(response: httpx.Response) -> None:
+    if response.is_success:
+        return
+    try:
+        message = str(response.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        message = f"the server answered {response.status_code} {response.reason_phrase}"
+    if response.status_code == httpx.codes.UNAUTHORIZED:
+        message = f"{message}: give the server's key with --api-key or API_KEY"
+    wait = response.headers.get("retry-after", "")
+    full = response.status_code == httpx.codes.TOO_MANY_REQUESTS
+    raise ServerError(
+        message, retry_after=(float(wait) if wait.isdecimal() else RETRY_AFTER) if full else None
+    )

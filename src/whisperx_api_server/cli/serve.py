@@ -1,0 +1,39 @@
+"""`serve`: the API until interrupted."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .console import USAGE, fail
+
+
+def serve(
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 is all of this machine's.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8000,
+) -> None:
+    """Serve the API until interrupted. Settings come from the environment and `.env`.
+
+    Examples:
+
+        whisperx-api-server serve
+        API_KEY=secret WHISPER__MODEL=small whisperx-api-server serve --host 0.0.0.0 --port 9000
+    """
+    from ..config import ConfigurationError, load_settings
+    from ..errors import ServiceError
+    from ..keys import KeyFileError
+    from ..main import create_app
+    from ..serving import Server
+
+    try:
+        settings = load_settings()
+        application = create_app(settings)
+    except (ConfigurationError, KeyFileError, ServiceError) as error:
+        fail(str(error), USAGE)
+    server = Server(application, host=host, port=port, grace=settings.shutdown_grace)
+    server.run()
+    if not server.started:
+        raise typer.Exit(1)

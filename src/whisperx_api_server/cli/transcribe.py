@@ -1,0 +1,217 @@
+"""`transcribe`: recordings to transcripts, here or on a server."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from . import options
+from .console import FAILED, USAGE, Screen, fail
+from .order import Engine, Order, OrderError, TranscriptionFailure, known_speaker
+
+if TYPE_CHECKING:
+    from ..config import Settings
+
+IN_FLIGHT = 8
+"""Recordings under way at a time: enough to fill batches, few enough for the disk."""
+
+TERMINATED = 128 + signal.SIGTERM
+
+
+def transcribe(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE...", help="Recordings, in any container or codec.", show_default=False
+        ),
+    ],
+    output_format: options.Format = "text",
+    output: options.Output = None,
+    url: options.Url = None,
+    api_key: options.ApiKey = None,
+    quiet: options.Quiet = False,
+    model: options.Model = None,
+    language: options.Language = None,
+    translate: options.Translate = False,
+    prompt: options.Prompt = None,
+    hotwords: options.Hotwords = None,
+    temperature: options.Temperature = None,
+    suppress_numerals: options.SuppressNumerals = None,
+    align: options.Align = None,
+    word_timestamps: options.WordTimestamps = False,
+    highlight_words: options.HighlightWords = None,
+    logprobs: options.Logprobs = False,
+    diarize: options.Diarize = None,
+    num_speakers: options.NumSpeakers = None,
+    min_speakers: options.MinSpeakers = None,
+    max_speakers: options.MaxSpeakers = None,
+    known_speakers: options.KnownSpeakers = None,
+    speaker_embeddings: options.SpeakerEmbeddings = None,
+    batch_size: options.BatchSize = None,
+    chunk_size: options.ChunkSize = None,
+) -> None:
+    """Transcribe recordings, in this process or on a server.
+
+    One transcript a recording: as FILE's name with the format's extension in --output, else on
+    standard output. Several recordings are worked on side by side and share batches. The exit
+    status is 1 if any recording failed, 2 if an option or a setting is wrong.
+
+    Without --url, models are loaded here, as the settings in the environment and in `.env` say.
+
+    Examples:
+
+        whisperx-api-server transcribe talk.mp3
+        whisperx-api-server transcribe *.m4a --format srt -o subtitles
+        whisperx-api-server transcribe call.wav --num-speakers 2 --format vtt
+        whisperx-api-server transcribe rede.ogg --language de --translate
+        whisperx-api-server transcribe talk.mp3 --url http://gpu-box:8000 --format verbose_json
+    """
+    speakers = (num_speakers, min_speakers, max_speakers, known_speakers, speaker_embeddings)
+    try:
+        known = [known_speaker(each) for each in known_speakers or ()]
+        order = Order.of(
+            {
+                "response_format": output_format,
+                "model": model,
+                "language": language[0] if language and len(language) == 1 else None,
+                "languages[]": language if language and len(language) > 1 else None,
+                "prompt": prompt,
+                "hotwords": hotwords,
+                "temperature": temperature,
+                "suppress_numerals": suppress_numerals,
+                "align": align,
+                "timestamp_granularities[]": ["segment", "word"] if word_timestamps else None,
+                "highlight_words": highlight_words,
+                "include[]": ["logprobs"] if logprobs else None,
+                "diarize": True if any(speakers) else diarize,
+                "num_speakers": num_speakers,
+                "min_speakers": min_speakers,
+                "max_speakers": max_speakers,
+                "known_speaker_names[]": [name for name, _ in known],
+                "known_speaker_references[]": [reference for _, reference in known],
+                "speaker_embeddings": speaker_embeddings,
+                "batch_size": batch_size,
+                "chunk_size": chunk_size,
+            },
+            translate=translate,
+        )
+        targets = _targets(files, output, order.extension)
+    except OrderError as error:
+        fail(str(error), USAGE)
+    _transcribe(files, targets, order, url=url, api_key=api_key, quiet=quiet)
+
+
+def _transcribe(
+    files: Sequence[Path],
+    targets: Sequence[Path | None],
+    order: Order,
+    *,
+    url: str | None,
+    api_key: str | None,
+    quiet: bool,
+) -> None:
+    from ..config import ConfigurationError, load_settings
+    from ..errors import ServiceError
+
+    try:
+        settings = None if url else load_settings()
+        with Screen(files=len(files), quiet=quiet) as screen:
+            work = _run(files, targets, order, screen, settings=settings, url=url, api_key=api_key)
+            bodies = asyncio.run(work)
+    except (ConfigurationError, ServiceError) as error:
+        fail(str(error), USAGE)
+    except asyncio.CancelledError:
+        raise typer.Exit(TERMINATED) from None
+    for body, target in zip(bodies, targets, strict=True):
+        if body is not None and target is None:
+            typer.echo(body, nl=not body.endswith("\n"))
+    if None in bodies:
+        raise typer.Exit(FAILED)
+
+
+async def _run(
+    files: Sequence[Path],
+    targets: Sequence[Path | None],
+    order: Order,
+    screen: Screen,
+    *,
+    settings: Settings | None,
+    url: str | None,
+    api_key: str | None,
+) -> list[str | None]:
+    """The transcript of each file, None where it failed; those with a target are written to it."""
+    if current := asyncio.current_task():
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, current.cancel)
+    slots = asyncio.Semaphore(IN_FLIGHT)
+
+    async def one(engine: Engine, file: Path, target: Path | None) -> str | None:
+        async with slots:
+            with screen.bar(file.name) as watch:
+                try:
+                    await asyncio.to_thread(_check_file, file)
+                    body = await engine.transcribe(file, order, watch)
+                    if target is not None:
+                        await asyncio.to_thread(target.write_text, body, encoding="utf-8")
+                except TranscriptionFailure as error:
+                    screen.error(f"{file}: {error}")
+                except OSError as error:
+                    screen.error(f"{error.filename or target}: {error.strerror}")
+                else:
+                    return body
+                return None
+
+    async with _engine(settings, url, api_key) as engine, asyncio.TaskGroup() as group:
+        tasks = [
+            group.create_task(one(engine, file, target))
+            for file, target in zip(files, targets, strict=True)
+        ]
+    return [task.result() for task in tasks]
+
+
+@asynccontextmanager
+async def _engine(
+    settings: Settings | None, url: str | None, api_key: str | None
+) -> AsyncIterator[Engine]:
+    if settings is not None:
+        from .local import local_engine
+
+        async with local_engine(settings) as engine:
+            yield engine
+    else:
+        from .remote import RemoteEngine, connect
+
+        async with connect(url or "", api_key) as server:
+            yield RemoteEngine(server)
+
+
+def _targets(files: Sequence[Path], output: Path | None, extension: str) -> list[Path | None]:
+    """Where each transcript goes; None is standard output.
+
+    Raises:
+        OrderError: two would go to the same file, or there is no such directory to be made.
+    """
+    if output is None:
+        return [None] * len(files)
+    targets: list[Path | None] = [output / (file.stem + extension) for file in files]
+    target, count = Counter(targets).most_common(1)[0]
+    if count > 1:
+        raise OrderError(f"{count} recordings would be written to {target}: run them one by one")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OrderError(f"--output: {output} cannot be made: {error.strerror}") from error
+    return targets
+
+
+def _check_file(file: Path) -> None:
+    if file.is_dir():
+        raise TranscriptionFailure("is a directory: name the recordings in it")
+    if not file.exists():
+        raise TranscriptionFailure("there is no such file")
