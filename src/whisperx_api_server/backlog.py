@@ -22,6 +22,7 @@ class Backlog:
     def __init__(self, limit: float, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.limit = limit
         self.seconds = 0.0
+        self._reservations = 0
         self._clock = clock
         self._since = 0.0
         self._done = 0.0
@@ -39,7 +40,7 @@ class Backlog:
             Overloaded: with the time until there should be room.
         """
         excess = self.seconds + seconds - self.limit
-        if excess >= 0 and self.seconds > 0:
+        if self._reservations and (excess > 0 or self.seconds >= self.limit):
             wait = min(max(1, math.ceil(excess / self.speed)), LONGEST_RETRY)
             raise Overloaded(
                 "the server has as much audio waiting as it accepts; try again later",
@@ -53,8 +54,9 @@ class Backlog:
             Overloaded: there is no room.
         """
         self.check(seconds)
-        if self.seconds <= 0:
+        if not self._reservations:
             self._since = self._clock()
+        self._reservations += 1
         self.seconds += seconds
         return Reservation(self, seconds)
 
@@ -65,6 +67,11 @@ class Backlog:
         self._elapsed = self._elapsed * fade + elapsed
         self._done = self._done * fade + (seconds if done else 0.0)
         self.seconds = max(0.0, self.seconds - seconds)
+
+    def _leave(self) -> None:
+        self._reservations -= 1
+        if not self._reservations:
+            self.seconds = 0.0  # what rounding has left of the sum
 
 
 class Reservation:
@@ -91,3 +98,4 @@ class Reservation:
     ) -> None:
         self._backlog._release(self._left, done=kind is None)
         self._left = 0.0
+        self._backlog._leave()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
-import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -20,12 +19,15 @@ from typing import Any, Literal
 from .backends import ModelKey, load_model
 from .backends.base import Stage
 from .errors import Conflict, ModelUnavailable, ServiceError
-from .scheduler import Lane, LaneLimits
+from .scheduler import Gate, Lane, LaneLimits
 
 logger = logging.getLogger(__name__)
 
 ALIGN_BATCH = 16
 """Segments that are aligned together; the aligner itself bounds the padded seconds."""
+
+TRANSLATION_BATCH = 8
+"""Pieces of text that are translated together, of one request or of several."""
 
 State = Literal["loading", "ready"]
 
@@ -50,7 +52,10 @@ class _Loaded:
     lane: Lane[Any]
     leases: int = 0
     last_used: float = 0.0
-    ready: bool = False
+
+    @property
+    def ready(self) -> bool:
+        return self.lane.loaded.done() and not self.lane.closed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,8 +85,8 @@ class ModelPool:
         self._clock = clock
         self._models: dict[ModelKey, _Loaded] = {}
         self._sizes: dict[ModelKey, int] = {}
-        self._gates: dict[tuple[str, int], threading.Semaphore] = {}
-        self._closing: set[asyncio.Task[None]] = set()
+        self._gates: dict[tuple[str, int], Gate] = {}
+        self._closing: dict[ModelKey, asyncio.Task[None]] = {}
 
     @asynccontextmanager
     async def lease(self, key: ModelKey) -> AsyncIterator[Lane[Any]]:
@@ -90,18 +95,22 @@ class ModelPool:
         Raises:
             ServiceError: why it cannot be loaded. A failed load is forgotten: the next try loads.
         """
+        while (closing := self._closing.get(key)) is not None:
+            # Loaded beside the one that goes, it might not fit.
+            await asyncio.wait([closing])
         entry = self._models.get(key)
         if entry is None or entry.lane.closed:
             entry = self._models[key] = self._begin(key)
         entry.leases += 1
         try:
-            await self._until_ready(entry)
+            await until_loaded(entry.lane)
             yield entry.lane
         finally:
             entry.leases -= 1
             entry.last_used = self._clock()
-            if not entry.leases and entry.lane.closed and self._models.get(key) is entry:
-                del self._models[key]
+            if not entry.leases:
+                self._forget_dead(entry)
+                self._make_room(keep=entry)
 
     async def load(self, key: ModelKey) -> None:
         """Load a model and keep it as long as an idle one is kept."""
@@ -142,11 +151,12 @@ class ModelPool:
 
     async def sweep(self) -> None:
         """Unload what has been idle for longer than the time to live."""
-        if self._policy.ttl < 0:
-            return
         oldest = self._clock() - self._policy.ttl
         for entry in list(self._models.values()):
-            if entry.ready and not entry.leases and entry.last_used < oldest:
+            if entry.leases:
+                continue
+            self._forget_dead(entry)
+            if self._policy.ttl >= 0 and entry.ready and entry.last_used < oldest:
                 logger.info("unloading %s: idle", entry.key)
                 await self._close(entry)
 
@@ -159,15 +169,13 @@ class ModelPool:
     async def close(self) -> None:
         """Unload everything, in use or not."""
         for entry in list(self._models.values()):
-            await self._close(entry)
+            self._begin_close(entry)
         if self._closing:
-            await asyncio.wait(self._closing)
+            await asyncio.wait(self._closing.values())
 
     def _begin(self, key: ModelKey) -> _Loaded:
         device = (key.spec.device, key.spec.device_index)
-        gate = self._gates.setdefault(
-            device, threading.Semaphore(self._policy.concurrent_per_device)
-        )
+        gate = self._gates.setdefault(device, Gate(self._policy.concurrent_per_device))
         logger.info("loading %s on %s", key, key.spec.device)
         lane = Lane(
             str(key),
@@ -175,7 +183,26 @@ class ModelPool:
             limits=lambda model: self._limits(key.stage, model),
             gate=gate,
         )
-        return _Loaded(key=key, lane=lane, last_used=self._clock())
+        entry = _Loaded(key=key, lane=lane, last_used=self._clock())
+        # Not left to those who wait for it: they may all be gone when it is there.
+        loop = asyncio.get_running_loop()
+        lane.loaded.add_done_callback(
+            lambda loaded: loop.call_soon_threadsafe(self._load_ended, entry, loaded.exception())
+        )
+        return entry
+
+    def _load_ended(self, entry: _Loaded, error: BaseException | None) -> None:
+        if error is not None:
+            self._forget_dead(entry)
+            return
+        logger.info("loaded %s", entry.key)
+        entry.last_used = self._clock()
+        self._make_room(keep=entry)
+
+    def _forget_dead(self, entry: _Loaded) -> None:
+        """Forget a model that could not be loaded; the next lease tries again."""
+        if entry.lane.closed and self._models.get(entry.key) is entry:
+            del self._models[entry.key]
 
     def _load_measured(self, key: ModelKey) -> object:
         """Load on the lane's thread; what the process grew by meanwhile is the model's size."""
@@ -189,7 +216,8 @@ class ModelPool:
             raise ModelUnavailable(
                 f"the model {key.spec.name!r} failed to load; the server's log says why"
             ) from error
-        self._sizes[key] = max(0, _resident_bytes() - before)
+        # Memory that an earlier load left to the allocator does not show as growth again.
+        self._sizes[key] = max(self._sizes.get(key, 0), _resident_bytes() - before)
         return model
 
     def _limits(self, stage: Stage, model: Any) -> LaneLimits:
@@ -201,19 +229,11 @@ class ModelPool:
             )
         if stage == "alignment":
             return LaneLimits(max_batch=ALIGN_BATCH, max_cost=ALIGN_BATCH * 30.0, max_wait=wait)
+        if stage == "translation":
+            return LaneLimits(max_batch=TRANSLATION_BATCH, max_wait=wait)
         return LaneLimits()
 
-    async def _until_ready(self, entry: _Loaded) -> None:
-        if entry.ready:
-            return
-        # A waiter that is cancelled must not cancel the load, which others may wait for.
-        await asyncio.shield(asyncio.wrap_future(entry.lane.loaded))
-        if not entry.ready:
-            entry.ready = True
-            logger.info("loaded %s", entry.key)
-            self._make_room(keep=entry)
-
-    def _make_room(self, keep: _Loaded | None = None) -> None:
+    def _make_room(self, keep: _Loaded) -> None:
         """Let the least recently used idle models go until the rest fits the memory budget."""
         budget = self._policy.memory_bytes
         if not budget:
@@ -225,15 +245,31 @@ class ModelPool:
             if entry is not keep and entry.ready and not entry.leases:
                 logger.info("unloading %s: over the memory budget", entry.key)
                 used -= self._sizes.get(entry.key, 0)
-                del self._models[entry.key]
-                task = asyncio.create_task(asyncio.to_thread(entry.lane.close))
-                self._closing.add(task)
-                task.add_done_callback(self._closing.discard)
+                self._begin_close(entry)
+
+    def _begin_close(self, entry: _Loaded) -> asyncio.Task[None]:
+        """Close a model's lane beside all else; until it is done nobody loads that model again."""
+        del self._models[entry.key]
+        task = asyncio.create_task(asyncio.to_thread(entry.lane.close))
+        self._closing[entry.key] = task
+        task.add_done_callback(lambda _: self._closing.pop(entry.key))
+        return task
 
     async def _close(self, entry: _Loaded) -> None:
-        if self._models.get(entry.key) is entry:
-            del self._models[entry.key]
-        await asyncio.to_thread(entry.lane.close)
+        await asyncio.wait([self._begin_close(entry)])
+
+
+async def until_loaded(lane: Lane[Any]) -> None:
+    """Wait until a lane has its model, for the first time or, its thread having died, again.
+
+    Raises:
+        ServiceError: why it has none.
+    """
+    if not lane.loaded.done():
+        # A waiter that is cancelled must not cancel the load, which others may wait for.
+        await asyncio.shield(asyncio.wrap_future(lane.loaded))
+    elif (error := lane.loaded.exception()) is not None:
+        raise error
 
 
 def _resident_bytes() -> int:

@@ -8,8 +8,8 @@ results are stitched back in order. Nothing here computes: every stage runs on i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Hashable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -34,7 +34,7 @@ from .domain import (
     WindowTranscript,
 )
 from .errors import InvalidRequest, ServiceError, TranscriptionFailed, Unavailable
-from .model_pool import ModelPool
+from .model_pool import ModelPool, until_loaded
 from .scheduler import Lane, Work
 from .sources import SourceOpener
 from .speakers import label, match_known, rename
@@ -144,17 +144,8 @@ class Pipeline:
             ServiceError: what is wrong with the request, or which stage failed.
         """
         run = _Run(self, request, observer or Observer(), memory or Memory())
-        try:
-            async with asyncio.timeout(self._defaults.timeout or None):
-                return await run.transcribe()
-        except TimeoutError as error:
-            raise Unavailable(
-                f"the request took longer than the {self._defaults.timeout:g} s that are allowed"
-            ) from error
-        except BaseExceptionGroup as group:
-            raise _first_error(group) from group
-        finally:
-            self._pool.cancel(request.id)
+        async with self._bounded(request.id):
+            return await run.transcribe()
 
     async def diarize(self, request_id: str, client: str, source: Source) -> Diarization:
         """Tell the speakers of a recording apart, without a transcript."""
@@ -162,11 +153,31 @@ class Pipeline:
             id=request_id, client=client, source=source, model="", diarize=DiarizeOptions()
         )
         run = _Run(self, request, Observer(), Memory())
+        async with self._bounded(request_id), self._opener.open(source) as clip:
+            with self._backlog.reserve(clip.duration):
+                diarization, _ = await run.diarize(clip, DiarizeOptions())
+                return diarization
+
+    @asynccontextmanager
+    async def _bounded(self, request_id: str) -> AsyncIterator[None]:
+        """Bounds of admission and time; whatever happens, nothing of the request waits afterwards.
+
+        Raises:
+            Overloaded: there is no room, so nothing is fetched or decoded.
+            Unavailable: time is up.
+        """
+        self._backlog.check()
         try:
-            async with self._opener.open(source) as clip:
-                with self._backlog.reserve(clip.duration):
-                    diarization, _ = await run.diarize(clip, DiarizeOptions())
-                    return diarization
+            async with asyncio.timeout(self._defaults.timeout or None) as limit:
+                yield
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise Unavailable(
+                f"the request took longer than the {self._defaults.timeout:g} s that are allowed"
+            ) from error
+        except BaseExceptionGroup as group:
+            raise _first_error(group) from group
         finally:
             self._pool.cancel(request_id)
 
@@ -241,14 +252,16 @@ class _Run:
         self._observer.stage("transcribe")
         transcripts: list[WindowTranscript] = []
         async with self._pool.lease(self._catalog.transcriber(self._request.model)) as lane:
-            capabilities: Capabilities = lane.loaded.result().capabilities
+            capabilities: Capabilities = lane.model.capabilities
             options = check_options(self._request, capabilities)
             ordered: asyncio.Queue[tuple[Window, asyncio.Task[WindowTranscript]] | None]
             ordered = asyncio.Queue()
             async with asyncio.TaskGroup() as group:
 
                 async def produce() -> None:
-                    async with aclosing(self._planned(clip, lane, options)) as planned:
+                    async with aclosing(
+                        self._planned(clip, lane, options, capabilities)
+                    ) as planned:
                         async for window, planned_options in planned:
                             work = self._window(window, planned_options, lane, capabilities)
                             ordered.put_nowait((window, group.create_task(work)))
@@ -266,7 +279,11 @@ class _Run:
         return transcripts
 
     async def _planned(
-        self, clip: AudioClip, lane: Lane[Any], options: DecodeOptions
+        self,
+        clip: AudioClip,
+        lane: Lane[Any],
+        options: DecodeOptions,
+        capabilities: Capabilities,
     ) -> AsyncGenerator[tuple[Window, DecodeOptions], None]:
         """Windows as voice activity yields them, each with how to decode it.
 
@@ -275,14 +292,14 @@ class _Run:
         """
         undecided = options.language is None
         held: list[Window] = []
-        limit = min(self._chunk_size, lane.loaded.result().capabilities.max_window)
+        limit = min(self._chunk_size, capabilities.max_window)
         async with aclosing(self._windows(clip, limit)) as windows:
             async for window in windows:
                 if undecided:
                     held.append(window)
                     if len(held) < VOTERS:
                         continue
-                    options = await self._vote(held, lane, options)
+                    options = await self._vote(held, lane, options, capabilities)
                     undecided = False
                     for waiting in held:
                         yield waiting, options
@@ -290,14 +307,14 @@ class _Run:
                 else:
                     yield window, options
         if len(held) > 1:
-            options = await self._vote(held, lane, options)
+            options = await self._vote(held, lane, options, capabilities)
         for waiting in held:
             yield waiting, options
 
     async def _windows(self, clip: AudioClip, limit: float) -> AsyncGenerator[Window, None]:
         splitter = Splitter(clip, request_id=self._request.id, max_window=limit)
         async with self._pool.lease(self._catalog.voice_detector()) as lane:
-            steps = lane.loaded.result().detect(clip, self._request.vad)
+            steps = lane.model.detect(clip, self._request.vad)
             while (regions := await self._submit(lane, NEXT_REGIONS, steps)) is not None:
                 for window in splitter.push(regions):
                     yield window
@@ -305,10 +322,14 @@ class _Run:
             yield window
 
     async def _vote(
-        self, windows: Sequence[Window], lane: Lane[Any], options: DecodeOptions
+        self,
+        windows: Sequence[Window],
+        lane: Lane[Any],
+        options: DecodeOptions,
+        capabilities: Capabilities,
     ) -> DecodeOptions:
         """The language that the windows together most probably are in, as the fallback."""
-        padded = lane.loaded.result().capabilities.padded_to
+        padded = capabilities.padded_to
         answers = await asyncio.gather(
             *(
                 self._submit(
@@ -372,11 +393,12 @@ class _Run:
         lane: Lane[Any],
         capabilities: Capabilities,
     ) -> WindowTranscript:
+        await until_loaded(lane)  # it may be loaded again, its thread having died meanwhile
         return await self._submit(
             lane,
             TRANSCRIBE,
             _Decode(window=window, options=options),
-            key=lane.loaded.result().batch_key(options),
+            key=lane.model.batch_key(options),
             cost=capabilities.padded_to or window.end - window.start,
         )
 
@@ -419,13 +441,13 @@ class _Run:
     ) -> tuple[Diarization, Mapping[str, str]]:
         self._observer.stage("diarize")
         async with self._pool.lease(self._catalog.diarizer()) as lane:
+            threshold = lane.model.match_threshold
             diarization = await self._submit(lane, DIARIZE, (clip, options), cost=clip.duration)
             if not options.known_speakers:
                 return diarization, {}
             references = {
                 known.name: await self._voice(known, lane) for known in options.known_speakers
             }
-            threshold = lane.loaded.result().match_threshold
             return diarization, match_known(diarization.embeddings, references, threshold)
 
     async def _voice(self, known: KnownSpeaker, lane: Lane[Any]) -> tuple[float, ...]:

@@ -12,13 +12,20 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from .batch_queue import BatchQueue, Entry
-from .errors import InsufficientMemory, ServiceError, TranscriptionFailed, Unavailable
+from .errors import (
+    InsufficientMemory,
+    ModelUnavailable,
+    ServiceError,
+    TranscriptionFailed,
+    Unavailable,
+)
 
 M = TypeVar("M")  # the model
 P = TypeVar("P")  # what goes in
@@ -124,6 +131,35 @@ class BatchTimes:
         return max(1, int((stretch * (base + slope) - base) / slope + 1e-9))
 
 
+class Gate:
+    """Lets so many threads in at a time, in the order in which they came.
+
+    A semaphore would let the thread that just left in again before the one that waits: a lane
+    with hours of work would keep all others of its device out.
+    """
+
+    def __init__(self, places: int) -> None:
+        self._free = places
+        self._waiting: deque[threading.Event] = deque()
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._free:
+                self._free -= 1
+                return
+            turn = threading.Event()
+            self._waiting.append(turn)
+        turn.wait()
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            if self._waiting:
+                self._waiting.popleft().set()  # the place is handed over, never free meanwhile
+            else:
+                self._free += 1
+
+
 class Lane(Generic[M]):
     """One loaded model and the one thread that touches it.
 
@@ -137,11 +173,12 @@ class Lane(Generic[M]):
         load: Callable[[], M],
         *,
         limits: Callable[[M], LaneLimits],
-        gate: threading.Semaphore,
+        gate: Gate,
     ) -> None:
         self.name = name
-        self.loaded: Future[M] = Future()
-        """Answered with the model, or with why it did not load."""
+        self.loaded: Future[None] = Future()
+        """Done once the model is there, or has the reason why it did not load. A lane whose thread
+        died has a new one."""
         self.stats = LaneStats()
         self._load = load
         self._limits_of = limits
@@ -160,6 +197,18 @@ class Lane(Generic[M]):
         self._prepare_thread: threading.Thread | None = None
 
     # -- called from any thread ---------------------------------------------------------------
+
+    @property
+    def model(self) -> M:
+        """The loaded model, for what is thread-safe; keep no reference to it.
+
+        Raises:
+            Unavailable: it is unloaded, or `loaded` is not done.
+        """
+        model = self._model
+        if model is None:
+            raise Unavailable("the model is not loaded at the moment; try again")
+        return model
 
     def submit(
         self,
@@ -200,8 +249,7 @@ class Lane(Generic[M]):
         """Drop all that waits for a request; the batch in flight ends. How many were dropped."""
         with self._changed:
             dropped = self._queue.cancel(request_id)
-            self.stats.cancelled += len(dropped)
-            self.stats.cancelled_cost += sum(entry.cost for entry in dropped)
+            self._count_cancelled(dropped)
         for entry in dropped:
             entry.payload.future.cancel()
         return len(dropped)
@@ -212,10 +260,7 @@ class Lane(Generic[M]):
         self._main_thread.join()
         if self._prepare_thread is not None:
             self._prepare_thread.join()
-        close_model = getattr(self._model, "close", None)
-        self._model = None
-        if close_model is not None:
-            close_model()
+        self._drop_model()
 
     @property
     def closed(self) -> bool:
@@ -250,25 +295,57 @@ class Lane(Generic[M]):
         return thread
 
     def _main(self) -> None:
+        died = False
         try:
-            try:
-                model = self._load()
-                self._limits = self._limits_of(model)
-            except Exception as error:  # noqa: BLE001 - handed to whoever waits for the model
-                self._close_queue(error)
-                if not self.loaded.done():
-                    self.loaded.set_exception(error)
-                return
+            if self._load_model():
+                self._serve()
+        except BaseException as error:  # a dying thread must not strand its waiters
+            logger.error("lane %s died and is replaced", self.name, exc_info=error)
+            died = True
+        # Only now are the frames gone that hold the old model: two would not fit the device.
+        if died:
+            self._replace()
+
+    def _load_model(self) -> bool:
+        """Load the model; whether it is there."""
+        try:
+            model = self._load()
+            self._limits = self._limits_of(model)
+        except BaseException as error:  # handed to whoever waits for the model
+            if not isinstance(error, Exception):
+                logger.error("lane %s: the engine ended its thread", self.name, exc_info=error)
+                error = ModelUnavailable("the engine stopped while it loaded the model; try again")
+            self._close_queue(error)
+            if not self.loaded.done():
+                self.loaded.set_exception(error)
+            return False
+        with self._changed:
             self._model = model
             self._batch_limit = self._limits.max_batch
-            if not self.loaded.done():
-                self.loaded.set_result(model)
-            while self._wait_for_work():
-                # The batch is chosen behind the gate: who arrives meanwhile still gets in.
-                with self._gate:
-                    self._compute(model, self._take_batch())
-        except BaseException as error:  # noqa: BLE001 - a dying thread must not strand its waiters
-            self._replace(error)
+            self._changed.notify_all()
+        if not self.loaded.done():
+            self.loaded.set_result(None)
+        return True
+
+    def _serve(self) -> None:
+        while self._wait_for_work():
+            # The batch is chosen behind the gate: who arrives meanwhile still gets in.
+            with self._gate:
+                self._compute(self._take_batch())
+
+    def _drop_model(self) -> None:
+        """Forget the model and let it free what it holds."""
+        with self._changed:
+            model, self._model = self._model, None
+            if not self._closing:
+                self.loaded = Future()
+        close_model = getattr(model, "close", None)
+        if close_model is None:
+            return
+        try:
+            close_model()
+        except Exception:  # there is no one left to tell
+            logger.exception("lane %s: the model did not close", self.name)
 
     def _close_queue(self, error: Exception) -> None:
         with self._changed:
@@ -278,16 +355,17 @@ class Lane(Generic[M]):
         for entry in dropped:
             _fail(entry, error)
 
-    def _replace(self, error: BaseException) -> None:
-        """The thread dies: answer its batch, and let a new thread load the model and go on."""
-        logger.error("lane %s died and is replaced", self.name, exc_info=error)
-        self.stats.restarts += 1
+    def _replace(self) -> None:
+        """The thread died: answer its batch, and let a new thread load the model and go on."""
         with self._changed:
+            self.stats.restarts += 1
             stranded, self._in_flight = self._in_flight, []
-            if not self._closing:
-                self._main_thread = self._start(self._main)
         for entry in stranded:
             _fail(entry, Unavailable("the engine stopped while it computed this; try again"))
+        self._drop_model()
+        with self._changed:
+            if not self._closing:
+                self._main_thread = self._start(self._main)
 
     def _wait_for_work(self) -> bool:
         """Wait for something to do, when idle a moment longer for company; False at the end."""
@@ -309,23 +387,32 @@ class Lane(Generic[M]):
             crowded = now - self._last_company < RECENT
             bulk = self._times.largest_within(BULK_STRETCH) if crowded else self._batch_limit
             taken = self._queue.take(self._batch_limit, self._limits.max_cost, bulk)
-            # A waiter that has given up has cancelled its future: its place is dropped.
-            batch = [e for e in taken if e.payload.future.set_running_or_notify_cancel()]
+            batch = []
+            for entry in taken:
+                if entry.payload.future.set_running_or_notify_cancel():
+                    batch.append(entry)
+                else:  # its waiter has given up
+                    self._count_cancelled([entry])
             self._in_flight = batch
             self._changed.notify_all()
         return batch
 
-    def _compute(self, model: M, batch: list[Entry[_Item]]) -> None:
+    def _count_cancelled(self, entries: Sequence[Entry[_Item]]) -> None:
+        self.stats.cancelled += len(entries)
+        self.stats.cancelled_cost += sum(entry.cost for entry in entries)
+
+    def _compute(self, batch: list[Entry[_Item]]) -> None:
         if not batch:
             return
-        prepared = [_prepared(entry.payload) for entry in batch]
-        begun = time.monotonic()
-        if self._run(model, batch, prepared):
-            self._times.observe(len(batch), time.monotonic() - begun)
-            self._grow()
+        # Counted first: whoever has an answer finds it in the figures.
         self.stats.batches += 1
         self.stats.entries += len(batch)
         self.stats.largest_batch = max(self.stats.largest_batch, len(batch))
+        prepared = [_prepared(entry.payload) for entry in batch]
+        begun = time.monotonic()
+        if self._run(self.model, batch, prepared):
+            self._times.observe(len(batch), time.monotonic() - begun)
+            self._grow()
         self.stats.busy_seconds += time.monotonic() - begun
         self._in_flight = []
 
@@ -336,13 +423,14 @@ class Lane(Generic[M]):
             results = work.run(model, [entry.payload.payload for entry in batch], prepared)
             if len(results) != len(batch):
                 raise TranscriptionFailed("the engine lost a part of the recording")
-        except Exception as error:  # noqa: BLE001 - each waiter gets its own answer
+        except Exception as error:  # each waiter gets its own answer
             if isinstance(error, InsufficientMemory):
                 self._shrink(len(batch))
             if len(batch) == 1:
                 self.stats.failed += 1
                 _fail(batch[0], error)
                 return False
+            logger.warning("lane %s halves a batch of %d", self.name, len(batch), exc_info=error)
             self.stats.retried_batches += 1
             middle = len(batch) // 2
             self._run(model, batch[:middle], prepared[:middle])
@@ -365,25 +453,35 @@ class Lane(Generic[M]):
 
     def _prepare_ahead(self) -> None:
         """Compute features for the entries that come next, up to two batches ahead."""
-        model = self.loaded.result() if self.loaded.exception() is None else None
-        while model is not None:
-            with self._changed:
-                item: _Item | None = None
-                while not self._closing and (item := self._next_unprepared()) is None:
-                    self._changed.wait()
-                if item is None:
-                    return
-                item.prepared = Future()
-            assert item.work.prepare is not None
-            features: object | None = None
-            try:
-                features = item.work.prepare(model, item.payload)
-            except Exception:  # `run` meets it again, where it is attributed
-                logger.debug("lane %s could not prepare ahead", self.name, exc_info=True)
-            finally:
-                item.prepared.set_result(features)
+        while self._prepare_one():
+            pass
+
+    def _prepare_one(self) -> bool:
+        """Wait for an entry and compute its features; False at the end.
+
+        A function of its own, so that nothing of the entry is kept while the next is waited for.
+        """
+        with self._changed:
+            item: _Item | None = None
+            while not self._closing and (item := self._next_unprepared()) is None:
+                self._changed.wait()
+            model = self._model
+            if item is None or self._closing or model is None:
+                return False
+            item.prepared = Future()
+        assert item.work.prepare is not None
+        features: object | None = None
+        try:
+            features = item.work.prepare(model, item.payload)
+        except BaseException:  # `run` meets it again, where it is attributed
+            logger.debug("lane %s could not prepare ahead", self.name, exc_info=True)
+        finally:
+            item.prepared.set_result(features)
+        return True
 
     def _next_unprepared(self) -> _Item | None:
+        if self._model is None:
+            return None
         for entry in self._queue.peek(2 * self._batch_limit):
             item = entry.payload
             if item.prepared is None and item.work.prepare is not None:

@@ -15,7 +15,7 @@ from whisperx_api_server.errors import (
     TranscriptionFailed,
     Unavailable,
 )
-from whisperx_api_server.scheduler import BatchTimes, Lane, LaneLimits, Work
+from whisperx_api_server.scheduler import BatchTimes, Gate, Lane, LaneLimits, Work
 
 
 class Engine:
@@ -69,7 +69,7 @@ class Fixture:
             "test",
             load or self.load,
             limits=lambda _: LaneLimits(max_batch=max_batch, max_cost=1e9, max_wait=0.01),
-            gate=threading.Semaphore(1),
+            gate=Gate(1),
         )
         self.lanes.append(lane)
         return lane
@@ -77,7 +77,8 @@ class Fixture:
     def held(self, max_batch: int = 4) -> tuple[Lane[Engine], Engine]:
         """A lane whose thread is inside a batch of one, so that all that follows waits."""
         lane = self.lane(max_batch=max_batch)
-        engine = lane.loaded.result(10)
+        lane.loaded.result(10)
+        engine = lane.model
         engine.go.clear()
         lane.submit(DOUBLE, 0, client="z", request_id="blocker")
         assert engine.busy.wait(10)
@@ -184,7 +185,8 @@ def test_memory_shortage_shrinks_batches_and_they_grow_back(lanes: Fixture) -> N
 
 def test_one_window_that_does_not_fit_says_so(lanes: Fixture) -> None:
     lane = lanes.lane()
-    lane.loaded.result(10).memory = 0
+    lane.loaded.result(10)
+    lane.model.memory = 0
     with pytest.raises(InsufficientMemory):
         submit(lane, "r", 1).result(10)
 
@@ -237,13 +239,15 @@ def test_close_answers_what_waits_and_closes_the_model(lanes: Fixture) -> None:
 
 
 def test_lanes_of_one_device_take_turns() -> None:
-    gate = threading.Semaphore(1)
+    gate = Gate(1)
     fixture = Fixture()
     lanes = [
         Lane("one", fixture.load, limits=lambda _: LaneLimits(), gate=gate),
         Lane("two", fixture.load, limits=lambda _: LaneLimits(), gate=gate),
     ]
-    first, second = (lane.loaded.result(10) for lane in lanes)
+    for lane in lanes:
+        lane.loaded.result(10)
+    first, second = (lane.model for lane in lanes)
     first.go.clear()
     held = submit(lanes[0], "r", 1)
     assert first.busy.wait(10)
