@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
@@ -100,7 +102,7 @@ def test_texts_and_their_lines_stay_apart(marian: Translator) -> None:
     ("tokens", "language", "token"),
     [
         ([">>es<<", ">>fr<<"], "fr", ">>fr<<"),
-        (["__af__", "__fr__"], "fr", "__fr__"),
+        (["af", "fr"], "fr", "fr"),
         (["en_XX", "fr_XX"], "fr", "fr_XX"),
         (["eng_Latn", "fra_Latn"], "fra", "fra_Latn"),
     ],
@@ -112,6 +114,33 @@ def test_multilingual_models_are_told_their_language(
     with pytest.raises(InvalidRequest, match="'tlh'") as failure:
         language_token(tokens, "tlh", "target_language")
     assert failure.value.param == "target_language"
+
+
+def test_a_multilingual_model_translates_into_what_is_asked(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    vocabulary = json.loads((MARIAN / "vocab.json").read_text(encoding="utf-8"))
+    (tmp_path / "vocab.json").write_text(json.dumps({"<s>": len(vocabulary), **vocabulary}))
+    shutil.copy(MARIAN / "source.spm", tmp_path / "spm.model")
+    transformers.M2M100Tokenizer(
+        str(tmp_path / "vocab.json"), str(tmp_path / "spm.model")
+    ).save_pretrained(tmp_path)
+    config = transformers.M2M100Config(
+        vocab_size=1000, d_model=32, encoder_layers=1, decoder_layers=1, init_std=1.0,
+        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=32,
+        decoder_ffn_dim=32, max_position_embeddings=64,
+    )  # fmt: skip
+    translator = transformers.M2M100ForConditionalGeneration(config)
+    translator.generation_config.max_length = 32
+    translator.save_pretrained(tmp_path)
+    model = load_translator(ModelSpec(name=str(tmp_path)))
+    text = ["chat noir rouge"]
+    assert model.translate(text, "fr", "en") == model.translate(text, "fr", "en")
+    assert model.translate(text, "fr", "en") != model.translate(text, "fr", "de")
+    assert model.translate(text, "fr", "en") != model.translate(text, "it", "en")
+    with pytest.raises(InvalidRequest, match="'tlh'"):
+        model.translate(text, "fr", "tlh")
 
 
 def test_it_answers_without_the_prompt(causal: LanguageModel) -> None:

@@ -124,7 +124,7 @@ class _TextModel:
         try:
             with self.torch.inference_mode():
                 return self.model.generate(**inputs.to(self.model.device), **options)
-        except RuntimeError as error:
+        except (RuntimeError, IndexError) as error:  # IndexError: tokens it has no weights for
             # on a CPU torch has no class of its own for this
             if isinstance(error, self.torch.OutOfMemoryError) or "allocate memory" in str(error):
                 raise InsufficientMemory(
@@ -189,23 +189,29 @@ class Seq2SeqTranslator:
         targets = getattr(tokenizer, "supported_language_codes", [])
         if targets:  # a MarianMT with several targets
             return f"{language_token(targets, target, 'target_language')} ", {}
-        # T5's sentinels, <extra_id_0> and so on, are special tokens too
-        codes = [each for each in tokenizer.additional_special_tokens if each[:1] != "<"]
+        codes = (
+            getattr(tokenizer, "lang_code_to_id", None)
+            or {  # M2M100 and mBART-50, or NLLB
+                each: tokenizer.convert_tokens_to_ids(each)
+                for each in tokenizer.additional_special_tokens
+                if each[:1] != "<"  # T5's sentinels, <extra_id_0> and so on
+            }
+        )
         if not codes:
             return "", {}
-        tokenizer.src_lang = language_token(codes, source, "source_language").strip("_")
-        first = language_token(codes, target, "target_language")
-        return "", {"forced_bos_token_id": tokenizer.convert_tokens_to_ids(first)}
+        tokenizer.src_lang = language_token(list(codes), source, "source_language")
+        first = language_token(list(codes), target, "target_language")
+        return "", {"forced_bos_token_id": codes[first]}
 
 
 def language_token(tokens: Sequence[str], language: str, param: str) -> str:
-    """The token that stands for a language: `>>fr<<`, `__fr__`, `fr_XX` or `fra_Latn`.
+    """The one that stands for a language: `fr`, `>>fr<<`, `fr_XX` or `fra_Latn`.
 
     Raises:
         InvalidRequest: no token does.
     """
     for token in tokens:
-        if re.split(r"[_-]", token.strip("_<>"))[0] == language:
+        if re.split(r"[_-]", token.strip("<>"))[0] == language:
             return token
     raise InvalidRequest(
         f"this translation model does not know the language {language!r}: use another one",
