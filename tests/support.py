@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
@@ -102,3 +103,11 @@ def _activity(turns: Sequence[Turn], frames: int) -> NDArray[np.bool_]:
         first, last = round(turn.start / FRAME), round(turn.end / FRAME)
         active[speakers.index(turn.speaker), first:last] = True
     return active
+
+
+def eventually(true: Callable[[], bool], *, seconds: float = 30) -> None:
+    """Wait until a condition holds; for what a server does after, or without, an answer."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.01)

@@ -19,6 +19,9 @@ EMBEDDED = {
 }
 
 
+LIMITS = {"LIMITS__AUDIO_SECONDS": "600", "LIMITS__UPLOAD_BYTES": str(32 * 1024**2)}
+
+
 @contextmanager
 def serving(directory: Path, settings: Mapping[str, str]) -> Iterator[Server]:
     """A server that leaves no file and no traceback behind, whatever its clients did."""
@@ -35,7 +38,7 @@ def serving(directory: Path, settings: Mapping[str, str]) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def fake_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """On the fake backend: it hears the tones of `backends.fake.say`."""
-    with serving(tmp_path_factory.mktemp("fake"), FAKE) as server:
+    with serving(tmp_path_factory.mktemp("fake"), FAKE | LIMITS) as server:
         yield server
 
 

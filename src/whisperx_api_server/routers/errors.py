@@ -60,8 +60,10 @@ def install_error_handlers(app: FastAPI) -> None:
         )
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
+        if first["loc"][0] == "path":
+            return await http_error(request, HTTPException(HTTPStatus.NOT_FOUND))
         param = str(first["loc"][-1])
         missing = first["type"] == "missing"
         return JSONResponse(

@@ -14,9 +14,10 @@ from urllib.parse import parse_qsl
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import ClientDisconnect
 
 from ..domain import UploadedFile
-from ..errors import InvalidRequest, TooLarge
+from ..errors import Cancelled, InvalidRequest, TooLarge
 from ..sources import UploadStore
 
 MAX_FIELDS = 500
@@ -52,6 +53,7 @@ async def read_form(request: Request, store: UploadStore, *, max_bytes: int) -> 
     Raises:
         InvalidRequest: it is no well-formed form.
         TooLarge: a file is over the limit, or the fields are.
+        Cancelled: the client hung up before the form's end.
     """
     form = Form()
     content_type = request.headers.get("content-type", "")
@@ -67,6 +69,8 @@ async def read_form(request: Request, store: UploadStore, *, max_bytes: int) -> 
         else:
             raise InvalidRequest("send the request as multipart/form-data")
         yield form
+    except ClientDisconnect as error:
+        raise Cancelled from error
     finally:
         for _, upload in form.files:
             await store.discard(upload)
