@@ -36,10 +36,7 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(
-    epilog="Settings come from the environment and from `.env`; `doctor` checks them, "
-    "docs/settings.md lists them."
-)
+@app.callback()
 def main(
     version: Annotated[
         bool,
@@ -49,6 +46,9 @@ def main(
     ] = False,
 ) -> None:
     """Speech to transcripts behind OpenAI's audio API.
+
+    Settings come from the environment and from `.env`: docs/settings.md lists them, `doctor`
+    checks them.
 
     Examples:
 

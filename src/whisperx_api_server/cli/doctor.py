@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..backends import ModelKey
     from ..backends.base import ModelSpec
     from ..config import Settings
+    from ..errors import ServiceError
 
 HUB_TIMEOUT = 5.0  # s
 SPARE_BYTES = 1_000_000_000
@@ -68,7 +69,8 @@ PROBES: Mapping[tuple[str, str], str] = {
 """A file that each such model has on the hub, and that a gated one shows only to who may see it."""
 
 
-ON_DISK = "on disk"
+GATED = "pyannote/"
+"""Whose models the hub gives only to who has accepted their conditions."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,14 +143,14 @@ def examine() -> Iterator[Check]:
         if key is not None and check.verdict == "ok":
             keys.append(key)
     yield from _engines()
-    gated = False
+    token_needed = False
     for key in keys:
         probe = PROBES.get((key.backend, key.stage))
         if probe is not None:
-            check = _model(key, probe)
-            gated |= probe == "config.yaml" and not check.found.endswith(ON_DISK)
-            yield check
-    yield _token(settings, needed=gated)
+            absent = _absent(key)
+            yield _model(key, probe, absent)
+            token_needed |= absent is not None and key.spec.name.startswith(GATED)
+    yield _token(settings, needed=token_needed)
 
 
 def _machine() -> Iterator[Check]:
@@ -226,23 +228,21 @@ def _engines() -> Iterator[Check]:
         yield Check(name=f"package {package}", verdict="ok" if installed else "note", found=found)
 
 
-def _model(key: ModelKey, probe: str) -> Check:
+def _model(key: ModelKey, probe: str, absent: ServiceError | None) -> Check:
     """Whether a model is on disk, or could be downloaded."""
     from ..backends.hub import is_local_path, shown_name
     from ..backends.whisperx.align_models import TORCHAUDIO_MODELS
     from ..errors import ServiceError
 
     name, spec = f"{key.stage} model", key.spec
-    if spec.name in TORCHAUDIO_MODELS.values():
-        found = f"{spec.name}: comes from download.pytorch.org at its first use; not checked"
-        return Check(name=name, verdict="note", found=found)
     shown = shown_name(spec.name)
-    try:
-        _find_on_disk(key)
-        return Check(name=name, verdict="ok", found=f"{shown}: {ON_DISK}")
-    except ServiceError as error:
-        if spec.local_files_only or is_local_path(spec.name):
-            return Check(name=name, verdict="missing", found=shown, fix=error.message)
+    if absent is None:
+        return Check(name=name, verdict="ok", found=f"{shown}: on disk")
+    if spec.name in TORCHAUDIO_MODELS.values():
+        found = f"{shown}: comes from download.pytorch.org at its first use; not checked"
+        return Check(name=name, verdict="note", found=found)
+    if spec.local_files_only or is_local_path(spec.name):
+        return Check(name=name, verdict="missing", found=shown, fix=absent.message)
     try:
         _ask_hub(spec, probe)
     except ServiceError as error:
@@ -251,45 +251,53 @@ def _model(key: ModelKey, probe: str) -> Check:
     return Check(name=name, verdict="ok", found=found)
 
 
-def _find_on_disk(key: ModelKey) -> None:
-    """
-    Raises:
-        ServiceError: the model is not there.
-    """
+def _absent(key: ModelKey) -> ServiceError | None:
+    """Why a model is not on disk; None if it is."""
     from ..backends.hub import is_local_path, snapshot
-    from ..errors import ModelNotFound
+    from ..errors import ModelNotFound, ServiceError
 
     spec = replace(key.spec, local_files_only=True)
-    if (key.backend, key.stage) == ("whisperx", "transcription"):
-        from ..backends.whisperx.hub import model_directory
+    try:
+        if (key.backend, key.stage) == ("whisperx", "transcription"):
+            from ..backends.whisperx.hub import model_directory
 
-        model_directory(spec)
-    elif is_local_path(spec.name):
-        path = Path(spec.name).expanduser()
-        if not path.exists():
-            raise ModelNotFound(f"there is no {path.name!r}: check the path in the settings")
-    else:
-        snapshot(spec, spec.name, patterns=["*"])
+            model_directory(spec)
+        elif is_local_path(spec.name):
+            path = Path(spec.name).expanduser()
+            if not path.exists():
+                return ModelNotFound(f"there is no {path.name!r}: check the path in the settings")
+        else:
+            snapshot(spec, spec.name, patterns=["*"])
+    except ServiceError as error:
+        return error
+    return None
 
 
 def _ask_hub(spec: ModelSpec, file: str) -> None:
-    """
+    """One HEAD request, without the retries that huggingface_hub makes for downloads.
+
     Raises:
         ServiceError: the hub does not answer, or has no such model for us.
     """
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-
+    from ..backends.base import require
     from ..backends.hub import translate_hub_errors
 
-    repository = spec.name if "/" in spec.name else PUBLISHED
+    hub, utils = (require(f"huggingface_hub{each}", extra="cpu") for each in ("", ".utils"))
+    url = hub.hf_hub_url(spec.name if "/" in spec.name else PUBLISHED, file)
     with translate_hub_errors(spec.name):
-        get_hf_file_metadata(hf_hub_url(repository, file), token=spec.hf_token, timeout=HUB_TIMEOUT)
+        headers = utils.build_hf_headers(token=spec.hf_token)
+        utils.hf_raise_for_status(
+            utils.get_session().head(url, headers=headers, timeout=HUB_TIMEOUT)
+        )
 
 
 def _token(settings: Settings, *, needed: bool) -> Check:
-    from huggingface_hub import get_token
+    from ..backends.base import require
 
-    if settings.hf_token is not None or get_token():
+    logged_in = (
+        _installed("huggingface_hub") and require("huggingface_hub", extra="cpu").get_token()
+    )
+    if settings.hf_token is not None or logged_in:
         return Check(name="Hugging Face token", verdict="ok", found="present")
     if not needed:
         return Check(name="Hugging Face token", verdict="note", found="none; nothing needs one")

@@ -39,7 +39,7 @@ async def local_engine(settings: Settings) -> AsyncIterator[LocalEngine]:
     """
     # Nobody reads a log here unless they ask for one: what is wrong is said in one line.
     asked = "log_level" in settings.model_fields_set
-    configure_logging(settings.log_level if asked else "warning")
+    configure_logging(settings.log_level if asked else "critical")
     catalog = build_catalog(settings)
     find_backend(catalog.transcription, "transcription")
     find_backend(catalog.alignment, "alignment")
@@ -120,9 +120,8 @@ def _form_defaults(settings: Settings, catalog: Catalog) -> FormDefaults:
 
 
 def _explained(error: ServiceError) -> str:
-    """The message, and what a server would have put into its log: here the user is the operator."""
-    if error.status < 500 or error.__cause__ is None:
+    """The message; where others are to blame also how to read what a server would have logged."""
+    if error.status < 500:
         return error.message
-    logger.info("%s", error.code, exc_info=error.__cause__)
-    reason = " ".join(str(error.__cause__).split())[:300]
-    return f"{error.message} ({type(error.__cause__).__name__}: {reason})"
+    logger.error("%s", error.code, exc_info=error)
+    return f"{error.message} (LOG_LEVEL=error shows the log)"

@@ -15,6 +15,8 @@ app = typer.Typer(
     no_args_is_help=True,
     help="""See, load and unload a running server's models.
 
+    Models load at their first request and go when they are idle; this is for not waiting.
+
     Examples:
 
         whisperx-api-server models list

@@ -15,7 +15,10 @@ def serve(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8000,
 ) -> None:
-    """Serve the API until interrupted. Settings come from the environment and `.env`.
+    """Serve the API until interrupted.
+
+    Settings come from the environment and `.env`. The first interrupt lets accepted requests
+    finish, the second does not.
 
     Examples:
 

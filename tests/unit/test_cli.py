@@ -1,0 +1,646 @@
+"""The command line, on the fake backend: what it prints, writes and refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import pty
+import subprocess
+import sys
+import tempfile
+import threading
+import wave
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, get_args
+
+import httpx
+import numpy as np
+import pytest
+import srt
+import typer
+from typer.testing import CliRunner
+
+from fixtures.speech.speech import Speech
+from server import FAKE, real_settings
+from support import ALIGNER, WHISPER, word_errors
+from whisperx_api_server import __version__
+from whisperx_api_server.backends import fake
+from whisperx_api_server.backends.fake import say, silence
+from whisperx_api_server.cli import app
+from whisperx_api_server.cli.local import local_engine
+from whisperx_api_server.cli.options import OutputFormat as OfferedFormat
+from whisperx_api_server.cli.order import Order, TranscriptionFailure
+from whisperx_api_server.cli.remote import RemoteEngine, RemoteServer
+from whisperx_api_server.config import load_settings
+from whisperx_api_server.domain import OutputFormat, Samples, Window
+
+COMMAND = (sys.executable, "-m", "whisperx_api_server.cli")
+
+
+def record(path: Path, *parts: Samples) -> Path:
+    samples = np.concatenate(parts)
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16_000)
+        file.writeframes((samples * 32767).astype("<i2").tobytes())
+    return path
+
+
+@pytest.fixture
+def recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A working directory with recordings, the fake backend, and a temp directory of its own."""
+    for name, value in FAKE.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("LOG_LEVEL", raising=False)
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    monkeypatch.chdir(tmp_path)
+    record(tmp_path / "a.wav", say("red door"), silence(1), say("blue house", speaker=1))
+    record(tmp_path / "b.wav", say("rouge porte", language="fr"))
+    (tmp_path / "c.wav").write_text("this is no audio")
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield tmp_path
+    root.handlers[:], root.level = handlers, level
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def run(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    return result.exit_code, result.stdout, result.stderr
+
+
+# transcribe: output
+
+
+@pytest.mark.usefixtures("recordings")
+def test_transcripts_go_to_standard_output_in_the_order_given() -> None:
+    assert run("transcribe", "b.wav", "a.wav") == (0, "rouge porte.\nred door. blue house.\n", "")
+
+
+@pytest.mark.parametrize(
+    ("output_format", "extension"),
+    [
+        ("text", "txt"),
+        ("srt", "srt"),
+        ("vtt", "vtt"),
+        ("aud", "aud"),
+        ("json", "json"),
+        ("verbose_json", "json"),
+        ("vtt_json", "json"),
+        ("diarized_json", "json"),
+    ],
+)
+def test_files_are_named_after_the_recording_and_the_format(
+    recordings: Path, output_format: str, extension: str
+) -> None:
+    status = run("transcribe", "a.wav", "b.wav", "-f", output_format, "-o", "new/dir")
+    assert status == (0, "", "")
+    written = recordings / "new" / "dir"
+    assert sorted(path.name for path in written.iterdir()) == [f"a.{extension}", f"b.{extension}"]
+    body = (written / f"a.{extension}").read_text()
+    assert "blue house" in body
+    if extension == "json":
+        assert json.loads(body)["text"] == "red door. blue house."
+
+
+def test_all_formats_of_the_api_are_offered() -> None:
+    assert set(get_args(OfferedFormat)) == set(get_args(OutputFormat))
+
+
+@pytest.mark.usefixtures("recordings")
+def test_speakers_are_told_apart_when_only_their_number_is_given() -> None:
+    status, subtitles, _ = run("transcribe", "a.wav", "-f", "srt", "--num-speakers", "2")
+    assert status == 0
+    assert [cue.content for cue in srt.parse(subtitles)] == [
+        "[SPEAKER_00]: red door.",
+        "[SPEAKER_01]: blue house.",
+    ]
+
+
+def test_a_known_voice_is_called_by_its_name(recordings: Path) -> None:
+    record(recordings / "beth.wav", say("red blue green black white door house tree", speaker=1))
+    status, body, _ = run(
+        *("transcribe", "a.wav", "-f", "diarized_json", "--known-speaker", "Beth=beth.wav")
+    )
+    assert status == 0
+    assert [each["speaker"] for each in json.loads(body)["segments"]] == ["A", "Beth"]
+
+
+@pytest.mark.usefixtures("recordings")
+def test_the_options_reach_the_decoder() -> None:
+    options = ("--language", "de", "--prompt", "Rot", "--temperature", "0.5", "--word-timestamps")
+    status, body, _ = run("transcribe", "a.wav", "-f", "verbose_json", *options)
+    assert status == 0
+    transcript = json.loads(body)
+    assert transcript["language"] == "german"
+    assert transcript["text"] == "Rot tür. blau haus."
+    assert transcript["segments"][0]["temperature"] == 0.5
+    assert [word["word"] for word in transcript["words"]] == ["Rot", "tür.", "blau", "haus."]
+    assert run("transcribe", "b.wav", "--translate")[1] == "red door.\n"
+    candidates = ("--language", "de", "--language", "en")
+    assert run("transcribe", "b.wav", *candidates)[1] in ("red door.\n", "rot tür.\n")
+
+
+def test_recordings_share_batches(recordings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCHEDULER__MAX_WAIT_MS", "500")
+    shared: list[int] = []
+    transcribe = fake.FakeTranscriber.transcribe
+
+    def counted(self: fake.FakeTranscriber, windows: Sequence[Window], *rest: Any) -> Any:
+        shared.append(len({window.request_id for window in windows}))
+        return transcribe(self, windows, *rest)
+
+    monkeypatch.setattr(fake.FakeTranscriber, "transcribe", counted)
+    for number in range(4):
+        record(recordings / f"{number}.wav", say("red"))
+    status, texts, _ = run("transcribe", *(f"{number}.wav" for number in range(4)), "-l", "en")
+    assert (status, texts) == (0, "red.\n" * 4)
+    assert max(shared) > 1
+
+
+# transcribe: what goes wrong
+
+
+def test_one_bad_recording_does_not_stop_the_others(recordings: Path) -> None:
+    status, text, errors = run("transcribe", "c.wav", "gone.wav", ".", "a.wav", "-o", "out")
+    assert status == 1
+    assert text == ""
+    assert [path.name for path in (recordings / "out").iterdir()] == ["a.txt"]
+    lines = sorted(errors.splitlines())
+    assert len(lines) == 3
+    assert lines[0] == "error: .: is a directory: name the recordings in it"
+    assert lines[1].startswith("error: c.wav: the file cannot be decoded: send audio")
+    assert lines[2] == "error: gone.wav: there is no such file"
+
+
+@pytest.mark.usefixtures("recordings")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("-f srt --no-align", "--align: response_format srt needs align=true"),
+        ("--word-timestamps", "--word-timestamps: timestamp_granularities[] needs"),
+        ("-f srt --logprobs", "--logprobs: include[]=logprobs needs response_format json"),
+        ("--highlight-words", "--highlight-words: highlight_words needs"),
+        ("--min-speakers 3 --max-speakers 2", "--min-speakers: min_speakers is greater"),
+        ("--translate --language fr", "--language does not go with --translate"),
+        ("--translate --num-speakers 2", "--diarize does not go with --translate"),
+        ("--translate -f diarized_json", "--format: "),
+        ("--known-speaker Beth", "--known-speaker: give NAME=FILE, not 'Beth'"),
+        ("--known-speaker Beth=gone.wav", "--known-speaker: gone.wav: No such file"),
+        ("-o c.wav", "--output: c.wav cannot be made: File exists"),
+    ],
+)
+def test_options_that_cannot_be_honoured_are_refused_at_once(arguments: str, message: str) -> None:
+    status, text, errors = run("transcribe", "a.wav", *arguments.split())
+    assert (status, text) == (2, "")
+    assert errors.startswith(f"error: {message}")
+    assert errors.count("\n") == 1
+
+
+def test_two_recordings_never_overwrite_each_other(recordings: Path) -> None:
+    (recordings / "a.mp3").write_bytes(b"")
+    status, _, errors = run("transcribe", "a.wav", "a.mp3", "-o", "out")
+    assert status == 2
+    assert errors == "error: 2 recordings would be written to out/a.txt: run them one by one\n"
+
+
+@pytest.mark.usefixtures("recordings")
+@pytest.mark.parametrize(
+    ("variable", "message"),
+    [
+        ("LIMITS__AUDIO_SECONDS", "LIMITS__AUDIO_SECONDS: "),
+        ("BACKENDS__DIARIZATION", "there is no"),
+    ],
+)
+def test_a_wrong_setting_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, variable: str, message: str
+) -> None:
+    monkeypatch.setenv(variable, "nonsense")
+    for command in (("transcribe", "a.wav"), ("serve",)):
+        status, _, errors = run(*command)
+        assert status == 2
+        assert errors.startswith(f"error: {message}")
+        assert errors.count("\n") == 1
+
+
+@pytest.mark.usefixtures("recordings")
+def test_the_log_is_there_for_who_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(_: object) -> None:
+        raise RuntimeError("the weights\nare torn")
+
+    monkeypatch.setattr(fake, "load_transcriber", load)
+    status, _, errors = run("transcribe", "a.wav")
+    assert status == 1
+    assert errors.startswith("error: a.wav: the model ")
+    assert errors.endswith("(LOG_LEVEL=error shows the log)\n")
+    assert errors.count("\n") == 1
+    monkeypatch.setenv("LOG_LEVEL", "error")
+    assert "are torn" in run("transcribe", "a.wav")[2]
+
+
+# transcribe: progress
+
+
+class Recorder:
+    def __init__(self) -> None:
+        self.seen: list[tuple[float, str, float | None]] = []
+
+    def progress(self, part: float, detail: str, eta: float | None = None) -> None:
+        self.seen.append((round(part, 3), detail, eta))
+
+
+def test_progress_counts_audio_seconds(recordings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHISPER__CHUNK_SIZE", "2")
+    long = record(recordings / "long.wav", *[say("red door"), silence(1.4)] * 40)
+    watch = Recorder()
+
+    async def transcribe() -> None:
+        async with local_engine(load_settings()) as engine:
+            await engine.transcribe(long, Order.of({"response_format": "text"}), watch)
+
+    asyncio.run(transcribe())
+    parts = [part for part, _, _ in watch.seen]
+    assert parts == sorted(parts)
+    assert parts[0] == 0
+    assert len(set(parts)) > 10
+    assert watch.seen[0][1] == "0:00 of 1:20"
+    assert watch.seen[-1][1].startswith("1:1")
+
+
+def test_bars_are_drawn_on_the_terminal_and_never_into_the_output(recordings: Path) -> None:
+    ours, terminal = pty.openpty()
+    with subprocess.Popen(
+        [*COMMAND, "transcribe", "a.wav", "b.wav", "c.wav"],
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+        env=os.environ | {"TERM": "xterm", "TMPDIR": str(recordings / "tmp")},
+        text=True,
+    ) as process:
+        os.close(terminal)
+        drawn = b""
+        try:
+            while piece := os.read(ours, 4096):
+                drawn += piece
+        except OSError:  # how a pseudo-terminal ends
+            pass
+        os.close(ours)
+        assert process.stdout is not None
+        assert process.stdout.read() == "red door. blue house.\nrouge porte.\n"
+    assert process.returncode == 1
+    assert b"3/3 files" in drawn
+    assert b"error: c.wav: the file cannot be decoded" in drawn
+
+
+# transcribe --url: what a server may answer
+
+Handler = Callable[[httpx.Request], httpx.Response]
+
+
+def job(status: str, **more: Any) -> dict[str, Any]:
+    return {
+        "request_id": "j1",
+        "status": status,
+        "percent": 0.0,
+        "eta_seconds": None,
+        "queue_position": 0,
+        "stages": [],
+        "error": None,
+        **more,
+    }
+
+
+def events(*jobs: Mapping[str, Any]) -> httpx.Response:
+    lines = "".join(f"data: {json.dumps(each)}\n\n" for each in jobs)
+    return httpx.Response(200, text=lines, headers={"content-type": "text/event-stream"})
+
+
+class ScriptedServer:
+    """Answers each path with the next of its answers, the last one for ever."""
+
+    def __init__(self, answers: Mapping[str, Sequence[httpx.Response | Exception]]) -> None:
+        self._answers = {path: list(each) for path, each in answers.items()}
+        self.asked: list[str] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        asked = f"{request.method} {request.url.path.removeprefix('/v1/audio/transcriptions')}"
+        self.asked.append(asked)
+        answers = self._answers[asked]
+        answer = answers.pop(0) if len(answers) > 1 else answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def ask(server: Handler, file: Path, **values: Any) -> tuple[str, Recorder]:
+    watch = Recorder()
+    order = Order.of({"response_format": "srt", **values})
+
+    async def transcribe() -> str:
+        transport = httpx.MockTransport(server)
+        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+            return await RemoteEngine(RemoteServer(client, "http://server")).transcribe(
+                file, order, watch
+            )
+
+    return asyncio.run(transcribe()), watch
+
+
+ACCEPTED = httpx.Response(202, json=job("queued"))
+DELETED = httpx.Response(200, json={})
+RESULT = httpx.Response(200, text="the subtitles")
+RUNNING = job("running", percent=40.0, eta_seconds=12.5, stages=[{"name": "transcribe"}])
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pause between tries."""
+    sleep = asyncio.sleep
+
+    def hurried(_: float) -> Awaitable[None]:
+        return sleep(0)
+
+    monkeypatch.setattr(asyncio, "sleep", hurried)
+
+
+def test_a_job_is_followed_and_deleted(recordings: Path) -> None:
+    server = ScriptedServer(
+        {
+            "POST ": [ACCEPTED],
+            "GET /j1/events": [events(job("queued", queue_position=3), RUNNING, job("completed"))],
+            "GET /j1/result": [RESULT],
+            "DELETE /j1": [DELETED],
+        }
+    )
+    text, watch = ask(server, recordings / "a.wav")
+    assert text == "the subtitles"
+    assert watch.seen == [
+        (0.0, "sending", 0),
+        (0.0, "3 before it in the queue", None),
+        (0.4, "transcribe", 12.5),
+    ]
+    assert server.asked[-1] == "DELETE /j1"
+
+
+@pytest.mark.usefixtures("quick")
+def test_broken_events_are_taken_up_again(recordings: Path) -> None:
+    server = ScriptedServer(
+        {
+            "POST ": [ACCEPTED],
+            "GET /j1/events": [
+                events(RUNNING),
+                httpx.ReadError("reset"),
+                events(RUNNING, job("completed")),
+            ],
+            "GET /j1/result": [RESULT],
+            "DELETE /j1": [DELETED],
+        }
+    )
+    assert ask(server, recordings / "a.wav")[0] == "the subtitles"
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_full_server_is_waited_for(recordings: Path) -> None:
+    full = {"message": "the server is full", "code": "overloaded"}
+    server = ScriptedServer(
+        {
+            "POST ": [
+                httpx.Response(429, json={"error": full}, headers={"retry-after": "7"}),
+                ACCEPTED,
+                ACCEPTED,
+            ],
+            "GET /j1/events": [events(job("failed", error=full)), events(job("completed"))],
+            "GET /j1/result": [RESULT],
+            "DELETE /j1": [DELETED],
+        }
+    )
+    text, watch = ask(server, recordings / "a.wav")
+    assert text == "the subtitles"
+    assert (0.0, "the server is full; waiting", 7.0) in watch.seen
+    assert server.asked.count("POST ") == 3
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        ({"POST ": [httpx.Response(502)]}, "the server answered 502 Bad Gateway"),
+        ({"POST ": [httpx.ReadError("reset")]}, "the connection to http://server broke off"),
+        (
+            {"GET /j1/events": [events(job("failed", error={"message": "torn", "code": "x"}))]},
+            "torn",
+        ),
+        ({"GET /j1/events": [events(job("cancelled"))]}, "the job was cancelled on the server"),
+        ({"GET /j1/events": [httpx.ReadError("reset")]}, "the connection to http://server broke"),
+        (
+            {"GET /j1/events": [httpx.Response(404, json={"error": {"message": "no such job"}})]},
+            "no such job",
+        ),
+    ],
+)
+def test_a_server_that_fails_is_one_line(
+    recordings: Path, answers: Mapping[str, Sequence[httpx.Response | Exception]], message: str
+) -> None:
+    server = ScriptedServer({"POST ": [ACCEPTED], "DELETE /j1": [DELETED], **answers})
+    with pytest.raises(TranscriptionFailure, match=message):
+        ask(server, recordings / "a.wav")
+    if "POST " not in answers:
+        assert server.asked[-1] == "DELETE /j1"
+
+
+def test_an_interrupt_cancels_the_job(recordings: Path) -> None:
+    asked: list[str] = []
+    following = asyncio.Event()
+
+    async def server(request: httpx.Request) -> httpx.Response:
+        asked.append(request.method)
+        if request.method == "GET":
+            following.set()
+            await asyncio.Event().wait()
+        return ACCEPTED if request.method == "POST" else DELETED
+
+    async def interrupted() -> None:
+        transport = httpx.MockTransport(server)
+        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+            engine = RemoteEngine(RemoteServer(client, "http://server"))
+            order = Order.of({"response_format": "text"})
+            task = asyncio.create_task(engine.transcribe(recordings / "a.wav", order, Recorder()))
+            await following.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    asyncio.run(interrupted())
+    assert asked == ["POST", "GET", "DELETE"]
+
+
+# help
+
+
+def test_every_option_is_described() -> None:
+    commands = [typer.main.get_command(app)]
+    described = 0
+    while commands:
+        command = commands.pop()
+        assert command.help
+        commands += getattr(command, "commands", {}).values()
+        for parameter in command.params:
+            assert getattr(parameter, "help", None), f"{command.name} {parameter.name}"
+            described += 1
+    assert described > 30
+
+
+def test_help_waits_for_nothing_heavy() -> None:
+    heavy = "{'numpy', 'pydantic', 'fastapi', 'httpx', 'torch'} & sys.modules.keys()"
+    code = f"import sys; import whisperx_api_server.cli; print({heavy})"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout == "set()\n"
+
+
+def test_the_version_is_shown() -> None:
+    assert run("--version") == (0, f"whisperx-api-server {__version__}\n", "")
+
+
+# doctor
+
+
+@pytest.mark.usefixtures("recordings")
+def test_a_healthy_machine_has_no_cross() -> None:
+    status, table, _ = run("doctor")
+    assert status == 0
+    assert "✗" not in table
+    for check in ("ffmpeg", "settings", "device", "transcription", "voice activity", "token"):
+        assert check in table
+
+
+@pytest.mark.usefixtures("recordings")
+def test_wrong_settings_are_a_cross_with_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHISPER__CHUNK_SIZE", "99")
+    status, table, _ = run("doctor")
+    assert status == 1
+    assert "WHISPER__CHUNK_SIZE: " in row(table, "settings")
+    monkeypatch.delenv("WHISPER__CHUNK_SIZE")
+    monkeypatch.setenv("BACKENDS__ALIGNMENT", "nonsense")
+    status, table, _ = run("doctor")
+    assert status == 1
+    assert "there is no alignment backend named 'nonsense'" in row(table, "alignment")
+
+
+@pytest.mark.usefixtures("recordings")
+def test_missing_packages_and_devices_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    monkeypatch.setattr("whisperx_api_server.catalog.resolve_device", lambda _: "cpu")
+    monkeypatch.setenv("BACKENDS__TRANSCRIPTION", "embedded")
+    monkeypatch.setenv("WHISPER__INFERENCE_DEVICE", "cuda")
+    status, table, _ = run("doctor")
+    assert status == 1
+    transcription = row(table, "transcription")
+    assert "lacks pocketsphinx" in transcription
+    assert 'pip install "whisperx-api-server[embedded]"' in transcription
+    assert "set WHISPER__INFERENCE_DEVICE=auto" in row(table, "device")
+
+
+class Hub(ThreadingHTTPServer):
+    """Stands in for the Hugging Face hub: has every model, gates pyannote's, counts downloads."""
+
+    def __init__(self) -> None:
+        class Answer(BaseHTTPRequestHandler):
+            server: Hub
+
+            def do_HEAD(self) -> None:
+                self.server.asked.append(self.path)
+                gated = self.path.startswith("/pyannote") and "authorization" not in self.headers
+                self.send_response(401 if gated else 200)
+                if gated:
+                    self.send_header("X-Error-Code", "GatedRepo")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.asked: list[str] = []
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with Hub() as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def examine(directory: Path, **settings: str) -> tuple[int, str]:
+    kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+    result = subprocess.run(
+        [*COMMAND, "doctor"],
+        cwd=directory,
+        env=kept | {"HF_HOME": str(directory / "hf"), "HOME": str(directory)} | settings,
+        capture_output=True,
+        text=True,
+    )
+    assert result.stderr == ""
+    return result.returncode, result.stdout
+
+
+def test_models_are_asked_for_and_never_downloaded(tmp_path: Path, hub: Hub) -> None:
+    address = f"http://127.0.0.1:{hub.server_address[1]}"
+    settings = {"HF_ENDPOINT": address, "DEFAULT_LANGUAGE": "nl"}
+    status, table = examine(tmp_path, **settings)
+    assert status == 1
+    assert "large-v3: on the Hugging Face hub" in row(table, "transcription model")
+    assert row(table, "alignment model").startswith("✓")
+    assert "is gated: accept its conditions" in row(table, "diarization model")
+    assert "set HF_TOKEN" in row(table, "Hugging Face token")
+    status, table = examine(tmp_path, HF_TOKEN="hf_x", **settings)
+    assert status == 0, table
+    assert len(hub.asked) == 6
+    status, table = examine(tmp_path, HF_ENDPOINT="http://127.0.0.1:9")
+    assert status == 1
+    assert "the Hugging Face hub cannot be reached" in row(table, "transcription model")
+
+
+def test_models_on_disk_need_no_hub(tmp_path: Path) -> None:
+    status, table = examine(
+        tmp_path,
+        **real_settings(WHISPER, ALIGNER),
+        BACKENDS__DIARIZATION="fake",
+        HF_HUB_OFFLINE="1",
+    )
+    assert status == 0, table
+    assert "whisper: on disk" in row(table, "transcription model")
+    assert "aligner: on disk" in row(table, "alignment model")
+    status, table = examine(tmp_path, WHISPER__MODEL="/nowhere", HF_HUB_OFFLINE="1")
+    assert status == 1
+    assert row(table, "transcription model").startswith("✗")
+    assert "downloads are off" in row(table, "diarization model")
+
+
+def row(table: str, check: str) -> str:
+    return next(line for line in table.splitlines() if line[3:].startswith(f"{check} "))
+
+
+# On a real model.
+
+
+def test_a_real_model_transcribes_a_recording(tmp_path: Path, speech: Speech) -> None:
+    said = speech.random("en-adam", 8, seed=11)
+    said.write(str(tmp_path / "talk.wav"))
+    subprocess.run(
+        [*COMMAND, "transcribe", "talk.wav", "-f", "srt", "-o", "."],
+        cwd=tmp_path,
+        env=os.environ | real_settings(WHISPER, ALIGNER) | {"HF_HUB_OFFLINE": "1"},
+        check=True,
+        timeout=250,
+    )
+    cues = list(srt.parse((tmp_path / "talk.srt").read_text()))
+    errors, words = word_errors(said.text, " ".join(cue.content for cue in cues))
+    assert errors / words <= 0.02
