@@ -20,6 +20,9 @@ ALIASES = (
 )
 """OpenAI's names; each means the configured default model."""
 
+PARAKEET_ALIAS = "parakeet"
+"""Means the configured Parakeet, which may be a file that a client could not name."""
+
 EMBEDDED_MODEL = "pocketsphinx-en-us"
 """What the embedded engine's only model is called."""
 
@@ -64,6 +67,8 @@ class Catalog:
             name = {"embedded": EMBEDDED_MODEL, "parakeet": self.parakeet.name}.get(
                 self.transcription, self.whisper.name
             )
+        if name == PARAKEET_ALIAS:
+            name = self.parakeet.name
         if name == self.parakeet.name or _PARAKEET.fullmatch(name):
             spec = replace(self.parakeet, name=self._parakeet_name(name))
             return ModelKey(stage="transcription", backend="parakeet", spec=spec)

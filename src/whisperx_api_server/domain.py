@@ -143,9 +143,10 @@ class UploadedFile:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RemoteUrl:
-    """A recording to be fetched under the URL policy."""
+    """A recording to be fetched under the URL policy; `param` is the field that named it."""
 
     url: str
+    param: str = "audio_url"
 
 
 Source = UploadedFile | RemoteUrl

@@ -171,7 +171,7 @@ class LocalService:
 
     async def run(self, request: TranscriptionRequest, *, retry: bool = False) -> Transcript:
         """See `TranscriptionService.run`."""
-        with self._accepted():
+        with self.accepted():
             identity = await self._identity(request)
             async with self._runs.join(request, identity, retry=retry) as run:
                 return await run.result()
@@ -180,7 +180,7 @@ class LocalService:
         self, request: TranscriptionRequest, *, retry: bool = False
     ) -> AsyncGenerator[Heard | Finished, None]:
         """See `TranscriptionService.stream`."""
-        with self._accepted():
+        with self.accepted():
             identity = await self._identity(request)
             async with (
                 self._runs.join(request, identity, retry=retry) as run,
@@ -191,11 +191,12 @@ class LocalService:
 
     async def diarize(self, request_id: str, client: str, source: Source) -> Diarization:
         """See `TranscriptionService.diarize`."""
-        with self._accepted():
+        with self.accepted():
             return await self._pipeline.diarize(request_id, client, source)
 
     @contextmanager
-    def _accepted(self) -> Iterator[None]:
+    def accepted(self) -> Iterator[None]:
+        """Count a request as under way: a shutdown waits for it."""
         self._active += 1
         self._idle.clear()
         try:
@@ -300,7 +301,7 @@ class LocalService:
         """Run a job to its end, whatever that is, and tell of it."""
         try:
             async with resources:
-                with self._accepted():
+                with self.accepted():
                     identity = await self._identity(request)
                     async with self._runs.join(request, identity) as run:
                         async with aclosing(run.changes()) as changes:

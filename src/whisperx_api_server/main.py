@@ -28,12 +28,13 @@ from .jobs import LocalService
 from .keys import KeyRing
 from .model_pool import ModelPool, PoolPolicy
 from .pipeline import Pipeline, PipelineDefaults
-from .routers import jobs, models, system, transcriptions
+from .routers import jobs, models, reflector, system, transcriptions
 from .routers.deps import Services
 from .routers.errors import RequestContext, install_error_handlers
 from .routers.forms import FormDefaults
 from .sources import SourceOpener, UploadStore, UrlFetcher, UrlPolicy
 from .telemetry import configure_logging
+from .text_service import TextService
 from .webhooks import Webhooks
 
 logger = logging.getLogger(__name__)
@@ -82,7 +83,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=lifespan,
     )
     install_error_handlers(app)
-    for router in (system.router, transcriptions.router, jobs.router, models.router):
+    for router in (
+        system.router,
+        transcriptions.router,
+        jobs.router,
+        models.router,
+        reflector.router,
+    ):
         app.include_router(router)
     app.add_middleware(
         CORSMiddleware,
@@ -149,6 +156,7 @@ def build_services(settings: Settings, catalog: Catalog, keys: KeyRing, workdir:
             webhooks=Webhooks(fetcher, secret=_secret(settings.webhook_secret)),
             retry_window=settings.jobs.retry_window,
         ),
+        text=TextService(pool=pool, catalog=catalog, timeout=limits.request_timeout),
         pool=pool,
         backlog=backlog,
         catalog=catalog,

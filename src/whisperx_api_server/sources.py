@@ -253,10 +253,10 @@ class SourceOpener:
             case UploadedFile(path=path):
                 async with self._decoder.open(path) as clip:
                     yield clip
-            case RemoteUrl(url=url):
+            case RemoteUrl(url=url, param=param):
                 async with AsyncExitStack() as stack:
-                    async with self._fetcher.open(url) as path:
-                        decoding = self._decoder.open(path, param="audio_url")
+                    async with self._fetcher.open(url, param=param) as path:
+                        decoding = self._decoder.open(path, param=param)
                         clip = await stack.enter_async_context(decoding)
                     yield clip
 

@@ -17,6 +17,7 @@ from ..jobs import LocalService
 from ..keys import KeyRing
 from ..model_pool import ModelPool
 from ..sources import UploadStore
+from ..text_service import TextService
 from .forms import FormDefaults
 
 T = TypeVar("T")
@@ -31,6 +32,7 @@ class Services:
     """
 
     service: LocalService
+    text: TextService
     pool: ModelPool
     backlog: Backlog
     catalog: Catalog

@@ -17,6 +17,7 @@ from .events import EventStream, started, transcript_events
 from .forms import TranscriptionForm, TranslationForm, choose_source, parse_form
 from .multipart import read_form
 from .references import save_references
+from .reflector import answer_files, wants_reflector_shape
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,8 @@ async def transcribe(request: Request, services: ServicesDep, client: ClientDep)
             read_form(request, services.uploads, max_bytes=services.max_upload_bytes)
         )
         fields = parse_form(TranscriptionForm, form)
+        if wants_reflector_shape(form, fields, services.catalog):
+            return await answer_files(request, services, client, form, fields)
         source = choose_source(form, fields.audio_url)
         references = await save_references(fields, services.uploads, stack)
         job, output = fields.request(

@@ -1,0 +1,330 @@
+"""What Reflector asks of its GPU servers: words, speakers, translations, generated text."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from pathlib import PurePosixPath
+from typing import Annotated, Any, TypeVar
+from urllib.parse import urlsplit
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from ..catalog import ALIASES, Catalog
+from ..domain import RemoteUrl, Source, Transcript, TranscriptionRequest
+from ..errors import InvalidRequest, MissingParameter, ServiceError, TooLarge, UnservableCombination
+from ..formats import (
+    reflector_diarization,
+    reflector_file,
+    reflector_transcribe,
+    reflector_url,
+)
+from .deps import ClientDep, Services, ServicesDep, is_retry, new_request_id, unless_disconnected
+from .forms import TranscriptionForm, choose_source, parse_form
+from .multipart import Form, read_form
+
+router = APIRouter(tags=["reflector"])
+
+LANGUAGE = "en"
+"""What Reflector's recordings are in when it names no language."""
+
+URL_PARAM = "audio_file_url"
+MAX_JSON_BYTES = 1024**2
+MAX_OFFSET = 1e9  # s
+
+M = TypeVar("M", bound=BaseModel)
+Offset = Annotated[float, Field(ge=0, le=MAX_OFFSET, allow_inf_nan=False)]
+
+
+class FromUrl(BaseModel):
+    """`POST /v1/audio/transcriptions-from-url`."""
+
+    audio_file_url: str = Field(min_length=1, description="An http(s) URL that the server fetches.")
+    model: str | None = Field(None, description="The Parakeet default if absent.")
+    language: str = LANGUAGE
+    timestamp_offset: Offset = Field(0.0, description="Seconds that are added to every time.")
+
+
+class Translation(BaseModel):
+    """`POST /translate`; each field may also be in the query."""
+
+    text: str = Field(description="A text of any length.")
+    source_language: str
+    target_language: str
+
+
+class Generation(BaseModel):
+    """`POST /llm`."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    prompt: str = Field(min_length=1)
+    gen_schema: dict[str, Any] | None = Field(
+        None, description="A JSON schema: the answer is then JSON text that satisfies it."
+    )
+    gen_cfg: dict[str, Any] | None = Field(
+        None, description="Settings of transformers' GenerationConfig, such as max_new_tokens."
+    )
+
+
+# -- files to words ---------------------------------------------------------------------------
+
+
+def wants_reflector_shape(form: Form, fields: TranscriptionForm, catalog: Catalog) -> bool:
+    """Whether `/v1/audio/transcriptions` was asked in Reflector's way.
+
+    It was if `files` or `batch` is there; else if a Parakeet is asked for by its own name and
+    nothing that only OpenAI's answers have.
+
+    Raises:
+        ModelNotFound: the model is not a name that a model can have.
+    """
+    if form.uploads("files", "files[]") or form.values("batch"):
+        return True
+    of_openai = fields.response_format or fields.audio_url or fields.stream or fields.asynchronous
+    if of_openai or fields.model is None or fields.model in ALIASES:
+        return False
+    return catalog.is_parakeet(fields.model)
+
+
+async def answer_files(
+    request: Request, services: Services, client: str, form: Form, fields: TranscriptionForm
+) -> JSONResponse:
+    """One file's words, or the words of several in the order sent.
+
+    Raises:
+        ServiceError: as with one file; of several, the message begins with the file's name.
+    """
+    together = _flag(form, "batch", default=True)
+    uploads = form.uploads("file", "files", "files[]")
+    if fields.audio_url and uploads:
+        raise InvalidRequest("send files or audio_url, not both", param="files")
+    sources: list[Source] = [*uploads] or [choose_source(form, fields.audio_url)]
+    _check_shape(fields)
+    jobs = [_request(source, client, services, fields) for source in sources]
+    work = _run_all(services, jobs, together=together, retry=is_retry(request))
+    transcripts = await unless_disconnected(request, work)
+    results = [
+        reflector_file(transcript, _filename(source))
+        for transcript, source in zip(transcripts, sources, strict=True)
+    ]
+    return JSONResponse(results[0] if len(results) == 1 else {"results": results})
+
+
+@router.post("/transcribe")
+async def transcribe(request: Request, services: ServicesDep, client: ClientDep) -> dict[str, Any]:
+    """One file's words, as Reflector's first GPU server gave them."""
+    services.service.check_open()
+    async with read_form(request, services.uploads, max_bytes=services.max_upload_bytes) as form:
+        fields = parse_form(TranscriptionForm, form)
+        _check_shape(fields)
+        source = choose_source(form, fields.audio_url)
+        job = _request(source, client, services, fields)
+        work = services.service.run(job, retry=is_retry(request))
+        return reflector_transcribe(await unless_disconnected(request, work))
+
+
+def _json_body(model: type[BaseModel]) -> dict[str, Any]:
+    """A JSON body for the OpenAPI document; it is read and checked here, under a limit."""
+    content = {"application/json": {"schema": model.model_json_schema()}}
+    return {"requestBody": {"content": content, "required": True}}
+
+
+@router.post("/v1/audio/transcriptions-from-url", openapi_extra=_json_body(FromUrl))
+async def transcribe_url(
+    request: Request, services: ServicesDep, client: ClientDep
+) -> dict[str, Any]:
+    """The words of a recording that is fetched, `timestamp_offset` added to their times."""
+    services.service.check_open()
+    body = _checked(FromUrl, await _read_json(request))
+    source = RemoteUrl(url=body.audio_file_url, param=URL_PARAM)
+    fields = TranscriptionForm(model=body.model, language=body.language)
+    work = services.service.run(_request(source, client, services, fields))
+    return reflector_url(await unless_disconnected(request, work), body.timestamp_offset)
+
+
+def _request(
+    source: Source, client: str, services: Services, fields: TranscriptionForm
+) -> TranscriptionRequest:
+    """The transcription behind one of Reflector's requests: with words, by Parakeet, in English
+    unless the client says otherwise."""
+    asked = fields.model_copy(
+        update={
+            "model": fields.model or services.defaults.parakeet_model,
+            "language": fields.language or (None if fields.languages else LANGUAGE),
+            "response_format": "verbose_json",
+            "timestamp_granularities": ["word"],
+        }
+    )
+    request, _ = asked.request(new_request_id(), client, source, services.defaults)
+    return request
+
+
+def _check_shape(fields: TranscriptionForm) -> None:
+    """See whether Reflector's answer, words and nothing else, can hold what is asked for.
+
+    Raises:
+        UnservableCombination: it cannot.
+    """
+    beyond = {
+        "stream": fields.stream,
+        "async": fields.asynchronous,
+        "diarize": fields.diarize,
+        "align": fields.align is False,
+    }
+    for param, asked in beyond.items():
+        if asked:
+            raise UnservableCombination(
+                f"an answer in Reflector's shape has words only, and no other {param}: send one "
+                "file with response_format, without batch",
+                param=param,
+            )
+
+
+async def _run_all(
+    services: Services, jobs: Sequence[TranscriptionRequest], *, together: bool, retry: bool
+) -> list[Transcript]:
+    """The transcripts in order; side by side, so that they share batches, or one by one."""
+
+    async def run(job: TranscriptionRequest) -> Transcript:
+        try:
+            return await services.service.run(job, retry=retry)
+        except ServiceError as error:
+            if len(jobs) == 1:
+                raise
+            message = f"{_filename(job.source)[:100]!r}: {error.message}"
+            raise type(error)(
+                message, param=error.param, retry_after=error.retry_after
+            ) from error.__cause__
+
+    if not together:
+        return [await run(job) for job in jobs]
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(run(job)) for job in jobs]
+    except BaseExceptionGroup as failures:
+        # the first failure has withdrawn the others
+        raise failures.exceptions[0] from failures.exceptions[0].__cause__
+    return [task.result() for task in tasks]
+
+
+def _filename(source: Source) -> str:
+    if isinstance(source, RemoteUrl):
+        return PurePosixPath(urlsplit(source.url).path).name
+    return source.filename
+
+
+# -- speakers ---------------------------------------------------------------------------------
+
+
+@router.post("/diarize")
+async def diarize(
+    request: Request,
+    services: ServicesDep,
+    client: ClientDep,
+    audio_file_url: str | None = None,
+    timestamp: Annotated[float, Query(ge=0, le=MAX_OFFSET, allow_inf_nan=False)] = 0.0,
+) -> dict[str, Any]:
+    """Who speaks when in a recording, by URL or uploaded; `timestamp` is added to every time."""
+    services.service.check_open()
+    async with AsyncExitStack() as stack:
+        form = Form()
+        if request.headers.get("content-type", "").startswith(("multipart/", "application/x-www")):
+            reading = read_form(request, services.uploads, max_bytes=services.max_upload_bytes)
+            form = await stack.enter_async_context(reading)
+        if form.files and audio_file_url:
+            raise InvalidRequest(f"send either file or {URL_PARAM}, not both", param="file")
+        source: Source
+        if audio_file_url:
+            source = RemoteUrl(url=audio_file_url, param=URL_PARAM)
+        elif form.files or form.fields:
+            source = choose_source(form, None)
+        else:
+            raise MissingParameter(
+                f"{URL_PARAM} is missing: send it in the query, or upload a file", param=URL_PARAM
+            )
+        work = services.service.diarize(new_request_id(), client, source)
+        return reflector_diarization(await unless_disconnected(request, work), timestamp)
+
+
+# -- text -------------------------------------------------------------------------------------
+
+
+@router.post("/translate", openapi_extra=_json_body(Translation))
+async def translate(request: Request, services: ServicesDep, client: ClientDep) -> dict[str, Any]:
+    """A text in its own language and in another; the fields come as JSON or in the query."""
+    services.service.check_open()
+    body = _checked(Translation, {**request.query_params, **await _read_json(request)})
+    source, target = body.source_language, body.target_language
+    with services.service.accepted():
+        work = services.text.translate(
+            body.text, source, target, request_id=new_request_id(), client=client
+        )
+        translated = await unless_disconnected(request, work)
+    return {"text": {source: body.text, target: translated}}
+
+
+@router.post("/llm", openapi_extra=_json_body(Generation))
+async def generate(request: Request, services: ServicesDep, client: ClientDep) -> dict[str, str]:
+    """The answer of the language model to a prompt."""
+    services.service.check_open()
+    body = _checked(Generation, await _read_json(request))
+    with services.service.accepted():
+        work = services.text.generate(
+            body.prompt,
+            config=body.gen_cfg or {},
+            schema=body.gen_schema,
+            request_id=new_request_id(),
+            client=client,
+        )
+        return {"text": await unless_disconnected(request, work)}
+
+
+# -- reading ----------------------------------------------------------------------------------
+
+
+async def _read_json(request: Request) -> dict[str, Any]:
+    """The JSON object in a request's body; empty if there is no body."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_JSON_BYTES:
+            raise TooLarge(f"the JSON is larger than {MAX_JSON_BYTES} bytes: send less at once")
+    try:
+        parsed = json.loads(body, parse_constant=_no_constant) if body.strip() else {}
+        json.dumps(parsed, ensure_ascii=False).encode()  # half a surrogate pair cannot be encoded
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest("the body is not valid JSON") from error
+    if not isinstance(parsed, dict):
+        raise InvalidRequest("the body must be a JSON object")
+    return parsed
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(name)
+
+
+def _checked(model: type[M], values: Mapping[str, Any]) -> M:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        param = str(first["loc"][0])
+        if first["type"] == "missing":
+            raise MissingParameter(f"{param} is missing", param=param) from error
+        raise InvalidRequest(f"{param}: {first['msg']}", param=param) from error
+
+
+def _flag(form: Form, name: str, *, default: bool) -> bool:
+    """A field as true or false, in any of the spellings that forms have."""
+    sent = [value for value in form.values(name) if value.strip()]
+    if not sent:
+        return default
+    try:
+        return TypeAdapter(bool).validate_python(sent[-1].strip())
+    except ValidationError as error:
+        raise InvalidRequest(f"{name} must be true or false", param=name) from error

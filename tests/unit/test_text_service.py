@@ -1,0 +1,311 @@
+"""Text requests share their lanes fairly, and are told in their own words what is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+
+from whisperx_api_server import text_service
+from whisperx_api_server.backends import ModelKey
+from whisperx_api_server.config import Settings
+from whisperx_api_server.domain import GenerationOptions
+from whisperx_api_server.errors import (
+    InvalidRequest,
+    ModelNotFound,
+    ModelUnavailable,
+    NotConfigured,
+    Overloaded,
+    ServiceError,
+    Unavailable,
+)
+from whisperx_api_server.main import build_catalog
+from whisperx_api_server.model_pool import ModelPool, PoolPolicy
+from whisperx_api_server.text_service import PIECE, TextService, pieces
+
+
+class Engine:
+    """A model that shouts; can be held, and remembers its batches."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.go.set()
+        self.busy = threading.Event()
+        self.batches: list[list[str]] = []
+        self.pairs: set[tuple[str, str]] = set()
+        self.asked: list[tuple[str, GenerationOptions, object]] = []
+
+    def translate(self, texts: Sequence[str], source: str, target: str) -> list[str]:
+        self.busy.set()
+        assert self.go.wait(10)
+        self.batches.append(list(texts))
+        self.pairs.add((source, target))
+        return [text.upper() for text in texts]
+
+    def generate(
+        self,
+        prompt: str,
+        *,
+        options: GenerationOptions,
+        schema: Mapping[str, object] | None = None,
+    ) -> str:
+        self.asked.append((prompt, options, schema))
+        return prompt.upper()
+
+
+class House:
+    """A text service, the engine behind it, and what it loaded."""
+
+    def __init__(self, *, failure: ServiceError | None = None, timeout: float = 0.0) -> None:
+        self.engine = Engine()
+        self.loaded: list[ModelKey] = []
+        self.failure = failure
+        self.pool = ModelPool(PoolPolicy(), load=self._load)
+        settings = Settings(
+            translation={"models": {"de-en": "own/model"}},
+            llm={"model": "some/llm"},
+        )
+        self.text = TextService(pool=self.pool, catalog=build_catalog(settings), timeout=timeout)
+
+    def _load(self, key: ModelKey) -> object:
+        self.loaded.append(key)
+        if self.failure:
+            raise self.failure
+        return self.engine
+
+    async def translate(
+        self, text: str, source: str = "fr", target: str = "en", *, name: str = "r"
+    ) -> str:
+        return await self.text.translate(text, source, target, request_id=name, client=name)
+
+    async def generate(self, prompt: str, **config: object) -> str:
+        return await self.text.generate(
+            prompt, config=config, schema=None, request_id="r", client="c"
+        )
+
+    async def until_waiting(self, count: int) -> None:
+        while self.pool.statuses()[0].waiting != count:  # noqa: ASYNC110 - the pool has no event
+            await asyncio.sleep(0.001)
+
+
+@asynccontextmanager
+async def house(failure: ServiceError | None = None, limit: float = 0.0) -> AsyncIterator[House]:
+    built = House(failure=failure, timeout=limit)
+    try:
+        yield built
+    finally:
+        built.engine.go.set()
+        await built.pool.close()
+
+
+SENTENCE = "Ouvre la porte rouge, merci. "
+PAGE = SENTENCE * 400
+
+
+def test_pieces_hold_whole_sentences_and_lose_nothing() -> None:
+    cut = list(pieces(PAGE))
+    assert len(cut) > 10
+    assert " ".join(cut) == PAGE.strip()
+    assert all(len(piece) <= PIECE and piece.endswith("merci.") for piece in cut)
+
+
+@pytest.mark.parametrize("text", ["mot " * 2000, "." * 5000, "3.14159 " * 1000])
+def test_text_without_sentences_is_cut_between_words(text: str) -> None:
+    cut = list(pieces(text))
+    assert " ".join(cut) == text.strip()
+    assert all(len(piece) <= 1000 for piece in cut) or " " not in text.strip()
+
+
+def test_sentences_of_a_language_without_spaces_are_cut() -> None:
+    cut = list(pieces("赤い扉を開けて。" * 200))
+    assert len(cut) > 2
+    assert "".join(cut) == "赤い扉を開けて。" * 200
+
+
+def test_a_page_comes_back_whole_with_its_lines() -> None:
+    async def run() -> None:
+        async with house() as it:
+            page = f"{PAGE.strip()}\n\n  {SENTENCE}"
+            assert await it.translate(page) == f"{PAGE.strip()}\n\n{SENTENCE.strip()}".upper()
+            assert it.engine.pairs == {("fr", "en")}
+            assert max(map(len, it.engine.batches)) > 1
+
+    asyncio.run(run())
+
+
+def test_no_space_is_put_between_sentences_of_japanese() -> None:
+    async def run() -> None:
+        async with house() as it:
+            text = "a. " * 400
+            cut = list(pieces(text))
+            assert len(cut) > 1
+            assert await it.translate(text, "fr", "ja") == "".join(cut).upper()
+
+    asyncio.run(run())
+
+
+def test_a_sentence_does_not_wait_for_a_page() -> None:
+    async def run() -> None:
+        async with house() as it:
+            it.engine.go.clear()
+            page = asyncio.create_task(it.translate(PAGE, name="page"))
+            await asyncio.to_thread(it.engine.busy.wait, 10)
+            sentence = asyncio.create_task(it.translate("bonjour", name="sentence"))
+            before = it.pool.statuses()[0].waiting
+            await it.until_waiting(before + 1)
+            it.engine.go.set()
+            assert await sentence == "BONJOUR"
+            await page
+            first = next(i for i, batch in enumerate(it.engine.batches) if "bonjour" in batch)
+            assert first < len(it.engine.batches) - 1
+
+    asyncio.run(run())
+
+
+def test_what_waits_is_dropped_when_the_client_leaves() -> None:
+    async def run() -> None:
+        async with house() as it:
+            it.engine.go.clear()
+            page = asyncio.create_task(it.translate(PAGE))
+            await asyncio.to_thread(it.engine.busy.wait, 10)
+            page.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await page
+            assert it.pool.statuses()[0].waiting == 0
+            it.engine.go.set()
+            assert await it.translate("bonjour") == "BONJOUR"
+            assert len(it.engine.batches) == 2
+
+    asyncio.run(run())
+
+
+def test_time_is_bounded() -> None:
+    async def run() -> None:
+        async with house(limit=0.05) as it:
+            it.engine.go.clear()
+            with pytest.raises(Unavailable, match=r"0\.05 s"):
+                await it.translate(PAGE)
+            assert it.pool.statuses()[0].waiting == 0
+
+    asyncio.run(run())
+
+
+def test_too_many_are_told_when_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_service, "MAX_WAITING", 2)
+
+    async def run() -> None:
+        async with house() as it:
+            it.engine.go.clear()
+            waiting = [asyncio.create_task(it.translate(SENTENCE, name=f"{i}")) for i in range(2)]
+            await asyncio.to_thread(it.engine.busy.wait, 10)
+            with pytest.raises(Overloaded) as refused:
+                await it.translate(SENTENCE)
+            assert refused.value.retry_after is not None
+            assert refused.value.retry_after >= 1
+            it.engine.go.set()
+            await asyncio.gather(*waiting)
+            assert await it.translate("bonjour") == "BONJOUR"
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("text", "source", "target"),
+    [("bonjour", "fr", "French"), ("", "fr", "en"), (" \n", "fr", "en")],
+)
+def test_nothing_is_loaded_for_nothing(text: str, source: str, target: str) -> None:
+    async def run() -> None:
+        async with house() as it:
+            assert await it.translate(text, source, target) == text
+            assert it.loaded == []
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "param"),
+    [("xx", "en", "source_language"), ("fr", "../../etc", "target_language")],
+)
+def test_an_unknown_language_is_named(source: str, target: str, param: str) -> None:
+    async def run() -> None:
+        async with house() as it:
+            with pytest.raises(InvalidRequest) as refused:
+                await it.translate("bonjour", source, target)
+            assert refused.value.param == param
+            assert it.loaded == []
+
+    asyncio.run(run())
+
+
+def test_an_unknown_pair_is_the_clients_error() -> None:
+    async def run() -> None:
+        async with house(ModelNotFound("the hub has no such model")) as it:
+            with pytest.raises(InvalidRequest, match="'fr' to 'ja'") as refused:
+                await it.translate("bonjour", "fr", "ja")
+            assert (refused.value.status, refused.value.param) == (400, "target_language")
+            assert [key.spec.name for key in it.loaded] == ["Helsinki-NLP/opus-mt-fr-ja"]
+
+    asyncio.run(run())
+
+
+def test_a_configured_pair_without_model_is_not() -> None:
+    async def run() -> None:
+        async with house(ModelNotFound("the hub has no such model")) as it:
+            with pytest.raises(ModelNotFound):
+                await it.translate("hallo", "de", "en")
+            assert [key.spec.name for key in it.loaded] == ["own/model"]
+
+    asyncio.run(run())
+
+
+def test_a_hub_that_is_down_is_worth_another_try() -> None:
+    async def run() -> None:
+        async with house(ModelUnavailable("the hub cannot be reached")) as it:
+            with pytest.raises(ModelUnavailable):
+                await it.translate("bonjour")
+            it.failure = None
+            assert await it.translate("bonjour") == "BONJOUR"
+
+    asyncio.run(run())
+
+
+def test_generation_passes_options_and_schema() -> None:
+    async def run() -> None:
+        async with house() as it:
+            answer = await it.text.generate(
+                "hi",
+                config={"max_new_tokens": 7},
+                schema={"type": "object"},
+                request_id="r",
+                client="c",
+            )
+            assert answer == "HI"
+            options = GenerationOptions(max_new_tokens=7)
+            assert it.engine.asked == [("hi", options, {"type": "object"})]
+
+    asyncio.run(run())
+
+
+def test_bad_options_load_nothing() -> None:
+    async def run() -> None:
+        async with house() as it:
+            with pytest.raises(InvalidRequest) as refused:
+                await it.generate("hi", temperature=-1)
+            assert refused.value.param == "gen_cfg"
+            assert it.loaded == []
+
+    asyncio.run(run())
+
+
+def test_a_language_model_that_is_not_set_names_the_setting() -> None:
+    async def run() -> None:
+        text = TextService(
+            pool=ModelPool(PoolPolicy()), catalog=build_catalog(Settings()), timeout=0
+        )
+        with pytest.raises(NotConfigured, match="LLM__MODEL"):
+            await text.generate("hi", config={}, schema=None, request_id="r", client="c")
+
+    asyncio.run(run())
