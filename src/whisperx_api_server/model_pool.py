@@ -196,7 +196,6 @@ class ModelPool:
             self._forget_dead(entry)
             return
         logger.info("loaded %s", entry.key)
-        entry.last_used = self._clock()
         self._make_room(keep=entry)
 
     def _forget_dead(self, entry: _Loaded) -> None:
@@ -266,8 +265,11 @@ async def until_loaded(lane: Lane[Any]) -> None:
         ServiceError: why it has none.
     """
     if not lane.loaded.done():
-        # A waiter that is cancelled must not cancel the load, which others may wait for.
-        await asyncio.shield(asyncio.wrap_future(lane.loaded))
+        loaded = asyncio.wrap_future(lane.loaded)
+        # A waiter that is cancelled must not cancel the load, which others may wait for; asyncio
+        # complains of errors that nobody looked at.
+        loaded.add_done_callback(lambda future: future.exception())
+        await asyncio.shield(loaded)
     elif (error := lane.loaded.exception()) is not None:
         raise error
 

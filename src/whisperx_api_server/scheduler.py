@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
@@ -301,8 +302,9 @@ class Lane(Generic[M]):
                 self._serve()
         except BaseException as error:  # a dying thread must not strand its waiters
             logger.error("lane %s died and is replaced", self.name, exc_info=error)
+            # The frames hold the old model, and two might not fit the device.
+            traceback.clear_frames(error.__traceback__)
             died = True
-        # Only now are the frames gone that hold the old model: two would not fit the device.
         if died:
             self._replace()
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 
@@ -226,6 +228,71 @@ def test_a_failed_load_answers_all(lanes: Fixture) -> None:
     assert lane.closed
 
 
+def test_a_thread_that_dies_while_loading_answers_all(lanes: Fixture) -> None:
+    def load() -> Engine:
+        raise SystemExit("the vendor gives up")
+
+    lane = lanes.lane(load)
+    with pytest.raises(Unavailable, match="try again"):
+        lane.loaded.result(10)
+    with pytest.raises(Unavailable):
+        submit(lane, "r", 1, work=DOUBLE_PREPARED).result(10)
+
+
+def test_a_dead_thread_s_model_is_gone_before_the_next_is_loaded(lanes: Fixture) -> None:
+    models: list[weakref.ref[Engine]] = []
+    left: list[int] = []
+
+    def load() -> Engine:
+        gc.collect()
+        left.append(sum(model() is not None for model in models))
+        engine = Engine()
+        engine.poison = {1: SystemExit("killed")} if not models else {}
+        models.append(weakref.ref(engine))
+        return engine
+
+    lane = lanes.lane(load)
+    with pytest.raises(Unavailable):
+        submit(lane, "r1", 1, work=DOUBLE_PREPARED).result(10)
+    assert submit(lane, "r2", 2, work=DOUBLE_PREPARED).result(10) == 4
+    assert left == [0, 0]
+    lane.loaded.result(10)
+    assert lane.model is models[1]()
+
+
+def test_a_closed_lane_holds_no_model(lanes: Fixture) -> None:
+    lane = lanes.lane()
+    assert submit(lane, "r", 1, work=DOUBLE_PREPARED).result(10) == 2
+    model = weakref.ref(lanes.engines.pop())
+    gc.disable()  # a model of gigabytes must not wait for the collector
+    try:
+        lane.close()
+        assert model() is None
+    finally:
+        gc.enable()
+    with pytest.raises(Unavailable):
+        _ = lane.model
+
+
+def test_an_idle_lane_holds_nothing_of_what_it_did(lanes: Fixture) -> None:
+    class Audio:
+        """A clip keeps its file's disk space."""
+
+    work: Work[Engine, Audio, str] = Work(
+        run=lambda _model, batch, _prepared: ["done" for _ in batch],
+        prepare=lambda _model, _audio: None,
+    )
+    lane = lanes.lane()
+    audio = Audio()
+    held = weakref.ref(audio)
+    assert lane.submit(work, audio, client="a", request_id="r").result(10) == "done"
+    del audio
+    deadline = time.monotonic() + 10
+    while held() is not None:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
 def test_close_answers_what_waits_and_closes_the_model(lanes: Fixture) -> None:
     lane, engine = lanes.held()
     waiting = submit(lane, "r", 1)
@@ -256,6 +323,34 @@ def test_lanes_of_one_device_take_turns() -> None:
     first.go.set()
     assert (held.result(10), other.result(10)) == (2, 4)
     for lane in lanes:
+        lane.close()
+
+
+def test_a_lane_with_much_to_do_keeps_no_other_out() -> None:
+    gate = Gate(1)
+    fixture = Fixture()
+    busy, other = (
+        Lane(name, fixture.load, limits=lambda _: LaneLimits(), gate=gate) for name in ("b", "o")
+    )
+    busy.loaded.result(10)
+    other.loaded.result(10)
+    engine = busy.model
+    engine.go.clear()
+    futures = [submit(busy, "long", n) for n in range(200)]
+    assert engine.busy.wait(10)
+    short = submit(other, "short", 1)
+    deadline = time.monotonic() + 10
+    while not gate._waiting:  # until the other lane stands at the gate
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    done_before: list[int] = []
+    short.add_done_callback(lambda _: done_before.append(len(engine.batches)))
+    engine.go.set()
+    short.result(10)
+    for future in futures:
+        future.result(10)
+    assert done_before[0] <= 2
+    for lane in (busy, other):
         lane.close()
 
 

@@ -1,0 +1,347 @@
+"""Models load once, stay while they are used, and go when they should."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from whisperx_api_server import model_pool
+from whisperx_api_server.backends import ModelKey
+from whisperx_api_server.backends.base import ModelSpec
+from whisperx_api_server.errors import Conflict, ModelUnavailable, NotConfigured, Unavailable
+from whisperx_api_server.model_pool import ModelPool, PoolPolicy
+from whisperx_api_server.scheduler import Work
+
+
+class Model:
+    """Doubles numbers; a negative one kills the thread."""
+
+    def __init__(self) -> None:
+        self.closed = threading.Event()
+        self.may_close = threading.Event()
+        self.may_close.set()
+
+    def run(self, numbers: Sequence[int]) -> list[int]:
+        if min(numbers) < 0:
+            raise SystemExit("killed")
+        return [2 * number for number in numbers]
+
+    def close(self) -> None:
+        self.may_close.wait(10)
+        self.closed.set()
+
+
+DOUBLE: Work[Model, int, int] = Work(run=lambda model, numbers, _: model.run(numbers))
+
+
+class World:
+    """A pool whose loads and clock the test holds."""
+
+    def __init__(self, **policy: Any) -> None:
+        self.now = 1000.0
+        self.loads: list[str] = []
+        self.models: dict[str, Model] = {}
+        self.failures: list[Exception] = []
+        self.may_load = threading.Event()
+        self.may_load.set()
+        self.pool = ModelPool(PoolPolicy(**policy), load=self.load, clock=lambda: self.now)
+
+    def load(self, key: ModelKey) -> object:
+        self.loads.append(key.spec.name)
+        assert self.may_load.wait(10)
+        if self.failures:
+            raise self.failures.pop(0)
+        model = self.models[key.spec.name] = Model()
+        return model
+
+    def loaded(self) -> list[str]:
+        return [status.key.spec.name for status in self.pool.statuses()]
+
+
+def key(name: str) -> ModelKey:
+    return ModelKey(stage="diarization", backend="test", spec=ModelSpec(name=name))
+
+
+def play(scene: Callable[[World], Coroutine[Any, Any, None]], **policy: Any) -> World:
+    """Run a scene; at the end the pool must close, which frees every model."""
+
+    async def run() -> World:
+        world = World(**policy)
+        try:
+            async with asyncio.timeout(30):
+                await scene(world)
+        finally:
+            await world.pool.close()
+        return world
+
+    world = asyncio.run(run())
+    assert all(model.closed.is_set() for model in world.models.values())
+    assert world.pool.statuses() == []
+    assert not any("test" in thread.name for thread in threading.enumerate())
+    return world
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.005)
+
+
+async def doubled(world: World, name: str, number: int = 2) -> int:
+    async with world.pool.lease(key(name)) as lane:
+        work = lane.submit(DOUBLE, number, client="c", request_id="r")
+        return await asyncio.wrap_future(work)
+
+
+def test_concurrent_first_requests_load_once() -> None:
+    async def scene(world: World) -> None:
+        answers = await asyncio.gather(*(doubled(world, "a", n) for n in range(10)))
+        assert answers == [2 * n for n in range(10)]
+
+    assert play(scene).loads == ["a"]
+
+
+def test_models_load_side_by_side() -> None:
+    async def scene(world: World) -> None:
+        world.may_load.clear()
+        both = asyncio.gather(doubled(world, "a"), doubled(world, "b"))
+        await until(lambda: len(world.loads) == 2)
+        assert [status.state for status in world.pool.statuses()] == ["loading", "loading"]
+        world.may_load.set()
+        await both
+        assert [status.state for status in world.pool.statuses()] == ["ready", "ready"]
+
+    play(scene)
+
+
+def test_a_model_in_use_is_not_unloaded() -> None:
+    async def scene(world: World) -> None:
+        async with world.pool.lease(key("a")):
+            with pytest.raises(Conflict, match="in use by 1"):
+                await world.pool.unload(key("a"))
+        assert await world.pool.unload(key("a"))
+        assert world.models["a"].closed.is_set()
+        assert not await world.pool.unload(key("a"))
+        assert await doubled(world, "a") == 4
+
+    assert play(scene).loads == ["a", "a"]
+
+
+def test_a_model_that_is_loading_for_somebody_is_not_unloaded() -> None:
+    async def scene(world: World) -> None:
+        world.may_load.clear()
+        load = asyncio.create_task(world.pool.load(key("a")))
+        await until(lambda: bool(world.loads))
+        with pytest.raises(Conflict):
+            await world.pool.unload(key("a"))
+        world.may_load.set()
+        await load
+
+    play(scene)
+
+
+def test_a_model_is_not_loaded_beside_itself_while_it_goes() -> None:
+    async def scene(world: World) -> None:
+        await world.pool.load(key("a"))
+        world.models["a"].may_close.clear()
+        leaving = world.models["a"]
+        unload = asyncio.create_task(world.pool.unload(key("a")))
+        await until(lambda: not world.loaded())
+        again = asyncio.create_task(doubled(world, "a"))
+        await asyncio.sleep(0.05)
+        assert world.loads == ["a"]
+        leaving.may_close.set()
+        assert await again == 4
+        assert await unload
+        assert leaving.closed.is_set()
+        assert world.loads == ["a", "a"]
+
+    play(scene)
+
+
+def test_idle_models_are_unloaded_after_their_time() -> None:
+    async def scene(world: World) -> None:
+        await world.pool.load(key("old"))
+        async with world.pool.lease(key("used")):
+            world.now += 200
+            await world.pool.load(key("young"))
+            world.now += 200
+            await world.pool.sweep()
+            assert world.loaded() == ["used", "young"]
+        await world.pool.sweep()  # its time begins when it was used last
+        assert world.loaded() == ["used", "young"]
+        world.now += 301
+        await world.pool.sweep()
+        assert world.loaded() == []
+
+    play(scene, ttl=300)
+
+
+def test_a_negative_time_to_live_keeps_models() -> None:
+    async def scene(world: World) -> None:
+        await world.pool.load(key("a"))
+        world.now += 1e9
+        await world.pool.sweep()
+        assert world.loaded() == ["a"]
+
+    play(scene, ttl=-1)
+
+
+def test_a_load_whose_requester_left_is_there_and_goes_in_time() -> None:
+    async def scene(world: World) -> None:
+        world.may_load.clear()
+        load = asyncio.create_task(world.pool.load(key("a")))
+        await until(lambda: bool(world.loads))
+        load.cancel()
+        await asyncio.wait([load])
+        world.may_load.set()
+        await until(lambda: world.pool.statuses()[0].state == "ready")
+        assert await doubled(world, "a") == 4
+        assert world.loads == ["a"]
+        world.now += 301
+        await world.pool.sweep()
+        assert world.loaded() == []
+
+    play(scene, ttl=300)
+
+
+def test_a_load_that_failed_with_nobody_waiting_leaves_nothing() -> None:
+    async def scene(world: World) -> None:
+        world.may_load.clear()
+        world.failures = [NotConfigured("no such thing")]
+        load = asyncio.create_task(world.pool.load(key("a")))
+        await until(lambda: bool(world.loads))
+        load.cancel()
+        await asyncio.wait([load])
+        world.may_load.set()
+        await until(lambda: not world.pool.statuses())
+
+    play(scene)
+
+
+def test_a_failed_load_is_told_to_all_and_forgotten() -> None:
+    async def scene(world: World) -> None:
+        world.may_load.clear()
+        world.failures = [NotConfigured("set X")]
+        tasks = [asyncio.create_task(doubled(world, "a")) for _ in range(3)]
+        await until(lambda: bool(world.loads))
+        world.may_load.set()
+        for answer in await asyncio.gather(*tasks, return_exceptions=True):
+            assert isinstance(answer, NotConfigured)
+        assert world.loaded() == []
+        assert await doubled(world, "a") == 4
+
+    assert play(scene).loads == ["a", "a"]
+
+
+def test_a_vendor_s_load_error_keeps_its_words_to_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def scene(world: World) -> None:
+        world.failures = [ValueError("/secret/path is broken")]
+        with pytest.raises(ModelUnavailable) as caught:
+            await world.pool.load(key("a"))
+        assert "secret" not in caught.value.message
+
+    play(scene)
+    assert "/secret/path" in caplog.text
+
+
+def test_a_lane_that_died_goes_on_with_a_model_loaded_anew(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def scene(world: World) -> None:
+        with pytest.raises(Unavailable):
+            await doubled(world, "a", -1)
+        assert await doubled(world, "a") == 4
+        assert world.pool.statuses()[0].lane.stats.restarts == 1
+
+    assert play(scene).loads == ["a", "a"]
+
+
+def test_a_lane_that_cannot_load_again_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
+    async def scene(world: World) -> None:
+        await world.pool.load(key("a"))
+        world.failures = [ModelUnavailable("the hub is away")]
+        with pytest.raises(Unavailable):
+            await doubled(world, "a", -1)
+        await until(lambda: world.pool.statuses()[0].lane.closed)
+        assert await doubled(world, "a") == 4
+
+    assert play(scene).loads == ["a", "a", "a"]
+
+
+@pytest.fixture
+def growing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each load makes the process 100 bytes larger."""
+    measured = iter(range(0, 1_000_000, 100))
+    monkeypatch.setattr(model_pool, "_resident_bytes", lambda: next(measured))
+
+
+@pytest.mark.usefixtures("growing")
+def test_over_the_budget_the_least_recently_used_go() -> None:
+    async def scene(world: World) -> None:
+        for name in "ab":
+            await world.pool.load(key(name))
+            world.now += 1
+        await world.pool.load(key("a"))
+        world.now += 1
+        await world.pool.load(key("c"))
+        assert world.loaded() == ["a", "c"]
+        await until(world.models["b"].closed.is_set)
+
+    play(scene, memory_bytes=250)
+
+
+@pytest.mark.usefixtures("growing")
+def test_models_in_use_may_exceed_the_budget_until_they_are_idle() -> None:
+    async def scene(world: World) -> None:
+        async with AsyncExitStack() as stack:
+            for name in "abc":
+                await stack.enter_async_context(world.pool.lease(key(name)))
+                world.now += 1
+            assert world.loaded() == ["a", "b", "c"]
+        # Left in the order c, b, a: the last one used stays.
+        assert world.loaded() == ["a"]
+
+    play(scene, memory_bytes=150)
+
+
+def test_a_model_loaded_again_keeps_its_measured_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = iter([0, 100, 100, 100])  # the second load reuses what the allocator kept
+    monkeypatch.setattr(model_pool, "_resident_bytes", lambda: next(sizes))
+
+    async def scene(world: World) -> None:
+        for _ in range(2):
+            await world.pool.load(key("a"))
+            assert world.pool.statuses()[0].memory_bytes == 100
+            await world.pool.unload(key("a"))
+
+    play(scene)
+
+
+def test_cancel_reaches_every_lane() -> None:
+    async def scene(world: World) -> None:
+        async with world.pool.lease(key("a")) as one, world.pool.lease(key("b")) as two:
+            hold = threading.Event()
+            held: Work[Model, int, int] = Work(run=lambda *_: [int(hold.wait(10))])
+            running = [
+                asyncio.wrap_future(lane.submit(held, 0, client="c", request_id="other"))
+                for lane in (one, two)
+            ]
+            await until(lambda: one.in_flight == two.in_flight == 1)
+            for lane in (one, two):
+                lane.submit(DOUBLE, 1, client="c", request_id="gone")
+            assert world.pool.cancel("gone") == 2
+            assert [status.waiting for status in world.pool.statuses()] == [0, 0]
+            hold.set()
+            await asyncio.gather(*running)
+
+    play(scene)
