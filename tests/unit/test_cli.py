@@ -7,11 +7,11 @@ import json
 import logging
 import os
 import pty
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
-import wave
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -26,7 +26,7 @@ from typer.testing import CliRunner
 
 from fixtures.speech.speech import Speech
 from server import FAKE, real_settings
-from support import ALIGNER, WHISPER, word_errors
+from support import ALIGNER, WHISPER, wav, word_errors
 from whisperx_api_server import __version__
 from whisperx_api_server.backends import fake
 from whisperx_api_server.backends.fake import say, silence
@@ -42,12 +42,7 @@ COMMAND = (sys.executable, "-m", "whisperx_api_server.cli")
 
 
 def record(path: Path, *parts: Samples) -> Path:
-    samples = np.concatenate(parts)
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(16_000)
-        file.writeframes((samples * 32767).astype("<i2").tobytes())
+    path.write_bytes(wav(np.concatenate(parts)))
     return path
 
 
@@ -243,6 +238,42 @@ def test_the_log_is_there_for_who_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert errors.count("\n") == 1
     monkeypatch.setenv("LOG_LEVEL", "error")
     assert "are torn" in run("transcribe", "a.wav")[2]
+
+
+SLOW = """
+import time
+from whisperx_api_server.backends import fake
+from whisperx_api_server.cli import app
+
+def transcribe(self, windows, options, features):
+    print("decoding", flush=True)
+    time.sleep(0.5)
+    return []
+
+fake.FakeTranscriber.transcribe = transcribe
+app()
+"""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_an_interrupt_leaves_nothing_behind(
+    recordings: Path, number: signal.Signals, status: int
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", SLOW, "transcribe", "a.wav"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"TMPDIR": str(recordings / "tmp")},
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "decoding\n"
+        assert list((recordings / "tmp").iterdir())
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert "Traceback" not in errors
+    assert list((recordings / "tmp").iterdir()) == []
 
 
 # transcribe: progress
