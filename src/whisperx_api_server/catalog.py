@@ -8,17 +8,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from .backends import BUILT_IN, ModelKey, find_backend
+from .backends import ModelKey, find_backend
 from .backends.base import ModelSpec
 from .errors import ModelNotFound, NotConfigured
 
 ALIASES = (
     "whisper-1",
+    "gpt-transcribe",
     "gpt-4o-transcribe",
     "gpt-4o-mini-transcribe",
+    "gpt-4o-mini-transcribe-2025-12-15",
     "gpt-4o-transcribe-diarize",
 )
-"""OpenAI's names; each means the configured default model."""
+"""OpenAI's names, `AudioModel` in its SDK; each means the configured default model."""
 
 PARAKEET_ALIAS = "parakeet"
 """Means the configured Parakeet, which may be a file that a client could not name."""
@@ -115,7 +117,7 @@ class Catalog:
     def voice_detector(self) -> ModelKey:
         """The voice activity detector; a transcription backend that brings its own uses that."""
         backend = self.voice_detection
-        if "vad" in BUILT_IN.get(self.transcription, {}):
+        if hasattr(find_backend(self.transcription, "transcription"), "load_voice_detector"):
             backend = self.transcription
         spec = ModelSpec(name=backend)
         if backend == "pyannote":

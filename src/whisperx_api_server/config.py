@@ -5,6 +5,7 @@ Read once, by `main`, `cli` and the worker; everything else is given what it nee
 
 from __future__ import annotations
 
+import base64
 import difflib
 import json
 import reprlib
@@ -48,6 +49,19 @@ UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
 LanguageCode = Annotated[str, Field(pattern="^[a-z]{2,3}$")]
 JsonObject = Annotated[dict[str, str], NoDecode, BeforeValidator(_from_json)]
 JsonList = Annotated[list[str], NoDecode, BeforeValidator(_from_json)]
+
+
+def _webhook_secret(value: SecretStr) -> SecretStr:
+    """What follows `whsec_` must be base64, as Standard Webhooks has it: receivers decode it."""
+    written = value.get_secret_value()
+    if written.startswith("whsec_"):
+        try:
+            key = base64.b64decode(written.removeprefix("whsec_"), validate=True)
+        except ValueError:
+            key = b""
+        if not key:
+            raise PydanticCustomError("base64", "after whsec_ there must be valid base64")
+    return value
 
 
 class ConfigurationError(Exception):
@@ -248,8 +262,10 @@ class Settings(BaseSettings):
     api_keys_file: UserPath | None = Field(
         None, description="JSON file, key to client name; re-read when it changes."
     )
-    webhook_secret: SecretStr | None = Field(
-        None, description="Key of the HMAC-SHA256 signature on `callback_url` deliveries."
+    webhook_secret: Annotated[SecretStr, AfterValidator(_webhook_secret)] | None = Field(
+        None,
+        description="Key of the HMAC-SHA256 signature on `callback_url` deliveries: `whsec_` and "
+        "base64, or any other text.",
     )
     mode: Literal["direct"] = Field("direct", description="direct: models run in this process.")
     default_language: LanguageCode | None = Field(

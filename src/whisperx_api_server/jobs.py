@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Hashable, Iterator
+from collections.abc import AsyncGenerator, Coroutine, Iterator
 from contextlib import AsyncExitStack, aclosing, contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 from .domain import (
@@ -20,17 +18,21 @@ from .domain import (
     Source,
     Transcript,
     TranscriptionRequest,
-    UploadedFile,
 )
-from .errors import Cancelled, Conflict, NotFound, ServiceError, ShuttingDown
+from .errors import Conflict, NotFound, Overloaded, ServiceError, ShuttingDown, Unavailable
 from .job_store import JobStore
+from .job_view import webhook_event
 from .pipeline import Pipeline
-from .runs import Finished, Heard, Progress, Run, Runs
+from .runs import Progress, Run, RunEvent, Runs
 from .webhooks import Webhooks
 
 logger = logging.getLogger(__name__)
 
-_SAME = UploadedFile(path=Path(), filename="")
+PRUNE_INTERVAL = 60.0
+"""Seconds between two looks for jobs that have grown too old."""
+
+ALMOST = 0.999
+"""The most that is shown of a job that is under way: speakers may still be missing."""
 
 
 class TranscriptionService(Protocol):
@@ -45,8 +47,8 @@ class TranscriptionService(Protocol):
 
     def stream(
         self, request: TranscriptionRequest, *, retry: bool = False
-    ) -> AsyncGenerator[Heard | Finished, None]:
-        """The windows as they are done, then everything. Closing it withdraws the request."""
+    ) -> AsyncGenerator[RunEvent, None]:
+        """What happens in its run, as it happens. Closing it withdraws the request."""
         ...
 
     async def diarize(self, request_id: str, client: str, source: Source) -> Diarization:
@@ -80,6 +82,7 @@ class TranscriptionService(Protocol):
 class _Record:
     job: Job
     task: asyncio.Task[None] | None = None
+    ending: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -91,11 +94,10 @@ class LocalService:
     ) -> None:
         self._pipeline = pipeline
         self._runs = Runs(pipeline, retry_window=retry_window)
-        self._sharing = retry_window > 0
         self._store = store
         self._webhooks = webhooks
         self._records: dict[str, _Record] = {}
-        self._deliveries: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[None]] = set()
         self._active = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -139,7 +141,7 @@ class LocalService:
                 await asyncio.to_thread(self._store.save, job)
             self._records[job.id] = _Record(job=job)
             self._notify(job)
-        await self._prune()
+        self._in_background(self._prune_forever())
 
     async def drain(self, grace: float) -> bool:
         """Refuse what is new and wait for what is under way; whether all of it was finished.
@@ -162,7 +164,7 @@ class LocalService:
         Jobs that are ended here stay unfinished on disk, so the next start says why they failed.
         """
         tasks = [record.task for record in self._records.values() if record.task]
-        tasks += self._deliveries
+        tasks += self._background
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -172,16 +174,16 @@ class LocalService:
     async def run(self, request: TranscriptionRequest, *, retry: bool = False) -> Transcript:
         """See `TranscriptionService.run`."""
         with self.accepted():
-            identity = await self._identity(request)
+            identity = await self._runs.identity(request)
             async with self._runs.join(request, identity, retry=retry) as run:
                 return await run.result()
 
     async def stream(
         self, request: TranscriptionRequest, *, retry: bool = False
-    ) -> AsyncGenerator[Heard | Finished, None]:
+    ) -> AsyncGenerator[RunEvent, None]:
         """See `TranscriptionService.stream`."""
         with self.accepted():
-            identity = await self._identity(request)
+            identity = await self._runs.identity(request)
             async with (
                 self._runs.join(request, identity, retry=retry) as run,
                 aclosing(run.events()) as events,
@@ -206,17 +208,6 @@ class LocalService:
             if not self._active:
                 self._idle.set()
 
-    async def _identity(self, request: TranscriptionRequest) -> Hashable | None:
-        """Equal for requests of one client that ask the same about the same content."""
-        if not self._sharing or not isinstance(request.source, UploadedFile):
-            return None
-        known = request.diarize.known_speakers if request.diarize else ()
-        paths = [request.source.path, *(speaker.reference for speaker in known)]
-        digests = await asyncio.to_thread(lambda: tuple(_digest(path) for path in paths))
-        diarize = request.diarize and replace(request.diarize, known_speakers=())
-        names = tuple(speaker.name for speaker in known)
-        return digests, names, replace(request, id="", source=_SAME, diarize=diarize)
-
     # -- jobs ---------------------------------------------------------------------------------
 
     async def submit(
@@ -226,7 +217,12 @@ class LocalService:
         resources: AsyncExitStack,
         callback_url: str | None = None,
     ) -> Job:
-        """See `TranscriptionService.submit`."""
+        """See `TranscriptionService.submit`.
+
+        Raises:
+            Unavailable: the disk does not take the job.
+            ServiceError: nothing can be delivered to `callback_url`.
+        """
         if callback_url is not None:
             await self._webhooks.check(callback_url)
         job = Job(
@@ -282,7 +278,8 @@ class LocalService:
         """See `TranscriptionService.cancel`."""
         record = self._record(job_id, client)
         if not record.job.ended and record.task is not None:
-            record.task.cancel(_WITHDRAWN)
+            if not record.ending:
+                record.task.cancel(_WITHDRAWN)
             await asyncio.wait([record.task])
         else:
             del self._records[job_id]
@@ -302,29 +299,38 @@ class LocalService:
         try:
             async with resources:
                 with self.accepted():
-                    identity = await self._identity(request)
-                    async with self._runs.join(request, identity) as run:
-                        async with aclosing(run.changes()) as changes:
-                            async for progress in changes:
-                                self._show(record, run, progress)
-                        transcript = await run.result()
-                        await asyncio.to_thread(self._store.save_transcript, request.id, transcript)
-            await self._end(record, replace(record.job, state="completed", progress=1.0))
+                    transcript = await self._transcribe(record, request)
+                    await asyncio.to_thread(self._store.save_transcript, request.id, transcript)
+            ended = replace(record.job, state="completed", progress=1.0)
         except ServiceError as error:
-            failure = JobError(
-                message=error.message, type=error.type, code=error.code, param=error.param
-            )
-            await self._end(record, replace(record.job, state="failed", error=failure))
-        except Cancelled:
-            await self._end(record, replace(record.job, state="cancelled"))
+            ended = _failed(record.job, error)
         except asyncio.CancelledError as error:
             if error.args != (_WITHDRAWN,):
                 raise  # the server ends: the next start finds the job unfinished
-            await self._end(record, replace(record.job, state="cancelled"))
+            ended = replace(record.job, state="cancelled")
+        except Exception:  # whoever watches the job must learn of its end
+            logger.exception("unexpected failure of job %s", request.id)
+            ended = _failed(record.job, ServiceError("the server failed; its log says why"))
+        await self._end(record, ended)
+
+    async def _transcribe(self, record: _Record, request: TranscriptionRequest) -> Transcript:
+        """Run a job; where the server is full by now, wait for room: the job was accepted."""
+        identity = await self._runs.identity(request)
+        while True:
+            try:
+                async with self._runs.join(request, identity) as run:
+                    async with aclosing(run.changes()) as changes:
+                        async for progress in changes:
+                            self._show(record, run, progress)
+                    return await run.result()
+            except Overloaded as error:
+                self._change(record, replace(record.job, state="queued", stages=()))
+                await asyncio.sleep(error.retry_after or 1.0)
 
     def _show(self, record: _Record, run: Run, progress: Progress) -> None:
         """Update a job from its run."""
-        now, since, part = time.time(), progress.transcribing_since, progress.part
+        now, since = time.time(), progress.transcribing_since
+        part = min(progress.part, ALMOST)
         eta = None
         if since is not None and part > 0:
             eta = max(0.0, (now - since) * (1 - part) / part)
@@ -342,12 +348,16 @@ class LocalService:
         )
 
     async def _end(self, record: _Record, job: Job) -> None:
+        record.ending = True
         now = time.time()
         stages = tuple(
             each if each.finished_at else replace(each, finished_at=now) for each in job.stages
         )
         job = replace(job, finished_at=now, eta=None, queue_position=0, stages=stages)
-        await asyncio.to_thread(self._store.save, job)
+        try:
+            await asyncio.to_thread(self._store.save, job)
+        except Unavailable as error:
+            logger.error("the end of job %s is not on disk: %s", job.id, error.message)
         self._change(record, job)
         logger.info("job %s: %s", job.id, job.state)
         self._notify(job)
@@ -364,68 +374,35 @@ class LocalService:
             self._records.pop(job.id, None)
             await asyncio.to_thread(self._store.delete, job.id)
 
+    async def _prune_forever(self) -> None:
+        while True:
+            await self._prune()
+            await asyncio.sleep(PRUNE_INTERVAL)
+
     # -- webhooks -----------------------------------------------------------------------------
 
     def _notify(self, job: Job) -> None:
-        if job.callback_url is None or job.notified:
-            return
-        delivery = asyncio.create_task(self._deliver(job, job.callback_url))
-        self._deliveries.add(delivery)
-        delivery.add_done_callback(self._deliveries.discard)
+        if job.callback_url is not None and not job.notified:
+            self._in_background(self._deliver(job, job.callback_url))
 
     async def _deliver(self, job: Job, url: str) -> None:
-        event = {
-            "id": f"evt_{job.id}",
-            "object": "event",
-            "type": f"transcription.{job.state}",
-            "created_at": int(job.finished_at or 0),
-            "data": job_object(job),
-        }
-        await self._webhooks.deliver(url, f"evt_{job.id}", event)
+        event = webhook_event(job)
+        await self._webhooks.deliver(url, event["id"], event)
         record = self._records.get(job.id)
         if record is not None:
             record.job = replace(record.job, notified=True)
             await asyncio.to_thread(self._store.save, record.job)
 
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+
+def _failed(job: Job, error: ServiceError) -> Job:
+    reason = JobError(message=error.message, type=error.type, code=error.code, param=error.param)
+    return replace(job, state="failed", error=reason)
+
 
 _WITHDRAWN = "withdrawn"
 """Tells a job's task that it is cancelled because its client wants so."""
-
-
-def job_object(job: Job) -> dict[str, Any]:
-    """A job as its client reads it: in the status, in events and in the webhook."""
-    base = f"/v1/audio/transcriptions/{job.id}"
-    return {
-        "request_id": job.id,
-        "status": job.state,
-        "status_url": f"{base}/status",
-        "events_url": f"{base}/events",
-        "result_url": f"{base}/result",
-        "submitted_at": round(job.submitted_at, 3),
-        "finished_at": None if job.finished_at is None else round(job.finished_at, 3),
-        "duration": job.duration,
-        "percent": round(100 * job.progress, 1),
-        "eta_seconds": None if job.eta is None else round(job.eta, 1),
-        "queue_position": job.queue_position,
-        "stages": [
-            {
-                "name": stage.name,
-                "started_at": round(stage.started_at, 3),
-                "finished_at": None if stage.finished_at is None else round(stage.finished_at, 3),
-            }
-            for stage in job.stages
-        ],
-        "error": None
-        if job.error is None
-        else {
-            "message": job.error.message,
-            "type": job.error.type,
-            "param": job.error.param,
-            "code": job.error.code,
-        },
-    }
-
-
-def _digest(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").digest()

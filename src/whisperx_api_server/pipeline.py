@@ -94,6 +94,9 @@ class Observer:
     def heard(self, transcript: WindowTranscript, until: float) -> None:
         """The next window, in order, is done; all is transcribed up to that second."""
 
+    def spoken(self, segments: Sequence[Segment]) -> None:
+        """The next segments, in order, are final: it is known who says them."""
+
 
 @dataclass(kw_only=True, slots=True)
 class Memory:
@@ -200,6 +203,7 @@ class _Run:
         self._request = request
         self._observer = observer
         self._memory = memory
+        self._unlabelled: list[WindowTranscript] = []
 
     async def transcribe(self) -> Transcript:
         request, observer = self._request, self._observer
@@ -276,6 +280,8 @@ class _Run:
                     reservation.done(window.end - reached)
                     reached = window.end
                     self._observer.heard(transcript, reached)
+                    self._unlabelled.append(transcript)
+                    self._tell_speakers(clip.duration)
         return transcripts
 
     async def _planned(
@@ -434,7 +440,17 @@ class _Run:
         """Who spoke when, and the names of those whose voice is known."""
         if self._memory.told_apart is None:
             self._memory.told_apart = await self._tell_apart(clip, options)
+            self._tell_speakers(clip.duration)
         return self._memory.told_apart
+
+    def _tell_speakers(self, duration: float) -> None:
+        """Show the segments that are final, once the speakers are known."""
+        if self._request.diarize is None or self._memory.told_apart is None:
+            return
+        for transcript in self._unlabelled:
+            part = self._assemble([transcript], duration, self._memory.told_apart)
+            self._observer.spoken(part.segments)
+        self._unlabelled.clear()
 
     async def _tell_apart(
         self, clip: AudioClip, options: DiarizeOptions

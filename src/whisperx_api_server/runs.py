@@ -9,19 +9,32 @@ the windows that were done are kept for a while, and a retry goes on from there.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .domain import StageTimes, Transcript, TranscriptionRequest, UploadedFile, WindowTranscript
+from .domain import (
+    Segment,
+    StageTimes,
+    Transcript,
+    TranscriptionRequest,
+    UploadedFile,
+    WindowTranscript,
+)
 from .pipeline import Memory, Observer, Pipeline
 
 MAX_REMEMBERED = 200
 """Runs that are remembered at the same time; the oldest are forgotten first."""
+
+MAX_REMEMBERED_SECONDS = 48 * 3600.0
+"""Audio that the remembered runs may have heard together: an hour's words take some megabytes."""
+
+_SAME = UploadedFile(path=Path(), filename="")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,10 +46,20 @@ class Heard:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Spoken:
+    """The next segments of a diarized run, in order, with their speakers."""
+
+    segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Finished:
     """The end of a run: everything, speakers included."""
 
     transcript: Transcript
+
+
+RunEvent = Heard | Spoken | Finished
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +93,7 @@ class Run(Observer):
         self.request = self._own_files(request)
         self.memory = memory
         self.progress = Progress()
-        self.heard_so_far: list[Heard] = []
+        self._so_far: list[Heard | Spoken] = []
         self.watchers = 0
         self.task: asyncio.Task[Transcript] | None = None
         self._changed = asyncio.Event()
@@ -98,14 +121,14 @@ class Run(Observer):
         assert self.task is not None
         return await asyncio.shield(self.task)
 
-    async def events(self) -> AsyncGenerator[Heard | Finished, None]:
-        """All that is heard, from the beginning, then everything."""
+    async def events(self) -> AsyncGenerator[RunEvent, None]:
+        """All that happens, from the beginning; `Finished` is the last."""
         assert self.task is not None
         seen = 0
         while True:
             changed = self._changed
-            while seen < len(self.heard_so_far):
-                yield self.heard_so_far[seen]
+            while seen < len(self._so_far):
+                yield self._so_far[seen]
                 seen += 1
             if self.task.done():
                 break
@@ -134,23 +157,31 @@ class Run(Observer):
         )
         stages = (*ended, StageTimes(name=name, started_at=now))
         self.progress = replace(self.progress, stages=stages)
-        self._tell()
+        self.tell()
 
     def opened(self, duration: float) -> None:
         """See `Observer.opened`."""
         self.progress = replace(self.progress, duration=duration)
-        self._tell()
+        self.tell()
 
     def heard(self, transcript: WindowTranscript, until: float) -> None:
         """See `Observer.heard`."""
-        self.heard_so_far.append(Heard(transcript=transcript, until=until))
+        self._so_far.append(Heard(transcript=transcript, until=until))
         self.progress = replace(self.progress, reached=until)
-        self._tell()
+        self.tell()
+
+    def spoken(self, segments: Sequence[Segment]) -> None:
+        """See `Observer.spoken`."""
+        self._so_far.append(Spoken(segments=tuple(segments)))
+        self.tell()
 
     def _ended(self) -> None:
+        assert self.task is not None
+        if not self.task.cancelled():
+            self.task.exception()  # nobody may be left who asks for it
         for file in self._files:
             file.unlink(missing_ok=True)
-        self._tell()
+        self.tell()
 
     def _own_files(self, request: TranscriptionRequest) -> TranscriptionRequest:
         if isinstance(request.source, UploadedFile):
@@ -170,7 +201,8 @@ class Run(Observer):
         self._files.append(link)
         return link
 
-    def _tell(self) -> None:
+    def tell(self) -> None:
+        """Wake those who watch."""
         # Each change has an event of its own: who waits holds the one that it saw last.
         self._changed, changed = asyncio.Event(), self._changed
         changed.set()
@@ -185,7 +217,8 @@ class _Remembered:
 class Runs:
     """The runs that are alive, and those that a retry may still come back to.
 
-    `retry_window` is how many seconds an ended run is remembered; 0 shares nothing.
+    `retry_window` is how many seconds an ended run is remembered; 0 shares nothing. Only an upload
+    has an identity: what a URL gives may differ from one time to the next.
     """
 
     def __init__(
@@ -198,17 +231,23 @@ class Runs:
         self._pipeline = pipeline
         self._retry_window = retry_window
         self._clock = clock
-        self._known: OrderedDict[Hashable, _Remembered] = OrderedDict()
+        self._known: OrderedDict[Hashable, _Remembered] = OrderedDict()  # the oldest first
         self._alive: list[Run] = []
-
-    @property
-    def alive(self) -> int:
-        """How many runs are under way."""
-        return len(self._alive)
 
     def position(self, run: Run) -> int:
         """How many runs that began before this one are still under way."""
         return self._alive.index(run) if run in self._alive else 0
+
+    async def identity(self, request: TranscriptionRequest) -> Hashable | None:
+        """Equal for requests of one client that ask the same about the same content."""
+        if not self._retry_window or not isinstance(request.source, UploadedFile):
+            return None
+        known = request.diarize.known_speakers if request.diarize else ()
+        paths = [request.source.path, *(speaker.reference for speaker in known)]
+        digests = await asyncio.to_thread(lambda: tuple(_digest(path) for path in paths))
+        diarize = request.diarize and replace(request.diarize, known_speakers=())
+        names = tuple(speaker.name for speaker in known)
+        return digests, names, replace(request, id="", source=_SAME, diarize=diarize)
 
     @asynccontextmanager
     async def join(
@@ -238,15 +277,22 @@ class Runs:
             run = remembered.run
             if (run.watchers and not run.failed) or (retry and run.succeeded):
                 return run
-            memory = run.memory
+            if retry or not run.succeeded:
+                memory = run.memory
         run = Run(request, memory)
         run.begin(self._pipeline)
         self._alive.append(run)
         assert run.task is not None
-        run.task.add_done_callback(lambda _: self._alive.remove(run))
-        if identity is not None and self._retry_window:
+        run.task.add_done_callback(lambda _: self._left(run))
+        if identity is not None:
+            self._known.pop(identity, None)
             self._known[identity] = _Remembered(run=run, until=float("inf"))
         return run
+
+    def _left(self, run: Run) -> None:
+        self._alive.remove(run)
+        for behind in self._alive:
+            behind.tell()  # its position has changed
 
     async def _leave(self, run: Run, identity: Hashable | None) -> None:
         assert run.task is not None
@@ -259,8 +305,14 @@ class Runs:
 
     def _forget_old(self) -> None:
         now = self._clock()
-        idle = [key for key, each in self._known.items() if not each.run.watchers]
-        surplus = len(self._known) - MAX_REMEMBERED
-        for place, key in enumerate(idle):
-            if self._known[key].until < now or place < surplus:
+        seconds = sum(each.run.progress.reached for each in self._known.values())
+        for key, each in list(self._known.items()):
+            full = len(self._known) > MAX_REMEMBERED or seconds > MAX_REMEMBERED_SECONDS
+            if not each.run.watchers and (full or each.until < now):
+                seconds -= each.run.progress.reached
                 del self._known[key]
+
+
+def _digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").digest()

@@ -5,23 +5,24 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing
+from dataclasses import replace
 from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from ..domain import OutputOptions
+from ..domain import OutputOptions, Segment, WindowTranscript
 from ..errors import ServiceError
 from ..formats import delta_event, done_event, letters, segment_event, text_delta
-from ..runs import Finished, Heard
+from ..runs import Heard, RunEvent, Spoken
 from .errors import service_error_body
 
 logger = logging.getLogger(__name__)
 
 STALLED = 60.0
-"""Seconds that a client may leave an event unread before it counts as gone."""
+"""Seconds for which a client may read nothing, its buffers full, before it counts as gone."""
 
 DONE = "[DONE]"
 """The last event's data, as OpenAI's API ends a stream."""
@@ -36,7 +37,11 @@ class EventStream(Response):
     media_type = "text/event-stream"
 
     def __init__(
-        self, source: AsyncGenerator[dict[str, Any] | str, None], stack: AsyncExitStack
+        self,
+        source: AsyncGenerator[dict[str, Any] | str, None],
+        stack: AsyncExitStack,
+        *,
+        patience: float = STALLED,
     ) -> None:
         super().__init__(
             media_type=self.media_type,
@@ -45,6 +50,7 @@ class EventStream(Response):
         del self.headers["content-length"]
         self._source = source
         self._stack = stack
+        self._patience = patience
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         async with self._stack, aclosing(self._source):
@@ -66,7 +72,7 @@ class EventStream(Response):
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         async for event in self._source:
             data = event if isinstance(event, str) else json.dumps(event, ensure_ascii=False)
-            async with asyncio.timeout(STALLED):
+            async with asyncio.timeout(self._patience):
                 await send(
                     {
                         "type": "http.response.body",
@@ -82,53 +88,59 @@ async def _until_disconnected(receive: Receive) -> None:
         pass
 
 
-async def started(
-    events: AsyncGenerator[Heard | Finished, None],
-) -> AsyncGenerator[Heard | Finished, None]:
-    """The same events, once the first is there: what fails before it can still get a status.
-
-    Raises:
-        ServiceError: the request failed before anything was heard.
-    """
-    try:
-        first = await anext(events)
-    except BaseException:
-        await events.aclose()
-        raise
-
-    async def rest() -> AsyncGenerator[Heard | Finished, None]:
-        async with aclosing(events):
-            yield first
-            async for event in events:
-                yield event
-
-    return rest()
-
-
 async def transcript_events(
-    events: AsyncGenerator[Heard | Finished, None], output: OutputOptions
+    begun: RunEvent, events: AsyncGenerator[RunEvent, None], output: OutputOptions
 ) -> AsyncGenerator[dict[str, Any] | str, None]:
-    """OpenAI's transcription events; a failure is an error event, and the stream ends."""
-    first = True
-    async with aclosing(events):
-        try:
-            async for event in events:
-                if isinstance(event, Heard):
-                    segments = event.transcript.segments
-                    delta = text_delta(segments, first=first)
-                    if not delta:
-                        continue
-                    first = False
-                    logprobs = [each for segment in segments for each in segment.logprobs]
-                    yield delta_event(delta, logprobs=logprobs if output.logprobs else None)
-                    continue
-                if output.format == "diarized_json":
-                    spoken = event.transcript.segments
-                    names = letters(segment.speaker for segment in spoken)
-                    for index, segment in enumerate(spoken):
-                        yield segment_event(segment, index, names)
-                yield done_event(event.transcript, output)
-        except ServiceError as error:
-            logger.error("the stream ends: %s", error.message, exc_info=error.__cause__)
-            yield service_error_body(error)
+    """OpenAI's transcription events, of `begun` and what follows; a failure is the last of them.
+
+    Whoever asks for the first event themselves can still answer its failure with a status.
+    """
+    wording = _Wording(output)
+    event: RunEvent | None = begun
+    try:
+        while event is not None:
+            for each in wording.of(event):
+                yield each
+            event = await anext(events, None)
+    except ServiceError as error:
+        logger.error("the stream ends: %s", error.message, exc_info=error.__cause__)
+        yield service_error_body(error)
     yield DONE
+
+
+class _Wording:
+    """Says in OpenAI's events what happens in one run."""
+
+    def __init__(self, output: OutputOptions) -> None:
+        self._output = output
+        self._silent = True
+        self._segment_count = 0
+        self._speakers: dict[str | None, None] = {}  # in order of appearance
+
+    def of(self, event: RunEvent) -> Iterator[dict[str, Any]]:
+        if isinstance(event, Heard):
+            yield from self._delta(event.transcript)
+        elif isinstance(event, Spoken):
+            yield from self._segments(event.segments)
+        else:
+            yield done_event(event.transcript, self._output)
+
+    def _delta(self, transcript: WindowTranscript) -> Iterator[dict[str, Any]]:
+        segments = [
+            replace(segment, language=segment.language or transcript.language)
+            for segment in transcript.segments
+        ]
+        text = text_delta(segments, first=self._silent)
+        if not text:
+            return
+        self._silent = False
+        logprobs = [each for segment in segments for each in segment.logprobs]
+        yield delta_event(text, logprobs=logprobs if self._output.logprobs else None)
+
+    def _segments(self, segments: Sequence[Segment]) -> Iterator[dict[str, Any]]:
+        if self._output.format != "diarized_json":
+            return
+        for segment in segments:
+            self._speakers.setdefault(segment.speaker)
+            yield segment_event(segment, self._segment_count, letters(self._speakers))
+            self._segment_count += 1

@@ -11,27 +11,28 @@ from fastapi import APIRouter, Query, Response
 
 from ..domain import Granularity, Job, OutputFormat, OutputOptions
 from ..formats import render
-from ..jobs import job_object
+from ..job_view import job_object
+from . import schema, shapes
 from .deps import ClientDep, ServicesDep
 from .events import DONE, EventStream
 
 router = APIRouter(prefix="/v1/audio/transcriptions/{request_id}", tags=["jobs"])
 
 
-@router.get("/status")
+@router.get("/status", responses=schema.answers(shapes.JobStatus, 404))
 async def status(request_id: str, services: ServicesDep, client: ClientDep) -> dict[str, Any]:
     """How far the job is."""
     return job_object(services.service.job(request_id, client))
 
 
-@router.get("/events", response_class=EventStream)
+@router.get("/events", response_class=Response, responses=schema.JOB_EVENTS)
 async def events(request_id: str, services: ServicesDep, client: ClientDep) -> Response:
     """The job, now and after each change, as server-sent events to its end."""
     services.service.job(request_id, client)
     return EventStream(_job_events(services.service.watch(request_id, client)), AsyncExitStack())
 
 
-@router.get("/result")
+@router.get("/result", responses=schema.JOB_RESULT)
 async def result(
     request_id: str,
     services: ServicesDep,
@@ -56,7 +57,7 @@ async def result(
     return Response(rendered.body, media_type=rendered.media_type)
 
 
-@router.delete("")
+@router.delete("", responses=schema.answers(shapes.CancelledJob, 404))
 async def cancel(request_id: str, services: ServicesDep, client: ClientDep) -> dict[str, Any]:
     """Cancel the job if it is under way, else delete it and its result."""
     ended = services.service.job(request_id, client).ended

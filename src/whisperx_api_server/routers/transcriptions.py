@@ -11,9 +11,10 @@ from fastapi.responses import JSONResponse
 
 from ..domain import OutputOptions, TranscriptionRequest
 from ..formats import render
-from ..jobs import job_object
+from ..job_view import job_object
+from . import schema
 from .deps import ClientDep, Services, ServicesDep, is_retry, new_request_id, unless_disconnected
-from .events import EventStream, started, transcript_events
+from .events import EventStream, transcript_events
 from .forms import TranscriptionForm, TranslationForm, choose_source, parse_form
 from .multipart import read_form
 from .references import save_references
@@ -24,7 +25,11 @@ logger = logging.getLogger(__name__)
 router = APIRouter(tags=["audio"])
 
 
-@router.post("/v1/audio/transcriptions")
+@router.post(
+    "/v1/audio/transcriptions",
+    responses=schema.TRANSCRIPTION,
+    openapi_extra=schema.TRANSCRIPTION_BODY,
+)
 async def transcribe(request: Request, services: ServicesDep, client: ClientDep) -> Response:
     """Turn speech into a transcript in its own language."""
     services.service.check_open()
@@ -41,16 +46,22 @@ async def transcribe(request: Request, services: ServicesDep, client: ClientDep)
             new_request_id(), client, source, services.defaults, references
         )
         if fields.asynchronous:
+            services.backlog.check()
             accepted = await services.service.submit(job, output, stack, fields.callback_url)
             return JSONResponse(job_object(accepted), status_code=202)
         if fields.stream:
-            heard = started(services.service.stream(job, retry=is_retry(request)))
-            events = transcript_events(await unless_disconnected(request, heard), output)
-            return EventStream(events, stack.pop_all())
+            heard = services.service.stream(job, retry=is_retry(request))
+            stack.push_async_callback(heard.aclose)
+            begun = await unless_disconnected(request, anext(heard))
+            return EventStream(transcript_events(begun, heard, output), stack.pop_all())
         return await _answer(request, services, job, output)
 
 
-@router.post("/v1/audio/translations")
+@router.post(
+    "/v1/audio/translations",
+    responses=schema.TRANSLATION,
+    openapi_extra=schema.TRANSLATION_BODY,
+)
 async def translate(request: Request, services: ServicesDep, client: ClientDep) -> Response:
     """Turn speech into an English transcript."""
     services.service.check_open()

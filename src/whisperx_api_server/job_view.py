@@ -1,0 +1,56 @@
+"""A job as its client reads it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .domain import Job
+
+
+def job_object(job: Job) -> dict[str, Any]:
+    """A job in JSON: in the status, in events and in the webhook."""
+    base = f"/v1/audio/transcriptions/{job.id}"
+    error = job.error
+    return {
+        "request_id": job.id,
+        "status": job.state,
+        "status_url": f"{base}/status",
+        "events_url": f"{base}/events",
+        "result_url": f"{base}/result",
+        "submitted_at": round(job.submitted_at, 3),
+        "finished_at": _rounded(job.finished_at),
+        "duration": _rounded(job.duration),
+        "percent": round(100 * job.progress, 1),
+        "eta_seconds": _rounded(job.eta),
+        "queue_position": job.queue_position,
+        "stages": [
+            {
+                "name": stage.name,
+                "started_at": round(stage.started_at, 3),
+                "finished_at": _rounded(stage.finished_at),
+            }
+            for stage in job.stages
+        ],
+        "error": error
+        and {
+            "message": error.message,
+            "type": error.type,
+            "param": error.param,
+            "code": error.code,
+        },
+    }
+
+
+def webhook_event(job: Job) -> dict[str, Any]:
+    """What `callback_url` is told of a job that has ended; the id is the same in every try."""
+    return {
+        "id": f"evt_{job.id}",
+        "object": "event",
+        "type": f"transcription.{job.state}",
+        "created_at": int(job.finished_at or job.submitted_at),
+        "data": job_object(job),
+    }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)
