@@ -135,6 +135,9 @@ FAKE = {
 """Settings of a server on the fake backend."""
 
 
+REFLECTOR_KEY = "reflectors-own-key"
+
+
 def real_settings(whisper: Path, aligner: Path, diarizer: Path | None = None) -> dict[str, str]:
     """Settings of a server on the fixture models."""
     settings = {

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 import diarizer_fixture
-from server import FAKE, REPOSITORY, Server, real_settings
-from support import ALIGNER, WHISPER
+from server import FAKE, REFLECTOR_KEY, REPOSITORY, Server, real_settings
+from support import ALIGNER, FIXTURES, PARAKEET, WHISPER
 
 EMBEDDED = {
     "BACKENDS__TRANSCRIPTION": "embedded",
@@ -55,4 +57,24 @@ def real_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def embedded_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """On the engine that needs no download."""
     with serving(tmp_path_factory.mktemp("embedded"), EMBEDDED) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def parakeet_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Parakeet beside Whisper, and all else that Reflector asks of a GPU server, under a key."""
+    if find_spec("nemo") is None:
+        pytest.skip("the parakeet extra is not installed")
+    diarizer = diarizer_fixture.build(REPOSITORY / "build" / "test-diarizer")
+    models = FIXTURES / "models"
+    settings = real_settings(WHISPER, ALIGNER, diarizer) | {
+        "API_KEY": REFLECTOR_KEY,
+        "PARAKEET__MODEL": str(PARAKEET),
+        "PARAKEET__PRELOAD": "true",
+        "TRANSLATION__MODELS": json.dumps({"fr-en": str(models / "marian")}),
+        "LLM__MODEL": str(models / "causal-lm"),
+        "URL_FETCH__ALLOW_PRIVATE_HOSTS": "true",
+    }
+    with serving(tmp_path_factory.mktemp("parakeet"), settings) as server:
+        server.http.headers["authorization"] = f"bearer {REFLECTOR_KEY}"
         yield server

@@ -77,7 +77,7 @@ class Order:
                 order._refuse_untranslatable()
                 order.translation()
             else:
-                order.transcription().output(FormDefaults(model="", parakeet_model=""))
+                order.transcription().output(FormDefaults(model=""))
         except ServiceError as error:
             raise OrderError(f"{_option(error.param)}: {error.message}") from error
         return order

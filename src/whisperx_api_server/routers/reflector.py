@@ -14,7 +14,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from ..catalog import ALIASES, Catalog
+from ..catalog import ALIASES, PARAKEET_ALIAS, Catalog
 from ..domain import RemoteUrl, Source, Transcript, TranscriptionRequest
 from ..errors import InvalidRequest, MissingParameter, ServiceError, TooLarge, UnservableCombination
 from ..formats import (
@@ -154,7 +154,7 @@ def _request(
     unless the client says otherwise."""
     asked = fields.model_copy(
         update={
-            "model": fields.model or services.defaults.parakeet_model,
+            "model": fields.model or PARAKEET_ALIAS,
             "language": fields.language or (None if fields.languages else LANGUAGE),
             "response_format": "verbose_json",
             "timestamp_granularities": ["word"],
