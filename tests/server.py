@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,6 +18,12 @@ import httpx
 from openai import OpenAI
 
 REPOSITORY = Path(__file__).parents[1]
+
+
+SERVE = (
+    *(sys.executable, "-m", "whisperx_api_server.cli", "serve"),
+    *("--host", "127.0.0.1", "--port"),
+)
 
 
 def free_port() -> int:
@@ -30,10 +36,13 @@ def free_port() -> int:
 class Server:
     """`whisperx-api-server serve` with settings of its own; leaves nothing behind.
 
-    `temp` is where it keeps its temporary files, `log` what it has said so far.
+    `temp` is where it keeps its temporary files, `log` what it has said so far; the port is the
+    last argument of `command`.
     """
 
-    def __init__(self, directory: Path, env: Mapping[str, str]) -> None:
+    def __init__(
+        self, directory: Path, env: Mapping[str, str], *, command: Sequence[str] = SERVE
+    ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.temp = directory / "tmp"
@@ -42,10 +51,7 @@ class Server:
         kept = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "whisperx_api_server.cli", "serve"),
-                    *("--host", "127.0.0.1", "--port", str(self.port)),
-                ],
+                [*command, str(self.port)],
                 cwd=directory,
                 env={name: os.environ[name] for name in kept if name in os.environ}
                 | {"TMPDIR": str(self.temp), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}

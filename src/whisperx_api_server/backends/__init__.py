@@ -87,7 +87,10 @@ def find_backend(name: str, stage: Stage) -> Any:
         if hasattr(module, _FACTORIES[stage]):
             return module
     known = ", ".join(backend_names(stage))
-    raise NotConfigured(f"there is no {stage} backend named {name!r}; there are: {known}")
+    variable = f"BACKENDS__{stage.upper()}"
+    raise NotConfigured(
+        f"there is no {stage} backend named {name!r}: set {variable} to one of {known}"
+    )
 
 
 def load_model(key: ModelKey) -> object:
