@@ -165,7 +165,6 @@ def build_services(settings: Settings, catalog: Catalog, keys: KeyRing, workdir:
         max_upload_bytes=limits.upload_bytes,
         defaults=FormDefaults(
             model=catalog.default_model,
-            parakeet_model=catalog.parakeet.name,
             language=settings.default_language,
             response_format=settings.default_response_format,
             beam_size=settings.whisper.beam_size,

@@ -226,6 +226,23 @@ def test_bad_fields_are_named(
         assert "only supports English" in message
 
 
+def test_files_are_bounded_together(fake_server: Server) -> None:
+    """Sent in chunks, so that no header says beforehand how large they are."""
+    boundary = b"------------------------1"
+    part = b'--%b\r\ncontent-disposition: form-data; name="files"; filename="a"\r\n\r\n' % boundary
+
+    def form(files: int, size: int) -> Iterator[bytes]:
+        for _ in range(files):
+            yield part + bytes(size) + b"\r\n"
+        yield b"--%b--\r\n" % boundary
+
+    headers = {"content-type": f"multipart/form-data; boundary={boundary.decode()}"}
+    for files, size, message in ((120, 10, "100 files"), (5, 9 * 1024**2, "bytes")):
+        answer = fake_server.http.post(TRANSCRIPTIONS, content=form(files, size), headers=headers)
+        assert message in error_of(answer, 413, "file_too_large", "files")
+    assert fake_server.temp_files() == []
+
+
 def test_no_file(parakeet_server: Server) -> None:
     answer = parakeet_server.http.post(TRANSCRIPTIONS, data={"batch": "true"})
     error_of(answer, 400, "missing_required_parameter", "file")

@@ -112,7 +112,6 @@ class _Reporter(Observer):
 def _form_defaults(settings: Settings, catalog: Catalog) -> FormDefaults:
     return FormDefaults(
         model=catalog.default_model,
-        parakeet_model=catalog.parakeet.name,
         language=settings.default_language,
         response_format=settings.default_response_format,
         beam_size=settings.whisper.beam_size,

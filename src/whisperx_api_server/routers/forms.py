@@ -54,7 +54,6 @@ class FormDefaults:
     """What the settings say where a form says nothing."""
 
     model: str
-    parakeet_model: str
     language: str | None = None
     response_format: OutputFormat = "json"
     beam_size: int = 5

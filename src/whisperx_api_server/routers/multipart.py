@@ -21,6 +21,7 @@ from ..errors import Cancelled, InvalidRequest, TooLarge
 from ..sources import UploadStore
 
 MAX_FIELDS = 500
+MAX_FILES = 100
 MAX_FIELD_BYTES = 256 * 1024
 MAX_HEADER_BYTES = 16 * 1024
 MAX_REFERENCE_BYTES = 8 * 1024**2
@@ -52,7 +53,7 @@ async def read_form(request: Request, store: UploadStore, *, max_bytes: int) -> 
 
     Raises:
         InvalidRequest: it is no well-formed form.
-        TooLarge: a file is over the limit, or the fields are.
+        TooLarge: the files together are over the limit, or the fields are.
         Cancelled: the client hung up before the form's end.
     """
     form = Form()
@@ -63,7 +64,7 @@ async def read_form(request: Request, store: UploadStore, *, max_bytes: int) -> 
         raise TooLarge(f"the upload is larger than {max_bytes} bytes", param="file")
     try:
         if kind == b"multipart/form-data":
-            await _read_multipart(request, options, store, form)
+            await _read_multipart(request, options, store, form, max_bytes)
         elif kind == b"application/x-www-form-urlencoded":
             await _read_urlencoded(request, form)
         else:
@@ -90,19 +91,28 @@ async def _read_urlencoded(request: Request, form: Form) -> None:
 
 
 async def _read_multipart(
-    request: Request, options: Mapping[bytes, bytes], store: UploadStore, form: Form
+    request: Request,
+    options: Mapping[bytes, bytes],
+    store: UploadStore,
+    form: Form,
+    max_bytes: int,
 ) -> None:
     boundary = options.get(b"boundary")
     if not boundary:
         raise InvalidRequest("the multipart form has no boundary")
     parts = _Parts(request, boundary)
-    total = 0
+    total = stored = 0
     while (part := await parts.next_part()) is not None:
         shown = part.name[:60]
         if part.filename is not None:
             if part.name in FILE_FIELDS:
                 saved = await store.save(parts.content(), filename=part.filename, param=shown)
                 form.files.append((part.name, saved))
+                stored += saved.path.stat().st_size
+                if len(form.files) > MAX_FILES:
+                    raise TooLarge(f"the form has more than {MAX_FILES} files", param=shown)
+                if stored > max_bytes:
+                    raise TooLarge(f"the files are larger than {max_bytes} bytes", param=shown)
             continue
         reference = part.name in REFERENCE_FIELDS
         value = bytearray()
