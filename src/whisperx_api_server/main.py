@@ -32,6 +32,7 @@ from .routers import jobs, models, reflector, system, transcriptions
 from .routers.deps import Services
 from .routers.errors import RequestContext, install_error_handlers
 from .routers.forms import FormDefaults
+from .routers.schema import DescribedApi
 from .sources import SourceOpener, UploadStore, UrlFetcher, UrlPolicy
 from .telemetry import configure_logging
 from .text_service import TextService
@@ -76,7 +77,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             await services.pool.close()
             await asyncio.to_thread(shutil.rmtree, workdir, ignore_errors=True)
 
-    app = FastAPI(
+    app = DescribedApi(
         title="whisperx-api-server",
         version=__version__,
         summary="Speech to transcripts behind OpenAI's audio API.",

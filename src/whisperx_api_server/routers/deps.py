@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, TypeVar, cast
 
 from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from ..backlog import Backlog
 from ..catalog import Catalog
@@ -51,7 +52,19 @@ def get_services(request: Request) -> Services:
 ServicesDep = Annotated[Services, Depends(get_services)]
 
 
-def authenticate(request: Request, services: ServicesDep) -> str:
+_BEARER = HTTPBearer(
+    scheme_name="bearer",
+    description="The API key, where the server has one.",
+    auto_error=False,
+)
+"""Puts the scheme into the OpenAPI document; `KeyRing` alone judges the header."""
+
+
+def authenticate(
+    request: Request,
+    services: ServicesDep,
+    _: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)],
+) -> str:
     """The name of the client behind the request's API key.
 
     Raises:

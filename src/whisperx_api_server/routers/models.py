@@ -11,6 +11,7 @@ from ..catalog import ALIASES, Catalog
 from ..errors import MissingParameter, NotFound
 from ..languages import parse_language
 from ..model_pool import ModelStatus
+from . import schema, shapes
 from .deps import ClientDep, Services, ServicesDep
 from .multipart import read_form
 
@@ -25,13 +26,13 @@ _STAGES = {
 }
 
 
-@router.get("/v1/models")
+@router.get("/v1/models", responses=schema.answers(shapes.ModelList))
 async def list_models(services: ServicesDep, _: ClientDep) -> dict[str, Any]:
     """The models that can be asked for by name, in OpenAI's shape."""
     return {"object": "list", "data": [_model_object(name) for name in _model_names(services)]}
 
 
-@router.get("/v1/models/{model_id:path}")
+@router.get("/v1/models/{model_id:path}", responses=schema.answers(shapes.Model, 404))
 async def get_model(model_id: str, services: ServicesDep, _: ClientDep) -> dict[str, Any]:
     """One of them."""
     if model_id not in _model_names(services):
@@ -39,7 +40,7 @@ async def get_model(model_id: str, services: ServicesDep, _: ClientDep) -> dict[
     return _model_object(model_id)
 
 
-@router.get("/{stage}/list")
+@router.get("/{stage}/list", responses=schema.answers(shapes.LoadedModels, 404))
 async def list_loaded(
     stage: ModelStage, services: ServicesDep, _: ClientDep
 ) -> dict[str, list[dict[str, Any]]]:
@@ -48,7 +49,11 @@ async def list_loaded(
     return {"models": [_status_object(status) for status in statuses]}
 
 
-@router.post("/{stage}/load")
+@router.post(
+    "/{stage}/load",
+    responses=schema.answers(shapes.ModelChange, 400, 404, 413, 501, 503),
+    openapi_extra=schema.MODEL_NAME,
+)
 async def load(
     stage: ModelStage, request: Request, services: ServicesDep, _: ClientDep
 ) -> dict[str, Any]:
@@ -59,7 +64,11 @@ async def load(
     return {"status": "loaded", **_key_object(key)}
 
 
-@router.post("/{stage}/unload")
+@router.post(
+    "/{stage}/unload",
+    responses=schema.answers(shapes.ModelChange, 400, 404, 409, 413),
+    openapi_extra=schema.MODEL_NAME,
+)
 async def unload(
     stage: ModelStage, request: Request, services: ServicesDep, _: ClientDep
 ) -> dict[str, Any]:

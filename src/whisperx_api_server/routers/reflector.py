@@ -23,6 +23,7 @@ from ..formats import (
     reflector_transcribe,
     reflector_url,
 )
+from . import schema, shapes
 from .deps import ClientDep, Services, ServicesDep, is_retry, new_request_id, unless_disconnected
 from .forms import TranscriptionForm, choose_source, parse_form
 from .multipart import Form, read_form
@@ -115,7 +116,11 @@ async def answer_files(
     return JSONResponse(results[0] if len(results) == 1 else {"results": results})
 
 
-@router.post("/transcribe")
+@router.post(
+    "/transcribe",
+    responses=schema.answers(shapes.ReflectorTranscript, *schema.RUN_ERRORS),
+    openapi_extra=schema.SPEECH_BODY,
+)
 async def transcribe(request: Request, services: ServicesDep, client: ClientDep) -> dict[str, Any]:
     """One file's words, as Reflector's first GPU server gave them."""
     services.service.check_open()
@@ -128,13 +133,11 @@ async def transcribe(request: Request, services: ServicesDep, client: ClientDep)
         return reflector_transcribe(await unless_disconnected(request, work))
 
 
-def _json_body(model: type[BaseModel]) -> dict[str, Any]:
-    """A JSON body for the OpenAPI document; it is read and checked here, under a limit."""
-    content = {"application/json": {"schema": model.model_json_schema()}}
-    return {"requestBody": {"content": content, "required": True}}
-
-
-@router.post("/v1/audio/transcriptions-from-url", openapi_extra=_json_body(FromUrl))
+@router.post(
+    "/v1/audio/transcriptions-from-url",
+    responses=schema.answers(shapes.ReflectorTranscription, *schema.RUN_ERRORS),
+    openapi_extra=schema.json_body(FromUrl),
+)
 async def transcribe_url(
     request: Request, services: ServicesDep, client: ClientDep
 ) -> dict[str, Any]:
@@ -221,7 +224,11 @@ def _filename(source: Source) -> str:
 # -- speakers ---------------------------------------------------------------------------------
 
 
-@router.post("/diarize")
+@router.post(
+    "/diarize",
+    responses=schema.answers(shapes.ReflectorDiarization, *schema.RUN_ERRORS),
+    openapi_extra=schema.DIARIZATION_BODY,
+)
 async def diarize(
     request: Request,
     services: ServicesDep,
@@ -254,7 +261,11 @@ async def diarize(
 # -- text -------------------------------------------------------------------------------------
 
 
-@router.post("/translate", openapi_extra=_json_body(Translation))
+@router.post(
+    "/translate",
+    responses=schema.answers(shapes.ReflectorTranslation, *schema.TEXT_ERRORS),
+    openapi_extra=schema.json_body(Translation, in_query=True),
+)
 async def translate(request: Request, services: ServicesDep, client: ClientDep) -> dict[str, Any]:
     """A text in its own language and in another; the fields come as JSON or in the query."""
     services.service.check_open()
@@ -268,7 +279,11 @@ async def translate(request: Request, services: ServicesDep, client: ClientDep) 
     return {"text": {source: body.text, target: translated}}
 
 
-@router.post("/llm", openapi_extra=_json_body(Generation))
+@router.post(
+    "/llm",
+    responses=schema.answers(shapes.ReflectorGeneration, *schema.TEXT_ERRORS),
+    openapi_extra=schema.json_body(Generation),
+)
 async def generate(request: Request, services: ServicesDep, client: ClientDep) -> dict[str, str]:
     """The answer of the language model to a prompt."""
     services.service.check_open()

@@ -8,18 +8,19 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
+from . import schema, shapes
 from .deps import ClientDep, ServicesDep
 
 router = APIRouter(tags=["system"])
 
 
-@router.get("/healthcheck")
+@router.get("/healthcheck", responses=schema.HEALTH)
 async def healthcheck() -> dict[str, str]:
     """Alive; no key is needed."""
     return {"status": "healthy"}
 
 
-@router.get("/ready")
+@router.get("/ready", responses=schema.READINESS)
 async def ready(services: ServicesDep) -> JSONResponse:
     """200 once the preloaded models are in and as long as requests are taken, else 503."""
     if services.service.draining:
@@ -29,7 +30,7 @@ async def ready(services: ServicesDep) -> JSONResponse:
     return JSONResponse({"status": "ready"})
 
 
-@router.get("/info")
+@router.get("/info", responses=schema.answers(shapes.Info))
 async def info(services: ServicesDep, _: ClientDep) -> dict[str, Any]:
     """Version, configuration, limits, and the state of each model's queue."""
     lanes = [
