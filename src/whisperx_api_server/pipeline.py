@@ -8,8 +8,8 @@ results are stitched back in order. Nothing here computes: every stage runs on i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Iterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -35,7 +35,7 @@ from .domain import (
 )
 from .errors import InvalidRequest, ServiceError, TranscriptionFailed, Unavailable
 from .model_pool import ModelPool, until_loaded
-from .scheduler import Lane, Work
+from .scheduler import Lane, Work, release_frames
 from .sources import SourceOpener
 from .speakers import label, match_known, rename
 
@@ -148,7 +148,10 @@ class Pipeline:
         """
         run = _Run(self, request, observer or Observer(), memory or Memory())
         async with self._bounded(request.id):
-            return await run.transcribe()
+            try:
+                return await run.transcribe()
+            except BaseExceptionGroup as group:
+                raise _first_error(group) from group
 
     async def diarize(self, request_id: str, client: str, source: Source) -> Diarization:
         """Tell the speakers of a recording apart, without a transcript."""
@@ -172,15 +175,14 @@ class Pipeline:
         self._backlog.check()
         try:
             async with asyncio.timeout(self._defaults.timeout or None) as limit:
-                yield
+                with _releasing():
+                    yield
         except TimeoutError as error:
             if not limit.expired():
                 raise
             raise Unavailable(
                 f"the request took longer than the {self._defaults.timeout:g} s that are allowed"
             ) from error
-        except BaseExceptionGroup as group:
-            raise _first_error(group) from group
         finally:
             self._pool.cancel(request_id)
 
@@ -254,6 +256,10 @@ class _Run:
     async def _hear(self, clip: AudioClip, reservation: Reservation) -> list[WindowTranscript]:
         """Transcribe and align every window; in order."""
         self._observer.stage("transcribe")
+        with _releasing():
+            return await self._hear_all(clip, reservation)
+
+    async def _hear_all(self, clip: AudioClip, reservation: Reservation) -> list[WindowTranscript]:
         transcripts: list[WindowTranscript] = []
         async with self._pool.lease(self._catalog.transcriber(self._request.model)) as lane:
             capabilities: Capabilities = lane.model.capabilities
@@ -502,6 +508,17 @@ class _Run:
                 max_batch=self._request.batch_size or 1_000_000,
             )
         )
+
+
+@contextmanager
+def _releasing() -> Iterator[None]:
+    """Whoever remembers an outcome, be it a task that ended, must not keep the recording with it:
+    its disk space would be lost as long."""
+    try:
+        yield
+    except BaseException as error:
+        release_frames(error)
+        raise
 
 
 def check_options(request: TranscriptionRequest, capabilities: Capabilities) -> DecodeOptions:

@@ -302,8 +302,7 @@ class Lane(Generic[M]):
                 self._serve()
         except BaseException as error:  # a dying thread must not strand its waiters
             logger.error("lane %s died and is replaced", self.name, exc_info=error)
-            # The frames hold the old model, and two might not fit the device.
-            traceback.clear_frames(error.__traceback__)
+            release_frames(error)  # they hold the old model, and two might not fit the device
             died = True
         if died:
             self._replace()
@@ -420,27 +419,36 @@ class Lane(Generic[M]):
 
     def _run(self, model: M, batch: list[Entry[_Item]], prepared: list[object | None]) -> bool:
         """Compute and answer one batch, in halves if it fails; whether it went at the first try."""
-        work = batch[0].payload.work
         try:
-            results = work.run(model, [entry.payload.payload for entry in batch], prepared)
-            if len(results) != len(batch):
-                raise TranscriptionFailed("the engine lost a part of the recording")
-        except Exception as error:  # each waiter gets its own answer
-            if isinstance(error, InsufficientMemory):
-                self._shrink(len(batch))
-            if len(batch) == 1:
-                self.stats.failed += 1
-                _fail(batch[0], error)
-                return False
-            logger.warning("lane %s halves a batch of %d", self.name, len(batch), exc_info=error)
-            self.stats.retried_batches += 1
-            middle = len(batch) // 2
-            self._run(model, batch[:middle], prepared[:middle])
-            self._run(model, batch[middle:], prepared[middle:])
+            results = _call(model, batch, prepared)
+        except Exception as caught:  # noqa: BLE001 - each waiter gets its own answer
+            error = caught
+            self._tell(error, len(batch))
+        else:
+            for entry, result in zip(batch, results, strict=True):
+                entry.payload.future.set_result(result)
+            return True
+        if isinstance(error, InsufficientMemory):
+            self._shrink(len(batch))
+        if len(batch) == 1:
+            self.stats.failed += 1
+            _fail(batch[0], error)
             return False
-        for entry, result in zip(batch, results, strict=True):
-            entry.payload.future.set_result(result)
-        return True
+        self.stats.retried_batches += 1
+        middle = len(batch) // 2
+        self._run(model, batch[:middle], prepared[:middle])
+        self._run(model, batch[middle:], prepared[middle:])
+        return False
+
+    def _tell(self, error: Exception, size: int) -> None:
+        """Log an error with its trace, and take the trace away.
+
+        Whoever keeps the error, for minutes perhaps, would keep the batch's audio and the model.
+        """
+        if not isinstance(error, ServiceError) or error.status >= 500:
+            logger.warning("lane %s: a batch of %d failed", self.name, size, exc_info=error)
+        for each in _chain(error):
+            each.__traceback__ = None
 
     def _shrink(self, failed_size: int) -> None:
         self._batch_limit = max(1, min(self._batch_limit, failed_size // 2))
@@ -489,6 +497,36 @@ class Lane(Generic[M]):
             if item.prepared is None and item.work.prepare is not None:
                 return item
         return None
+
+
+def release_frames(error: BaseException) -> None:
+    """Let go of what the finished frames of an error, and of its causes, hold; the trace stays."""
+    for each in _chain(error):
+        traceback.clear_frames(each.__traceback__)
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """An error, and all that led to it."""
+    found: list[BaseException] = []
+    pending: list[BaseException | None] = [error]
+    while pending:
+        each = pending.pop()
+        if each is None or any(each is known for known in found):
+            continue
+        found.append(each)
+        pending += (each.__cause__, each.__context__)
+        if isinstance(each, BaseExceptionGroup):
+            pending += each.exceptions
+    return found
+
+
+def _call(model: object, batch: list[Entry[_Item]], prepared: list[object | None]) -> Sequence[Any]:
+    results: Sequence[Any] = batch[0].payload.work.run(
+        model, [entry.payload.payload for entry in batch], prepared
+    )
+    if len(results) != len(batch):
+        raise TranscriptionFailed("the engine lost a part of the recording")
+    return results
 
 
 def _prepared(item: _Item) -> object | None:
