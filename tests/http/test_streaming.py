@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -12,12 +11,11 @@ import httpx
 import pytest
 
 from gated import Gate
+from live import PATH, Events, eventually, is_idle
 from server import Server
 from support import wav
 from tones import CHUNK, sentences, text
 from whisperx_api_server.backends.fake import silence
-
-PATH = "/v1/audio/transcriptions"
 
 
 @pytest.fixture(scope="module")
@@ -30,55 +28,6 @@ def server(gate: Gate, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
     with Server(tmp_path_factory.mktemp("gated"), gate.settings()) as server:
         yield server
         gate.allow()
-
-
-def eventually(holds: Callable[[], bool], seconds: float = 20) -> None:
-    """Wait until it holds; the time is only for a server that never gets there."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def is_idle(server: Server) -> bool:
-    """Whether nothing is under way, waits, or lies on disk."""
-    queue = server.info()["queue"]
-    lanes = queue["lanes"]
-    return (
-        queue["requests"] == 0
-        and queue["seconds"] == 0
-        and all(lane["requests"] == lane["waiting"] == lane["in_flight"] == 0 for lane in lanes)
-        and server.temp_files() == []
-    )
-
-
-class Events:
-    """The events of a streamed transcription, read one at a time."""
-
-    def __init__(self, server: Server, audio: bytes, **fields: Any) -> None:
-        request = server.http.build_request(
-            "POST", PATH, files={"file": ("a.wav", audio)}, data={"stream": "true", **fields}
-        )
-        self.response = server.http.send(request, stream=True)
-        self._lines = self.response.iter_lines()
-
-    def next(self) -> Any:
-        """The next event; "[DONE]" as it is."""
-        line = next(line for line in self._lines if line)
-        assert line.startswith("data: ")
-        data = line.removeprefix("data: ")
-        return data if data == "[DONE]" else json.loads(data)
-
-    def rest(self) -> list[Any]:
-        """All that is left, which ends with [DONE] and nothing after it."""
-        events = []
-        while (event := self.next()) != "[DONE]":
-            events.append(event)
-        assert [line for line in self._lines if line] == []
-        return events
-
-    def leave(self) -> None:
-        self.response.close()
 
 
 def deltas(events: list[Any]) -> str:

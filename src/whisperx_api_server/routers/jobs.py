@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 
-from ..domain import Granularity, Job, OutputFormat, OutputOptions
+from ..domain import Granularity, Job, OutputFormat, OutputOptions, Transcript
+from ..errors import UnservableCombination
 from ..formats import render
 from ..job_view import job_object
 from . import schema, shapes
@@ -46,13 +47,13 @@ async def result(
     """The transcript, in the format asked for at the submission or in any other."""
     transcript = await services.service.result(request_id, client)
     asked = services.service.job(request_id, client).output
-    granularities = frozenset(timestamp_granularities or asked.granularities)
     output = OutputOptions(
         format=response_format or asked.format,
-        granularities=granularities,
+        granularities=frozenset(timestamp_granularities or asked.granularities),
         highlight_words=highlight_words or asked.highlight_words,
         logprobs=asked.logprobs,
     )
+    _check(transcript, output)
     rendered = await asyncio.to_thread(render, transcript, output)
     return Response(rendered.body, media_type=rendered.media_type)
 
@@ -63,6 +64,24 @@ async def cancel(request_id: str, services: ServicesDep, client: ClientDep) -> d
     ended = services.service.job(request_id, client).ended
     job = await services.service.cancel(request_id, client)
     return {**job_object(job), "deleted": ended}
+
+
+def _check(transcript: Transcript, output: OutputOptions) -> None:
+    """See whether the job found out what the format shows; it is not run again for that.
+
+    Raises:
+        UnservableCombination: it was submitted without.
+    """
+    segments = transcript.segments
+    if output.format == "diarized_json" and segments and not any(s.speaker for s in segments):
+        raise UnservableCombination(
+            "the job has no speakers: submit it with diarize=true", param="response_format"
+        )
+    if "word" in output.granularities and any(s.words is None for s in segments):
+        raise UnservableCombination(
+            "the job has no word times: submit it with align=true",
+            param="timestamp_granularities[]",
+        )
 
 
 async def _job_events(

@@ -1,0 +1,397 @@
+"""Jobs: submitted, watched, fetched, cancelled, told of, and still there after a restart."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import srt
+import webvtt
+from openai import OpenAI
+
+from gated import Gate
+from live import eventually, is_idle
+from receiver import Receiver
+from server import FAKE, Server
+from tones import CHUNK, SPACING, sentences, text
+
+SECRET = "whsec_c29tZXRoaW5nIHRoYXQgbm9ib2R5IGtub3dz"
+
+
+@pytest.fixture(scope="module")
+def gate(tmp_path_factory: pytest.TempPathFactory) -> Gate:
+    return Gate(tmp_path_factory.mktemp("gate"))
+
+
+@pytest.fixture(scope="module")
+def server(gate: Gate, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    directory = tmp_path_factory.mktemp("jobs")
+    keys = directory / "keys.json"
+    keys.write_text(json.dumps({"key-of-ann": "ann", "key-of-bob": "bob"}))
+    settings = gate.settings() | {
+        "JOBS__DIRECTORY": str(directory / "jobs"),
+        "API_KEYS_FILE": str(keys),
+        "WEBHOOK_SECRET": SECRET,
+        "URL_FETCH__ALLOW_PRIVATE_HOSTS": "true",
+    }
+    with Server(directory, settings) as server:
+        server.http.headers["authorization"] = "Bearer key-of-ann"
+        yield server
+        gate.allow()
+
+
+def submit(server: Server, audio: bytes, **fields: Any) -> dict[str, Any]:
+    answer = server.transcribe(audio, **{"async": "true"}, **fields)
+    assert answer.status_code == 202, answer.text
+    job: dict[str, Any] = answer.json()
+    return job
+
+
+def status(server: Server, job: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = server.http.get(job["status_url"]).raise_for_status().json()
+    return found
+
+
+def result(server: Server, job: dict[str, Any], **params: str) -> httpx.Response:
+    return server.http.get(job["result_url"], params=params)
+
+
+def watch(server: Server, job: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The job's events to their end."""
+    with server.http.stream("GET", job["events_url"]) as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        for line in filter(None, response.iter_lines()):
+            data = line.removeprefix("data: ")
+            if data == "[DONE]":
+                return
+            yield json.loads(data)
+    pytest.fail("the events end without [DONE]")
+
+
+def wait_for(server: Server, job: dict[str, Any]) -> dict[str, Any]:
+    """The job as it has ended."""
+    return list(watch(server, job))[-1]
+
+
+def test_a_job_is_watched_to_its_end_and_read_in_any_format(server: Server, gate: Gate) -> None:
+    gate.allow(0)
+    job = submit(server, sentences(4), response_format="srt", **CHUNK)
+    assert job["status"] == "queued"
+    assert job["percent"] == 0
+    assert (job["error"], job["finished_at"], job["eta_seconds"]) == (None, None, None)
+
+    seen = []
+    for event in watch(server, job):
+        seen.append(event)
+        if len(seen) == 1 or event["percent"] > seen[-2]["percent"]:
+            gate.allow(1)
+
+    parts = [event["percent"] for event in seen]
+    assert all(before <= after for before, after in pairwise(parts))
+    assert {25 * n for n in range(1, 4)} <= {round(25 * (part // 25)) for part in parts}
+    assert (parts[-1], seen[-1]["status"], seen[-1]["type"]) == (100, "completed", "job.completed")
+    assert all(event["percent"] < 100 for event in seen[:-1])
+    assert all(event["type"] == f"job.{event['status']}" for event in seen)
+    halfway = next(event for event in seen if 25 < event["percent"] < 100)
+    assert halfway["eta_seconds"] > 0
+    assert seen[-1]["eta_seconds"] is None
+    assert seen[-1]["duration"] == 4 * SPACING
+
+    stages = seen[-1]["stages"]
+    assert [stage["name"] for stage in stages] == ["open", "transcribe", "finish"]
+    assert all(before["finished_at"] <= after["started_at"] for before, after in pairwise(stages))
+    assert all(stage["started_at"] <= stage["finished_at"] for stage in stages)
+    assert job["submitted_at"] <= stages[0]["started_at"]
+    assert stages[-1]["finished_at"] <= seen[-1]["finished_at"]
+
+    before = len(gate.passed)
+    cues = list(srt.parse(result(server, job).text))
+    assert " ".join(cue.content for cue in cues) == text(4)
+    assert [round(cue.start.total_seconds()) for cue in cues] == [0, 5, 10, 15]
+    verbose = result(
+        server, job, response_format="verbose_json", **{"timestamp_granularities[]": "word"}
+    ).json()
+    assert verbose["text"] == " ".join(word["word"] for word in verbose["words"]) == text(4)
+    assert "segments" not in verbose
+    captions = webvtt.from_string(result(server, job, response_format="vtt").text)
+    assert " ".join(caption.text for caption in captions) == text(4)
+    assert result(server, job, response_format="text").text.strip() == text(4)
+    assert result(server, job, response_format="json").json()["text"] == text(4)
+    assert result(server, job, response_format="aud").text.count("\n") == 4
+    assert len(gate.passed) == before
+
+
+def test_a_diarized_job_has_speakers_in_every_format(server: Server, gate: Gate) -> None:
+    gate.allow()
+    job = submit(server, sentences(2, speakers=2), response_format="diarized_json", **CHUNK)
+    done = wait_for(server, job)
+
+    assert {stage["name"] for stage in done["stages"]} >= {"transcribe", "diarize"}
+    speakers = [segment["speaker"] for segment in result(server, job).json()["segments"]]
+    assert speakers == ["A", "B"]
+    assert "[SPEAKER_00]: " in result(server, job, response_format="srt").text
+
+
+def test_what_the_job_did_not_find_out_is_not_made_up(server: Server, gate: Gate) -> None:
+    gate.allow()
+    job = submit(server, sentences(1), align="false")
+    wait_for(server, job)
+
+    for params, param in [
+        ({"response_format": "diarized_json"}, "response_format"),
+        (
+            {"response_format": "verbose_json", "timestamp_granularities[]": "word"},
+            "timestamp_granularities[]",
+        ),
+    ]:
+        refused = result(server, job, **params)
+        assert refused.status_code == 422
+        assert refused.json()["error"]["param"] == param
+    assert result(server, job, response_format="nonsense").status_code == 400
+
+
+def test_there_is_no_result_before_the_end(server: Server, gate: Gate) -> None:
+    gate.allow(0)
+    job = submit(server, sentences(1))
+
+    early = result(server, job)
+
+    assert early.status_code == 409
+    assert early.json()["error"]["code"] == "conflict"
+    gate.allow()
+    wait_for(server, job)
+    assert result(server, job).status_code == 200
+
+
+def test_a_cancelled_job_leaves_nothing_behind(server: Server, gate: Gate) -> None:
+    gate.allow(1)
+    before = len(gate.passed)
+    job = submit(server, sentences(40), **CHUNK)
+    eventually(lambda: status(server, job)["percent"] > 0)
+
+    cancelled = server.http.delete(job["status_url"].removesuffix("/status"))
+
+    assert cancelled.status_code == 200
+    assert (cancelled.json()["status"], cancelled.json()["deleted"]) == ("cancelled", False)
+    assert server.lane()["waiting"] == 0
+    gate.allow()  # the window that is being computed
+    eventually(lambda: is_idle(server))
+    assert len(gate.passed) - before <= 2
+    assert status(server, job)["status"] == "cancelled"
+    assert [event["status"] for event in watch(server, job)] == ["cancelled"]
+    assert result(server, job).status_code == 409
+
+
+def test_an_ended_job_is_deleted(server: Server, gate: Gate) -> None:
+    gate.allow()
+    job = submit(server, sentences(1))
+    wait_for(server, job)
+    url = job["status_url"].removesuffix("/status")
+
+    deleted = server.http.delete(url)
+
+    assert (deleted.json()["status"], deleted.json()["deleted"]) == ("completed", True)
+    for method, path in [("GET", job["status_url"]), ("GET", job["events_url"]), ("DELETE", url)]:
+        assert server.http.request(method, path).status_code == 404
+    assert result(server, job).status_code == 404
+
+
+def test_a_failed_job_says_why(server: Server, gate: Gate) -> None:
+    silent = wait_for(server, submit(server, b"no audio"))
+    assert silent["status"] == "failed"
+    assert silent["error"]["code"] == "invalid_audio"
+
+    gate.break_down()
+    gate.allow()
+    job = submit(server, sentences(2), **CHUNK)
+    failed = wait_for(server, job)
+    gate.mend()
+
+    assert (failed["status"], failed["error"]["code"]) == ("failed", "transcription_failed")
+    refused = result(server, job)
+    assert refused.status_code == 409
+    assert failed["error"]["message"] in refused.json()["error"]["message"]
+    eventually(lambda: is_idle(server))
+
+
+def test_a_job_is_its_client_s_alone(server: Server, gate: Gate) -> None:
+    gate.allow(0)
+    job = submit(server, sentences(1))
+    bob = {"authorization": "Bearer key-of-bob"}
+
+    for path in (job["status_url"], job["events_url"], job["result_url"]):
+        assert server.http.get(path, headers=bob).status_code == 404
+    url = job["status_url"].removesuffix("/status")
+    assert server.http.delete(url, headers=bob).status_code == 404
+    assert server.http.get(job["status_url"], headers={"authorization": ""}).status_code == 401
+
+    gate.allow()
+    assert wait_for(server, job)["status"] == "completed"
+
+
+def test_the_queue_position_falls_as_others_end(server: Server, gate: Gate) -> None:
+    gate.allow(0)
+    eventually(lambda: is_idle(server))
+    jobs = [submit(server, sentences(1 + place), **CHUNK) for place in range(3)]
+    eventually(lambda: [status(server, job)["queue_position"] for job in jobs] == [0, 1, 2])
+
+    server.http.delete(jobs[0]["status_url"].removesuffix("/status"))
+
+    assert [status(server, job)["queue_position"] for job in jobs] == [0, 0, 1]
+    gate.allow()
+    for job in jobs[1:]:
+        assert wait_for(server, job)["status"] == "completed"
+
+
+def test_finished_jobs_outlive_a_crash_and_unfinished_ones_fail(tmp_path: Path) -> None:
+    gate = Gate(tmp_path / "gate")
+    settings = gate.settings() | {
+        "JOBS__DIRECTORY": str(tmp_path / "jobs"),
+        "WEBHOOK_SECRET": SECRET,
+        "URL_FETCH__ALLOW_PRIVATE_HOSTS": "true",
+    }
+    with Receiver() as receiver:
+        first = Server(tmp_path / "first", settings).wait_until_healthy()
+        gate.allow(2)
+        finished = submit(first, sentences(2), **CHUNK)
+        wait_for(first, finished)
+        cut_off = submit(first, sentences(3), callback_url=receiver.url, **CHUNK)
+        eventually(lambda: status(first, cut_off)["status"] == "running")
+        first.process.kill()
+        first.stop()
+
+        with Server(tmp_path / "second", settings) as second:
+            assert status(second, finished)["status"] == "completed"
+            assert status(second, finished)["percent"] == 100
+            assert result(second, finished).json()["text"] == text(2)
+            cues = srt.parse(result(second, finished, response_format="srt").text)
+            assert len(list(cues)) == 2
+            failed = status(second, cut_off)
+            assert (failed["status"], failed["error"]["code"]) == ("failed", "interrupted")
+            assert "restarted" in failed["error"]["message"]
+            assert result(second, cut_off).status_code == 409
+            eventually(lambda: len(receiver.deliveries) == 1)
+            event = json.loads(receiver.deliveries[0].body)
+            assert event["type"] == "transcription.failed"
+            second.http.delete(finished["status_url"].removesuffix("/status"))
+            gate.allow()
+
+        with Server(tmp_path / "third", settings) as third:
+            assert third.http.get(finished["status_url"]).status_code == 404
+            assert status(third, cut_off)["status"] == "failed"
+        assert len(receiver.deliveries) == 1
+
+
+def test_only_so_many_jobs_are_kept(tmp_path: Path) -> None:
+    settings = FAKE | {"JOBS__DIRECTORY": str(tmp_path / "jobs"), "JOBS__MAX_COUNT": "2"}
+    with Server(tmp_path, settings) as server:
+        jobs = [submit(server, sentences(count)) for count in (1, 2, 3)]
+        for job in jobs[1:]:
+            wait_for(server, job)
+
+        eventually(lambda: server.http.get(jobs[0]["status_url"]).status_code == 404)
+        assert status(server, jobs[1])["status"] == status(server, jobs[2])["status"] == "completed"
+        assert len(list((tmp_path / "jobs").iterdir())) == 4
+
+
+def test_a_job_waits_for_room_in_a_full_queue(tmp_path: Path) -> None:
+    gate = Gate(tmp_path / "gate")
+    settings = gate.settings() | {
+        "JOBS__DIRECTORY": str(tmp_path / "jobs"),
+        "LIMITS__QUEUE_SECONDS": "20",
+    }
+    with Server(tmp_path, settings) as server:
+        gate.allow(0)
+        first = submit(server, sentences(3), **CHUNK)
+        eventually(lambda: server.info()["queue"]["seconds"] == 3 * SPACING)
+        second = submit(server, sentences(2), **CHUNK)
+        eventually(lambda: status(server, second)["status"] == "queued")
+        third = submit(server, sentences(1), **CHUNK)
+        eventually(lambda: server.info()["queue"]["seconds"] >= 4 * SPACING - 1)
+
+        gate.allow()
+
+        for job in (first, second, third):
+            assert wait_for(server, job)["status"] == "completed"
+
+
+@pytest.mark.parametrize(
+    ("ending", "kind"),
+    [
+        ("completes", "transcription.completed"),
+        ("fails", "transcription.failed"),
+        ("is cancelled", "transcription.cancelled"),
+    ],
+)
+def test_the_webhook_tells_of_every_end(server: Server, gate: Gate, ending: str, kind: str) -> None:
+    with Receiver() as receiver:
+        gate.allow(0)
+        if ending == "fails":
+            gate.break_down()
+        job = submit(server, sentences(2), callback_url=receiver.url, **CHUNK)
+        if ending == "is cancelled":
+            server.http.delete(job["status_url"].removesuffix("/status"))
+        gate.allow()
+        eventually(lambda: len(receiver.deliveries) == 1)
+        if ending == "fails":
+            gate.mend()
+
+        (delivery,) = receiver.deliveries
+        sdk = OpenAI(api_key="none", webhook_secret=SECRET).webhooks
+        sdk.verify_signature(delivery.body, delivery.headers)
+        event = json.loads(delivery.body)
+        assert event["type"] == sdk.unwrap(delivery.body, delivery.headers).type == kind
+        assert event["id"] == delivery.headers["webhook-id"]
+        assert event["data"] == status(server, job)
+        assert delivery.headers["content-type"] == "application/json"
+
+
+def test_a_webhook_that_is_not_accepted_is_sent_again(server: Server, gate: Gate) -> None:
+    gate.allow()
+    with Receiver([500]) as receiver:
+        job = submit(server, sentences(1), callback_url=receiver.url)
+        eventually(lambda: len(receiver.deliveries) == 2)
+
+        first, second = receiver.deliveries
+        assert first.body == second.body
+        assert first.headers["webhook-id"] == second.headers["webhook-id"]
+        sdk = OpenAI(api_key="none", webhook_secret=SECRET).webhooks
+        sdk.verify_signature(second.body, second.headers)
+        assert job["request_id"] in second.headers["webhook-id"]
+
+
+def test_a_webhook_needs_a_secret(fake_server: Server) -> None:
+    refused = fake_server.transcribe(
+        sentences(1), **{"async": "true", "callback_url": "http://93.184.215.14/done"}
+    )
+
+    assert refused.status_code == 501
+    error = refused.json()["error"]
+    assert (error["code"], error["param"]) == ("not_configured", "callback_url")
+    assert "WEBHOOK_SECRET" in error["message"]
+    assert fake_server.temp_files() == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://127.0.0.1:9/done", "http://localhost/x", "http://169.254.169.254/", "ftp://a.b/c"],
+)
+def test_a_webhook_never_goes_to_a_private_host(guarded: Server, url: str) -> None:
+    refused = guarded.transcribe(sentences(1), **{"async": "true", "callback_url": url})
+
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "callback_url"
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """With a secret, and with the URL policy as it is by default."""
+    directory = tmp_path_factory.mktemp("guarded")
+    with Server(directory, FAKE | {"WEBHOOK_SECRET": SECRET}) as server:
+        yield server
+    assert server.temp_files() == []

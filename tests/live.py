@@ -1,0 +1,61 @@
+"""Watching a server while it works."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+from server import Server
+
+PATH = "/v1/audio/transcriptions"
+
+
+def eventually(holds: Callable[[], bool], seconds: float = 20) -> None:
+    """Wait until it holds; the time is only for a server that never gets there."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def is_idle(server: Server) -> bool:
+    """Whether nothing is under way, waits, or lies on disk."""
+    queue = server.info()["queue"]
+    lanes = queue["lanes"]
+    return (
+        queue["requests"] == 0
+        and queue["seconds"] == 0
+        and all(lane["requests"] == lane["waiting"] == lane["in_flight"] == 0 for lane in lanes)
+        and server.temp_files() == []
+    )
+
+
+class Events:
+    """The events of a streamed transcription, read one at a time."""
+
+    def __init__(self, server: Server, audio: bytes, **fields: Any) -> None:
+        request = server.http.build_request(
+            "POST", PATH, files={"file": ("a.wav", audio)}, data={"stream": "true", **fields}
+        )
+        self.response = server.http.send(request, stream=True)
+        self._lines = self.response.iter_lines()
+
+    def next(self) -> Any:
+        """The next event; "[DONE]" as it is."""
+        line = next(line for line in self._lines if line)
+        assert line.startswith("data: ")
+        data = line.removeprefix("data: ")
+        return data if data == "[DONE]" else json.loads(data)
+
+    def rest(self) -> list[Any]:
+        """All that is left, which ends with [DONE] and nothing after it."""
+        events = []
+        while (event := self.next()) != "[DONE]":
+            events.append(event)
+        assert [line for line in self._lines if line] == []
+        return events
+
+    def leave(self) -> None:
+        self.response.close()
