@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import logging
 import os
@@ -29,9 +30,12 @@ from server import FAKE, real_settings
 from support import ALIGNER, WHISPER, wav, word_errors
 from whisperx_api_server import __version__
 from whisperx_api_server.backends import fake
+from whisperx_api_server.backends.embedded.ge2e import INSTALL
 from whisperx_api_server.backends.fake import say, silence
 from whisperx_api_server.cli import app
+from whisperx_api_server.cli.doctor import EMBEDDED_DIARIZER
 from whisperx_api_server.cli.local import local_engine
+from whisperx_api_server.cli.model_files import whisper_repository
 from whisperx_api_server.cli.options import OutputFormat as OfferedFormat
 from whisperx_api_server.cli.order import Order, TranscriptionFailure
 from whisperx_api_server.cli.remote import RemoteEngine, RemoteServer
@@ -144,7 +148,7 @@ def test_the_options_reach_the_decoder() -> None:
 
 
 def test_recordings_share_batches(recordings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SCHEDULER__MAX_WAIT_MS", "500")
+    monkeypatch.setenv("SCHEDULER__MAX_WAIT_MS", "2000")
     shared: list[int] = []
     transcribe = fake.FakeTranscriber.transcribe
 
@@ -155,7 +159,8 @@ def test_recordings_share_batches(recordings: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(fake.FakeTranscriber, "transcribe", counted)
     for number in range(4):
         record(recordings / f"{number}.wav", say("red"))
-    status, texts, _ = run("transcribe", *(f"{number}.wav" for number in range(4)), "-l", "en")
+    names = (f"{number}.wav" for number in range(4))
+    status, texts, _ = run("transcribe", *names, "-l", "en")
     assert (status, texts) == (0, "red.\n" * 4)
     assert max(shared) > 1
 
@@ -243,6 +248,7 @@ def test_the_log_is_there_for_who_asks(monkeypatch: pytest.MonkeyPatch) -> None:
 SLOW = """
 import time
 from whisperx_api_server.backends import fake
+from whisperx_api_server.backends.embedded.ge2e import INSTALL
 from whisperx_api_server.cli import app
 
 def transcribe(self, windows, options, features):
@@ -627,9 +633,9 @@ def test_models_are_asked_for_and_never_downloaded(tmp_path: Path, hub: Hub) -> 
     settings = {"HF_ENDPOINT": address, "DEFAULT_LANGUAGE": "nl"}
     status, table = examine(tmp_path, **settings)
     assert status == 1
-    assert "large-v3: on the Hugging Face hub" in row(table, "transcription model")
+    assert "faster-whisper-large-v3: on the Hugging Face hub" in row(table, "transcription model")
     assert row(table, "alignment model").startswith("✓")
-    assert "is gated: accept its conditions" in row(table, "diarization model")
+    assert "it is gated: accept its conditions" in row(table, "diarization model")
     assert "set HF_TOKEN" in row(table, "Hugging Face token")
     status, table = examine(tmp_path, HF_TOKEN="hf_x", **settings)
     assert status == 0, table
@@ -652,7 +658,17 @@ def test_models_on_disk_need_no_hub(tmp_path: Path) -> None:
     status, table = examine(tmp_path, WHISPER__MODEL="/nowhere", HF_HUB_OFFLINE="1")
     assert status == 1
     assert row(table, "transcription model").startswith("✗")
-    assert "downloads are off" in row(table, "diarization model")
+    assert "unset HF_HUB_OFFLINE" in row(table, "diarization model")
+
+
+def test_published_sizes_are_those_of_faster_whisper() -> None:
+    utils = importlib.import_module("faster_whisper.utils")
+    published = vars(utils)["_MODELS"]
+    assert {name: whisper_repository(name) for name in published} == published
+
+
+def test_the_embedded_diarizer_is_installed_as_its_backend_says() -> None:
+    assert EMBEDDED_DIARIZER in INSTALL
 
 
 def row(table: str, check: str) -> str:

@@ -7,8 +7,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import typer
@@ -17,11 +16,8 @@ from .console import FAILED
 
 if TYPE_CHECKING:
     from ..backends import ModelKey
-    from ..backends.base import ModelSpec
     from ..config import Settings
-    from ..errors import ServiceError
 
-HUB_TIMEOUT = 5.0  # s
 SPARE_BYTES = 1_000_000_000
 """An hour of decoded audio takes 230 MB of the temporary directory."""
 
@@ -48,6 +44,9 @@ PACKAGES: Mapping[tuple[str, str], tuple[str, ...]] = {
 EXTRAS: Mapping[str, str] = {"parakeet": "parakeet", "embedded": "embedded", "silero": "embedded"}
 """The extras that bring them; the others' is `cpu`, or `cuda`."""
 
+EMBEDDED_DIARIZER = "pip install torch scipy && pip install --no-deps resemblyzer"
+"""No extra brings these: resemblyzer is wanted for its weights alone."""
+
 ENGINES: Mapping[str, str] = {
     "whisperx": "cpu",
     "pyannote": "cpu",
@@ -55,19 +54,6 @@ ENGINES: Mapping[str, str] = {
     "pocketsphinx": "embedded",
 }
 """Package -> extra, of all engines there are."""
-
-PUBLISHED = "Systran/faster-whisper-base"
-"""Asked for in place of a published Whisper size: those exist, only the hub may not answer."""
-
-PROBES: Mapping[tuple[str, str], str] = {
-    ("whisperx", "transcription"): "config.json",
-    ("whisperx", "alignment"): "config.json",
-    ("whisperx", "diarization"): "config.yaml",
-    ("pyannote", "diarization"): "config.yaml",
-    ("parakeet", "transcription"): ".gitattributes",
-}
-"""A file that each such model has on the hub, and that a gated one shows only to who may see it."""
-
 
 GATED = "pyannote/"
 """Whose models the hub gives only to who has accepted their conditions."""
@@ -114,6 +100,7 @@ def examine() -> Iterator[Check]:
     from ..errors import ServiceError
     from ..keys import KeyFileError, KeyRing
     from ..main import build_catalog
+    from .model_files import locate
 
     yield from _machine()
     try:
@@ -145,11 +132,15 @@ def examine() -> Iterator[Check]:
     yield from _engines()
     token_needed = False
     for key in keys:
-        probe = PROBES.get((key.backend, key.stage))
-        if probe is not None:
-            absent = _absent(key)
-            yield _model(key, probe, absent)
-            token_needed |= absent is not None and key.spec.name.startswith(GATED)
+        location = locate(key)
+        if location is not None:
+            yield Check(
+                name=f"{key.stage} model",
+                verdict="missing" if location.fix else "ok" if location.checked else "note",
+                found=location.found,
+                fix=location.fix,
+            )
+            token_needed |= not location.on_disk and key.spec.name.startswith(GATED)
     yield _token(settings, needed=token_needed)
 
 
@@ -213,9 +204,7 @@ def _packages(name: str, key: ModelKey | None) -> Check:
 
 def _install(key: ModelKey) -> str:
     if (key.backend, key.stage) == ("embedded", "diarization"):
-        from ..backends.embedded.ge2e import INSTALL
-
-        return INSTALL
+        return EMBEDDED_DIARIZER
     extra = EXTRAS.get(key.backend, "cuda" if key.spec.device == "cuda" else "cpu")
     return f'pip install "whisperx-api-server[{extra}]"'
 
@@ -226,69 +215,6 @@ def _engines() -> Iterator[Check]:
         installed = _installed(package)
         found = "installed" if installed else f"not installed (extra {extra})"
         yield Check(name=f"package {package}", verdict="ok" if installed else "note", found=found)
-
-
-def _model(key: ModelKey, probe: str, absent: ServiceError | None) -> Check:
-    """Whether a model is on disk, or could be downloaded."""
-    from ..backends.hub import is_local_path, shown_name
-    from ..backends.whisperx.align_models import TORCHAUDIO_MODELS
-    from ..errors import ServiceError
-
-    name, spec = f"{key.stage} model", key.spec
-    shown = shown_name(spec.name)
-    if absent is None:
-        return Check(name=name, verdict="ok", found=f"{shown}: on disk")
-    if spec.name in TORCHAUDIO_MODELS.values():
-        found = f"{shown}: comes from download.pytorch.org at its first use; not checked"
-        return Check(name=name, verdict="note", found=found)
-    if spec.local_files_only or is_local_path(spec.name):
-        return Check(name=name, verdict="missing", found=shown, fix=absent.message)
-    try:
-        _ask_hub(spec, probe)
-    except ServiceError as error:
-        return Check(name=name, verdict="missing", found=shown, fix=error.message)
-    found = f"{shown}: on the Hugging Face hub, downloaded at its first use"
-    return Check(name=name, verdict="ok", found=found)
-
-
-def _absent(key: ModelKey) -> ServiceError | None:
-    """Why a model is not on disk; None if it is."""
-    from ..backends.hub import is_local_path, snapshot
-    from ..errors import ModelNotFound, ServiceError
-
-    spec = replace(key.spec, local_files_only=True)
-    try:
-        if (key.backend, key.stage) == ("whisperx", "transcription"):
-            from ..backends.whisperx.hub import model_directory
-
-            model_directory(spec)
-        elif is_local_path(spec.name):
-            path = Path(spec.name).expanduser()
-            if not path.exists():
-                return ModelNotFound(f"there is no {path.name!r}: check the path in the settings")
-        else:
-            snapshot(spec, spec.name, patterns=["*"])
-    except ServiceError as error:
-        return error
-    return None
-
-
-def _ask_hub(spec: ModelSpec, file: str) -> None:
-    """One HEAD request, without the retries that huggingface_hub makes for downloads.
-
-    Raises:
-        ServiceError: the hub does not answer, or has no such model for us.
-    """
-    from ..backends.base import require
-    from ..backends.hub import translate_hub_errors
-
-    hub, utils = (require(f"huggingface_hub{each}", extra="cpu") for each in ("", ".utils"))
-    url = hub.hf_hub_url(spec.name if "/" in spec.name else PUBLISHED, file)
-    with translate_hub_errors(spec.name):
-        headers = utils.build_hf_headers(token=spec.hf_token)
-        utils.hf_raise_for_status(
-            utils.get_session().head(url, headers=headers, timeout=HUB_TIMEOUT)
-        )
 
 
 def _token(settings: Settings, *, needed: bool) -> Check:

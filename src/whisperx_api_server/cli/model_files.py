@@ -1,0 +1,118 @@
+"""Where a model's files are: on disk, or on the hub for who may have them; none is downloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+
+if TYPE_CHECKING:
+    from ..backends import ModelKey
+    from ..backends.base import ModelSpec
+
+HUB_TIMEOUT = 5.0  # s
+
+PROBES: Mapping[tuple[str, str], str] = {
+    ("whisperx", "transcription"): "model.bin",
+    ("whisperx", "alignment"): "config.json",
+    ("whisperx", "diarization"): "config.yaml",
+    ("pyannote", "diarization"): "config.yaml",
+    ("parakeet", "transcription"): "{name}.nemo",
+}
+"""The file by which a model of a backend and stage is known; those without one need no files."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Location:
+    """What was found of a model; `fix` is empty when it is there or can be downloaded.
+
+    `checked` is False where only the first use will tell.
+    """
+
+    found: str
+    fix: str = ""
+    on_disk: bool = False
+    checked: bool = True
+
+
+def locate(key: ModelKey) -> Location | None:
+    """Where the model is; None if it has no files of its own."""
+    probe = PROBES.get((key.backend, key.stage))
+    if probe is None:
+        return None
+    name = key.spec.name
+    if name.startswith(("/", ".", "~")) or Path(name).exists():
+        return _on_path(Path(name).expanduser(), probe)
+    if key.stage == "alignment" and "/" not in name:
+        found = f"{name}: comes from download.pytorch.org at its first use; not checked"
+        return Location(found=found, checked=False)
+    repository = whisper_repository(name) if key.stage == "transcription" else name
+    return _on_hub(repository, probe.format(name=name.rpartition("/")[2]), key.spec)
+
+
+def whisper_repository(name: str) -> str:
+    """The hub repository of a published Whisper size, as faster-whisper has it; an id stays."""
+    if "/" in name:
+        return name
+    if name == "distil-large-v3.5":
+        return "distil-whisper/distil-large-v3.5-ct2"
+    if name in ("turbo", "large-v3-turbo"):
+        return "mobiuslabsgmbh/faster-whisper-large-v3-turbo"
+    if name.startswith("distil-"):
+        return f"Systran/faster-distil-whisper-{name.removeprefix('distil-')}"
+    return f"Systran/faster-whisper-{'large-v3' if name == 'large' else name}"
+
+
+def _on_path(path: Path, probe: str) -> Location:
+    if path.is_file() or (path / probe).is_file():
+        return Location(found=f"{path}: on disk", on_disk=True)
+    return Location(found=str(path), fix=f"there is no model ({probe}): correct the path")
+
+
+def _on_hub(repository: str, file: str, spec: ModelSpec) -> Location:
+    import huggingface_hub
+
+    cached = huggingface_hub.try_to_load_from_cache(repository, file, cache_dir=spec.download_root)
+    if isinstance(cached, str):
+        return Location(found=f"{repository}: on disk", on_disk=True)
+    if spec.local_files_only:
+        fix = "download it, or unset WHISPER__LOCAL_FILES_ONLY"
+    else:
+        fix = _refusal(huggingface_hub.hf_hub_url(repository, file), spec.hf_token)
+    if fix:
+        return Location(found=f"{repository}: not on disk", fix=fix)
+    return Location(found=f"{repository}: on the Hugging Face hub, downloaded at its first use")
+
+
+def _refusal(url: str, token: str | None) -> str:
+    """Why the hub would not give a file, and what mends it; empty if it would.
+
+    One HEAD request: huggingface_hub's own would be tried again for most of a minute.
+    """
+    from ..backends.base import require
+
+    utils = require("huggingface_hub.utils", extra="cpu")
+    errors = require("huggingface_hub.errors", extra="cpu")
+    try:
+        headers = utils.build_hf_headers(token=token)
+        utils.hf_raise_for_status(
+            utils.get_session().head(url, headers=headers, timeout=HUB_TIMEOUT)
+        )
+    except errors.GatedRepoError:
+        return "it is gated: accept its conditions on the Hugging Face hub and set HF_TOKEN"
+    except errors.RepositoryNotFoundError:
+        return (
+            "the hub has no such model for us: correct the name, or set HF_TOKEN if it is private"
+        )
+    except errors.EntryNotFoundError:
+        return f"it is no model of this kind: it has no {url.rpartition('/')[2]}"
+    except errors.OfflineModeIsEnabled:
+        return "download it, or unset HF_HUB_OFFLINE"
+    except errors.HfHubHTTPError as error:
+        return f"the hub answers {error.response.status_code}: try again later"
+    except (OSError, httpx.HTTPError):
+        return "the Hugging Face hub cannot be reached: check the network"
+    return ""
