@@ -59,3 +59,8 @@ class Events:
 
     def leave(self) -> None:
         self.response.close()
+
+
+def deltas(events: list[Any]) -> str:
+    """The text that the deltas among the events make up."""
+    return "".join(each["delta"] for each in events if each["type"] == "transcript.text.delta")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 import numpy as np
 
 from support import wav
@@ -31,3 +33,9 @@ def text(count: int, *, language: str = "en") -> str:
         f"{words[place % 16]} {words[(place * 3 + 1) % 16]} {words[(place // 16) % 16]}."
         for place in range(count)
     )
+
+
+def reference(speaker: int) -> str:
+    """A data URL with 3 s of a speaker's voice, for `known_speaker_references[]`."""
+    sound = wav(say(" ".join(VOCABULARY["en"][:10]), speaker=speaker))
+    return f"data:audio/wav;base64,{base64.b64encode(sound).decode()}"

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any
 
 import httpx
 import pytest
 
 from gated import Gate
-from live import PATH, Events, eventually, is_idle
+from live import PATH, Events, deltas, eventually, is_idle
 from server import Server
 from support import wav
 from tones import CHUNK, sentences, text
@@ -28,10 +27,6 @@ def server(gate: Gate, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
     with Server(tmp_path_factory.mktemp("gated"), gate.settings()) as server:
         yield server
         gate.allow()
-
-
-def deltas(events: list[Any]) -> str:
-    return "".join(each["delta"] for each in events if each["type"] == "transcript.text.delta")
 
 
 def test_deltas_make_up_the_text(fake_server: Server) -> None:
