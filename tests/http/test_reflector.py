@@ -226,6 +226,20 @@ def test_bad_fields_are_named(
         assert "only supports English" in message
 
 
+def test_recordings_are_english_unless_said_otherwise(fake_server: Server) -> None:
+    """What the fake engine hears, it spells in the language that it is asked for."""
+    files = [("files", ("a.wav", wav(say("rouge porte", language="fr"))))]
+
+    def text(**fields: str) -> str:
+        data = {"model": "whisper-1", **fields}
+        heard: str = body_of(fake_server.http.post(TRANSCRIPTIONS, files=files, data=data))["text"]
+        return heard
+
+    assert text() == "red door."
+    assert text(language="fr") == "rouge porte."
+    assert text(**{"languages[]": "fr"}) == "rouge porte."
+
+
 def test_files_are_bounded_together(fake_server: Server) -> None:
     """Sent in chunks, so that no header says beforehand how large they are."""
     boundary = b"------------------------1"

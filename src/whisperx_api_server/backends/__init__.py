@@ -50,8 +50,15 @@ _FACTORIES: Mapping[Stage, str] = {
     "generation": "load_language_model",
 }
 
-_NO_TELEMETRY = ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY")
-"""Without them onnxruntime, also on Linux, and huggingface_hub tell their makers about each run."""
+_ENVIRONMENT: Mapping[str, str] = {
+    # onnxruntime, also on Linux, and huggingface_hub tell their makers about each run
+    "ORT_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    # what NeMo imports starts a process for each core, to compile what is never compiled here;
+    # they take memory and time at the start, and seconds more at the end
+    "TORCH_WARM_POOL": "0",
+}
+"""What vendors read when they are imported; whoever sets a variable otherwise has it so."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,8 +102,8 @@ def find_backend(name: str, stage: Stage) -> Any:
 
 def load_model(key: ModelKey) -> object:
     """Load a model through its backend's factory; call it on the thread that will use it."""
-    for variable in _NO_TELEMETRY:
-        os.environ.setdefault(variable, "1")
+    for variable, value in _ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
     module = find_backend(key.backend, key.stage)
     factory = cast("Callable[[ModelSpec], object]", getattr(module, _FACTORIES[key.stage]))
     return factory(key.spec)
