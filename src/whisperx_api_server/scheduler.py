@@ -357,11 +357,22 @@ class Lane(Generic[M]):
             _fail(entry, error)
 
     def _replace(self) -> None:
-        """The thread died: answer its batch, and let a new thread load the model and go on."""
+        """The thread died: let a new one load the model and go on.
+
+        What shared its batch is computed once more, each entry alone, so that only what kills the
+        thread again fails for it.
+        """
         with self._changed:
             self.stats.restarts += 1
-            stranded, self._in_flight = self._in_flight, []
+            stranded = [entry for entry in self._in_flight if not entry.payload.future.done()]
+            self._in_flight = []
+            if len(stranded) > 1 and not self._closing:
+                for entry in stranded:
+                    entry.max_batch = 1
+                    self._queue.add(entry)
+                stranded = []
         for entry in stranded:
+            self.stats.failed += 1
             _fail(entry, Unavailable("the engine stopped while it computed this; try again"))
         self._drop_model()
         with self._changed:
@@ -390,7 +401,8 @@ class Lane(Generic[M]):
             taken = self._queue.take(self._batch_limit, self._limits.max_cost, bulk)
             batch = []
             for entry in taken:
-                if entry.payload.future.set_running_or_notify_cancel():
+                future = entry.payload.future
+                if future.running() or future.set_running_or_notify_cancel():
                     batch.append(entry)
                 else:  # its waiter has given up
                     self._count_cancelled([entry])

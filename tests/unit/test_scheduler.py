@@ -228,6 +228,28 @@ def test_a_failed_load_answers_all(lanes: Fixture) -> None:
     assert lane.closed
 
 
+def test_who_shared_the_batch_of_a_dead_thread_is_answered(
+    lanes: Fixture, caplog: pytest.LogCaptureFixture
+) -> None:
+    def load() -> Engine:
+        engine = lanes.load()
+        engine.poison = {3: SystemExit("killed")}
+        return engine
+
+    lane = lanes.lane(load)
+    lane.loaded.result(10)
+    engine = lane.model
+    engine.go.clear()
+    submit(lane, "blocker", 0)
+    assert engine.busy.wait(10)
+    futures = [submit(lane, f"r{n}", n) for n in range(1, 5)]
+    engine.go.set()
+    assert [futures[n].result(10) for n in (0, 1, 3)] == [2, 4, 8]
+    with pytest.raises(Unavailable, match="try again"):
+        futures[2].result(10)
+    assert (lane.stats.restarts, lane.stats.failed) == (2, 1)
+
+
 def test_a_thread_that_dies_while_loading_answers_all(lanes: Fixture) -> None:
     def load() -> Engine:
         raise SystemExit("the vendor gives up")
