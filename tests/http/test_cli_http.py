@@ -9,19 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 import tones
+from cli_support import run
 from server import FAKE, Server
 from support import wav
 from whisperx_api_server.backends.fake import say, silence
-from whisperx_api_server.cli import app
-
-
-def run(*arguments: str) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, list(arguments))
-    assert result.exception is None or isinstance(result.exception, SystemExit)
-    return result.exit_code, result.stdout, result.stderr
 
 
 @pytest.fixture

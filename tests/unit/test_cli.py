@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import json
 import logging
 import os
@@ -12,33 +11,26 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-import httpx
 import numpy as np
 import pytest
 import srt
 import typer
-from typer.testing import CliRunner
 
+from cli_support import Recorder, run
 from fixtures.speech.speech import Speech
 from server import FAKE, real_settings
 from support import ALIGNER, WHISPER, wav, word_errors
 from whisperx_api_server import __version__
 from whisperx_api_server.backends import fake
-from whisperx_api_server.backends.embedded.ge2e import INSTALL
 from whisperx_api_server.backends.fake import say, silence
 from whisperx_api_server.cli import app
-from whisperx_api_server.cli.doctor import EMBEDDED_DIARIZER
 from whisperx_api_server.cli.local import local_engine
-from whisperx_api_server.cli.model_files import whisper_repository
 from whisperx_api_server.cli.options import OutputFormat as OfferedFormat
-from whisperx_api_server.cli.order import Order, TranscriptionFailure
-from whisperx_api_server.cli.remote import RemoteEngine, RemoteServer
+from whisperx_api_server.cli.order import Order
 from whisperx_api_server.config import load_settings
 from whisperx_api_server.domain import OutputFormat, Samples, Window
 
@@ -67,12 +59,6 @@ def recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     yield tmp_path
     root.handlers[:], root.level = handlers, level
     assert list((tmp_path / "tmp").iterdir()) == []
-
-
-def run(*arguments: str) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, list(arguments))
-    assert result.exception is None or isinstance(result.exception, SystemExit)
-    return result.exit_code, result.stdout, result.stderr
 
 
 # transcribe: output
@@ -285,14 +271,6 @@ def test_an_interrupt_leaves_nothing_behind(
 # transcribe: progress
 
 
-class Recorder:
-    def __init__(self) -> None:
-        self.seen: list[tuple[float, str, float | None]] = []
-
-    def progress(self, part: float, detail: str, eta: float | None = None) -> None:
-        self.seen.append((round(part, 3), detail, eta))
-
-
 def test_progress_counts_audio_seconds(recordings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WHISPER__CHUNK_SIZE", "2")
     long = record(recordings / "long.wav", *[say("red door"), silence(1.4)] * 40)
@@ -335,188 +313,6 @@ def test_bars_are_drawn_on_the_terminal_and_never_into_the_output(recordings: Pa
     assert b"error: c.wav: the file cannot be decoded" in drawn
 
 
-# transcribe --url: what a server may answer
-
-Handler = Callable[[httpx.Request], httpx.Response]
-
-
-def job(status: str, **more: Any) -> dict[str, Any]:
-    return {
-        "request_id": "j1",
-        "status": status,
-        "percent": 0.0,
-        "eta_seconds": None,
-        "queue_position": 0,
-        "stages": [],
-        "error": None,
-        **more,
-    }
-
-
-def events(*jobs: Mapping[str, Any]) -> httpx.Response:
-    lines = "".join(f"data: {json.dumps(each)}\n\n" for each in jobs)
-    return httpx.Response(200, text=lines, headers={"content-type": "text/event-stream"})
-
-
-class ScriptedServer:
-    """Answers each path with the next of its answers, the last one for ever."""
-
-    def __init__(self, answers: Mapping[str, Sequence[httpx.Response | Exception]]) -> None:
-        self._answers = {path: list(each) for path, each in answers.items()}
-        self.asked: list[str] = []
-
-    def __call__(self, request: httpx.Request) -> httpx.Response:
-        asked = f"{request.method} {request.url.path.removeprefix('/v1/audio/transcriptions')}"
-        self.asked.append(asked)
-        answers = self._answers[asked]
-        answer = answers.pop(0) if len(answers) > 1 else answers[0]
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-
-def ask(server: Handler, file: Path, **values: Any) -> tuple[str, Recorder]:
-    watch = Recorder()
-    order = Order.of({"response_format": "srt", **values})
-
-    async def transcribe() -> str:
-        transport = httpx.MockTransport(server)
-        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
-            return await RemoteEngine(RemoteServer(client, "http://server")).transcribe(
-                file, order, watch
-            )
-
-    return asyncio.run(transcribe()), watch
-
-
-ACCEPTED = httpx.Response(202, json=job("queued"))
-DELETED = httpx.Response(200, json={})
-RESULT = httpx.Response(200, text="the subtitles")
-RUNNING = job("running", percent=40.0, eta_seconds=12.5, stages=[{"name": "transcribe"}])
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No pause between tries."""
-    sleep = asyncio.sleep
-
-    def hurried(_: float) -> Awaitable[None]:
-        return sleep(0)
-
-    monkeypatch.setattr(asyncio, "sleep", hurried)
-
-
-def test_a_job_is_followed_and_deleted(recordings: Path) -> None:
-    server = ScriptedServer(
-        {
-            "POST ": [ACCEPTED],
-            "GET /j1/events": [events(job("queued", queue_position=3), RUNNING, job("completed"))],
-            "GET /j1/result": [RESULT],
-            "DELETE /j1": [DELETED],
-        }
-    )
-    text, watch = ask(server, recordings / "a.wav")
-    assert text == "the subtitles"
-    assert watch.seen == [
-        (0.0, "sending", 0),
-        (0.0, "3 before it in the queue", None),
-        (0.4, "transcribe", 12.5),
-    ]
-    assert server.asked[-1] == "DELETE /j1"
-
-
-@pytest.mark.usefixtures("quick")
-def test_broken_events_are_taken_up_again(recordings: Path) -> None:
-    server = ScriptedServer(
-        {
-            "POST ": [ACCEPTED],
-            "GET /j1/events": [
-                events(RUNNING),
-                httpx.ReadError("reset"),
-                events(RUNNING, job("completed")),
-            ],
-            "GET /j1/result": [RESULT],
-            "DELETE /j1": [DELETED],
-        }
-    )
-    assert ask(server, recordings / "a.wav")[0] == "the subtitles"
-
-
-@pytest.mark.usefixtures("quick")
-def test_a_full_server_is_waited_for(recordings: Path) -> None:
-    full = {"message": "the server is full", "code": "overloaded"}
-    server = ScriptedServer(
-        {
-            "POST ": [
-                httpx.Response(429, json={"error": full}, headers={"retry-after": "7"}),
-                ACCEPTED,
-                ACCEPTED,
-            ],
-            "GET /j1/events": [events(job("failed", error=full)), events(job("completed"))],
-            "GET /j1/result": [RESULT],
-            "DELETE /j1": [DELETED],
-        }
-    )
-    text, watch = ask(server, recordings / "a.wav")
-    assert text == "the subtitles"
-    assert (0.0, "the server is full; waiting", 7.0) in watch.seen
-    assert server.asked.count("POST ") == 3
-
-
-@pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize(
-    ("answers", "message"),
-    [
-        ({"POST ": [httpx.Response(502)]}, "the server answered 502 Bad Gateway"),
-        ({"POST ": [httpx.ReadError("reset")]}, "the connection to http://server broke off"),
-        (
-            {"GET /j1/events": [events(job("failed", error={"message": "torn", "code": "x"}))]},
-            "torn",
-        ),
-        ({"GET /j1/events": [events(job("cancelled"))]}, "the job was cancelled on the server"),
-        ({"GET /j1/events": [httpx.ReadError("reset")]}, "the connection to http://server broke"),
-        (
-            {"GET /j1/events": [httpx.Response(404, json={"error": {"message": "no such job"}})]},
-            "no such job",
-        ),
-    ],
-)
-def test_a_server_that_fails_is_one_line(
-    recordings: Path, answers: Mapping[str, Sequence[httpx.Response | Exception]], message: str
-) -> None:
-    server = ScriptedServer({"POST ": [ACCEPTED], "DELETE /j1": [DELETED], **answers})
-    with pytest.raises(TranscriptionFailure, match=message):
-        ask(server, recordings / "a.wav")
-    if "POST " not in answers:
-        assert server.asked[-1] == "DELETE /j1"
-
-
-def test_an_interrupt_cancels_the_job(recordings: Path) -> None:
-    asked: list[str] = []
-    following = asyncio.Event()
-
-    async def server(request: httpx.Request) -> httpx.Response:
-        asked.append(request.method)
-        if request.method == "GET":
-            following.set()
-            await asyncio.Event().wait()
-        return ACCEPTED if request.method == "POST" else DELETED
-
-    async def interrupted() -> None:
-        transport = httpx.MockTransport(server)
-        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
-            engine = RemoteEngine(RemoteServer(client, "http://server"))
-            order = Order.of({"response_format": "text"})
-            task = asyncio.create_task(engine.transcribe(recordings / "a.wav", order, Recorder()))
-            await following.wait()
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-
-    asyncio.run(interrupted())
-    assert asked == ["POST", "GET", "DELETE"]
-
-
 # help
 
 
@@ -542,137 +338,6 @@ def test_help_waits_for_nothing_heavy() -> None:
 
 def test_the_version_is_shown() -> None:
     assert run("--version") == (0, f"whisperx-api-server {__version__}\n", "")
-
-
-# doctor
-
-
-@pytest.mark.usefixtures("recordings")
-def test_a_healthy_machine_has_no_cross() -> None:
-    status, table, _ = run("doctor")
-    assert status == 0
-    assert "✗" not in table
-    for check in ("ffmpeg", "settings", "device", "transcription", "voice activity", "token"):
-        assert check in table
-
-
-@pytest.mark.usefixtures("recordings")
-def test_wrong_settings_are_a_cross_with_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WHISPER__CHUNK_SIZE", "99")
-    status, table, _ = run("doctor")
-    assert status == 1
-    assert "WHISPER__CHUNK_SIZE: " in row(table, "settings")
-    monkeypatch.delenv("WHISPER__CHUNK_SIZE")
-    monkeypatch.setenv("BACKENDS__ALIGNMENT", "nonsense")
-    status, table, _ = run("doctor")
-    assert status == 1
-    assert "there is no alignment backend named 'nonsense'" in row(table, "alignment")
-
-
-@pytest.mark.usefixtures("recordings")
-def test_missing_packages_and_devices_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    monkeypatch.setattr("whisperx_api_server.catalog.resolve_device", lambda _: "cpu")
-    monkeypatch.setenv("BACKENDS__TRANSCRIPTION", "embedded")
-    monkeypatch.setenv("WHISPER__INFERENCE_DEVICE", "cuda")
-    status, table, _ = run("doctor")
-    assert status == 1
-    transcription = row(table, "transcription")
-    assert "lacks pocketsphinx" in transcription
-    assert 'pip install "whisperx-api-server[embedded]"' in transcription
-    assert "set WHISPER__INFERENCE_DEVICE=auto" in row(table, "device")
-
-
-class Hub(ThreadingHTTPServer):
-    """Stands in for the Hugging Face hub: has every model, gates pyannote's, counts downloads."""
-
-    def __init__(self) -> None:
-        class Answer(BaseHTTPRequestHandler):
-            server: Hub
-
-            def do_HEAD(self) -> None:
-                self.server.asked.append(self.path)
-                gated = self.path.startswith("/pyannote") and "authorization" not in self.headers
-                self.send_response(401 if gated else 200)
-                if gated:
-                    self.send_header("X-Error-Code", "GatedRepo")
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        super().__init__(("127.0.0.1", 0), Answer)
-        self.asked: list[str] = []
-
-
-@pytest.fixture
-def hub() -> Iterator[Hub]:
-    with Hub() as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
-
-
-def examine(directory: Path, **settings: str) -> tuple[int, str]:
-    kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
-    result = subprocess.run(
-        [*COMMAND, "doctor"],
-        cwd=directory,
-        env=kept | {"HF_HOME": str(directory / "hf"), "HOME": str(directory)} | settings,
-        capture_output=True,
-        text=True,
-    )
-    assert result.stderr == ""
-    return result.returncode, result.stdout
-
-
-def test_models_are_asked_for_and_never_downloaded(tmp_path: Path, hub: Hub) -> None:
-    address = f"http://127.0.0.1:{hub.server_address[1]}"
-    settings = {"HF_ENDPOINT": address, "DEFAULT_LANGUAGE": "nl"}
-    status, table = examine(tmp_path, **settings)
-    assert status == 1
-    assert "faster-whisper-large-v3: on the Hugging Face hub" in row(table, "transcription model")
-    assert row(table, "alignment model").startswith("✓")
-    assert "it is gated: accept its conditions" in row(table, "diarization model")
-    assert "set HF_TOKEN" in row(table, "Hugging Face token")
-    status, table = examine(tmp_path, HF_TOKEN="hf_x", **settings)
-    assert status == 0, table
-    assert len(hub.asked) == 6
-    status, table = examine(tmp_path, HF_ENDPOINT="http://127.0.0.1:9")
-    assert status == 1
-    assert "the Hugging Face hub cannot be reached" in row(table, "transcription model")
-
-
-def test_models_on_disk_need_no_hub(tmp_path: Path) -> None:
-    status, table = examine(
-        tmp_path,
-        **real_settings(WHISPER, ALIGNER),
-        BACKENDS__DIARIZATION="fake",
-        HF_HUB_OFFLINE="1",
-    )
-    assert status == 0, table
-    assert "whisper: on disk" in row(table, "transcription model")
-    assert "aligner: on disk" in row(table, "alignment model")
-    status, table = examine(tmp_path, WHISPER__MODEL="/nowhere", HF_HUB_OFFLINE="1")
-    assert status == 1
-    assert row(table, "transcription model").startswith("✗")
-    assert "unset HF_HUB_OFFLINE" in row(table, "diarization model")
-
-
-def test_published_sizes_are_those_of_faster_whisper() -> None:
-    utils = importlib.import_module("faster_whisper.utils")
-    published = vars(utils)["_MODELS"]
-    assert {name: whisper_repository(name) for name in published} == published
-
-
-def test_the_embedded_diarizer_is_installed_as_its_backend_says() -> None:
-    assert EMBEDDED_DIARIZER in INSTALL
-
-
-def row(table: str, check: str) -> str:
-    return next(line for line in table.splitlines() if line[3:].startswith(f"{check} "))
 
 
 # On a real model.

@@ -1,0 +1,24 @@
+"""The command line, run inside a test."""
+
+from __future__ import annotations
+
+from typer.testing import CliRunner
+
+from whisperx_api_server.cli import app
+
+
+def run(*arguments: str) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error of a command."""
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    return result.exit_code, result.stdout, result.stderr
+
+
+class Recorder:
+    """Keeps what a recording's bar is told."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[float, str, float | None]] = []
+
+    def progress(self, part: float, detail: str, eta: float | None = None) -> None:
+        self.seen.append((round(part, 3), detail, eta))
