@@ -151,7 +151,9 @@ class Pipeline:
             try:
                 return await run.transcribe()
             except BaseExceptionGroup as group:
-                raise _first_error(group) from group
+                error = _first_error(group)
+                # The vendor's own words are the cause, and are for the log.
+                raise error from error.__cause__ or group
 
     async def diarize(self, request_id: str, client: str, source: Source) -> Diarization:
         """Tell the speakers of a recording apart, without a transcript."""
