@@ -135,9 +135,7 @@ def test_what_differs_shares_nothing(
     audio = sentences(2)
     first = pool.submit(ask, server, audio)
     under_way(server, 1)
-    second: Future[httpx.Response] = pool.submit(
-        ask, server, **{"audio": audio} | OTHERS[difference]
-    )
+    second = pool.submit(ask, server, **{"audio": audio} | OTHERS[difference])
     under_way(server, 2)
     gate.allow()
 
