@@ -322,7 +322,8 @@ class Lane(Generic[M]):
             return False
         with self._changed:
             self._model = model
-            self._batch_limit = self._limits.max_batch
+            if not self.stats.restarts:  # else it keeps what it learnt about memory
+                self._batch_limit = self._limits.max_batch
             self._changed.notify_all()
         if not self.loaded.done():
             self.loaded.set_result(None)

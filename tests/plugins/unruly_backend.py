@@ -112,4 +112,5 @@ def install(directory: Path) -> Mapping[str, str]:
         "BACKENDS__ALIGNMENT": "unruly",
         "BACKENDS__DIARIZATION": "unruly",
         "JOBS__RETRY_WINDOW": "0",
+        "WHISPER__CHUNK_SIZE": "5",
     }
