@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -87,6 +88,8 @@ class ModelPool:
         self._sizes: dict[ModelKey, int] = {}
         self._gates: dict[tuple[str, int], Gate] = {}
         self._closing: dict[ModelKey, asyncio.Task[None]] = {}
+        self._first_load = threading.Lock()
+        self._known: set[tuple[str, Stage]] = set()
 
     @asynccontextmanager
     async def lease(self, key: ModelKey) -> AsyncIterator[Lane[Any]]:
@@ -207,16 +210,31 @@ class ModelPool:
         """Load on the lane's thread; what the process grew by meanwhile is the model's size."""
         before = _resident_bytes()
         try:
-            model = self._load(key)
+            model = self._load_in_turn(key)
         except ServiceError:
             raise
         except Exception as error:
             logger.exception("%s failed to load", key)
             raise ModelUnavailable(
-                f"the model {key.spec.name!r} failed to load; the server's log says why"
+                f"the model {Path(key.spec.name).name!r} failed to load; the server's log says why"
             ) from error
         # Memory that an earlier load left to the allocator does not show as growth again.
         self._sizes[key] = max(self._sizes.get(key, 0), _resident_bytes() - before)
+        return model
+
+    def _load_in_turn(self, key: ModelKey) -> object:
+        """Load; the first model of each backend and stage while no other such load is under way.
+
+        It imports the vendors' packages. Those import one another, and Python fails on such a
+        circle when two threads enter it at different places, at worst for good: what was half
+        imported stays so.
+        """
+        place = (key.backend, key.stage)
+        if place in self._known:
+            return self._load(key)
+        with self._first_load:
+            model = self._load(key)
+        self._known.add(place)
         return model
 
     def _limits(self, stage: Stage, model: Any) -> LaneLimits:

@@ -100,6 +100,34 @@ async def doubled(world: World, name: str, number: int = 2) -> int:
         return await asyncio.wrap_future(work)
 
 
+def test_first_models_of_two_backends_load_one_by_one() -> None:
+    """They import the vendors' packages, which fails at random from two threads at once."""
+
+    async def scene(world: World) -> None:
+        other = ModelKey(stage="alignment", backend="test", spec=ModelSpec(name="b"))
+        world.may_load.clear()
+        first = asyncio.create_task(world.pool.load(key("a")))
+        await until(lambda: world.loads == ["a"])
+        second = asyncio.create_task(world.pool.load(other))
+        await asyncio.sleep(0.05)
+        assert world.loads == ["a"]
+        world.may_load.set()
+        await asyncio.gather(first, second)
+
+    assert play(scene).loads == ["a", "b"]
+
+
+def test_a_first_model_that_fails_lets_the_next_one_load() -> None:
+    async def scene(world: World) -> None:
+        world.failures.append(OSError("/srv/models/a is broken"))
+        with pytest.raises(ModelUnavailable) as failed:
+            await world.pool.load(key("/srv/models/a"))
+        assert "/srv" not in failed.value.message
+        await world.pool.load(key("b"))
+
+    play(scene)
+
+
 def test_concurrent_first_requests_load_once() -> None:
     async def scene(world: World) -> None:
         answers = await asyncio.gather(*(doubled(world, "a", n) for n in range(10)))
@@ -110,9 +138,11 @@ def test_concurrent_first_requests_load_once() -> None:
 
 def test_models_load_side_by_side() -> None:
     async def scene(world: World) -> None:
+        await world.pool.load(key("first"))  # it imports the vendor's packages, alone
+        await world.pool.unload(key("first"))
         world.may_load.clear()
         both = asyncio.gather(doubled(world, "a"), doubled(world, "b"))
-        await until(lambda: len(world.loads) == 2)
+        await until(lambda: len(world.loads) == 3)
         assert [status.state for status in world.pool.statuses()] == ["loading", "loading"]
         world.may_load.set()
         await both
