@@ -240,6 +240,12 @@ def test_recordings_are_english_unless_said_otherwise(fake_server: Server) -> No
     assert text(**{"languages[]": "fr"}) == "rouge porte."
 
 
+@pytest.mark.parametrize("fields", [{}, {"batch": ""}, {"files": "not a file"}])
+def test_other_clients_get_openais_shape(fake_server: Server, fields: dict[str, str]) -> None:
+    body = body_of(fake_server.transcribe(wav(say("red door")), **fields))
+    assert set(body) == {"text", "usage", "languages"}
+
+
 def test_files_are_bounded_together(fake_server: Server) -> None:
     """Sent in chunks, so that no header says beforehand how large they are."""
     boundary = b"------------------------1"

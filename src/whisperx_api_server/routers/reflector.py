@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import PurePosixPath
 from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
-from fastapi import APIRouter, Query, Request
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ..catalog import ALIASES, PARAKEET_ALIAS, Catalog
@@ -84,7 +83,7 @@ def wants_reflector_shape(form: Form, fields: TranscriptionForm, catalog: Catalo
     Raises:
         ModelNotFound: the model is not a name that a model can have.
     """
-    if form.uploads("files", "files[]") or form.values("batch"):
+    if form.uploads("files", "files[]") or any(map(str.strip, form.values("batch"))):
         return True
     of_openai = fields.response_format or fields.audio_url or fields.stream or fields.asynchronous
     if of_openai or fields.model is None or fields.model in ALIASES:
@@ -94,7 +93,7 @@ def wants_reflector_shape(form: Form, fields: TranscriptionForm, catalog: Catalo
 
 async def answer_files(
     request: Request, services: Services, client: str, form: Form, fields: TranscriptionForm
-) -> JSONResponse:
+) -> Response:
     """One file's words, or the words of several in the order sent.
 
     Raises:
@@ -109,11 +108,15 @@ async def answer_files(
     jobs = [_request(source, client, services, fields) for source in sources]
     work = _run_all(services, jobs, together=together, retry=is_retry(request))
     transcripts = await unless_disconnected(request, work)
-    results = [
-        reflector_file(transcript, _filename(source))
-        for transcript, source in zip(transcripts, sources, strict=True)
-    ]
-    return JSONResponse(results[0] if len(results) == 1 else {"results": results})
+
+    def body() -> dict[str, Any]:
+        results = [
+            reflector_file(transcript, _filename(source))
+            for transcript, source in zip(transcripts, sources, strict=True)
+        ]
+        return results[0] if len(results) == 1 else {"results": results}
+
+    return await _json(body)
 
 
 @router.post(
@@ -121,7 +124,7 @@ async def answer_files(
     responses=schema.answers(shapes.ReflectorTranscript, *schema.RUN_ERRORS),
     openapi_extra=schema.SPEECH_BODY,
 )
-async def transcribe(request: Request, services: ServicesDep, client: ClientDep) -> dict[str, Any]:
+async def transcribe(request: Request, services: ServicesDep, client: ClientDep) -> Response:
     """One file's words, as Reflector's first GPU server gave them."""
     services.service.check_open()
     async with read_form(request, services.uploads, max_bytes=services.max_upload_bytes) as form:
@@ -130,7 +133,8 @@ async def transcribe(request: Request, services: ServicesDep, client: ClientDep)
         source = choose_source(form, fields.audio_url)
         job = _request(source, client, services, fields)
         work = services.service.run(job, retry=is_retry(request))
-        return reflector_transcribe(await unless_disconnected(request, work))
+        transcript = await unless_disconnected(request, work)
+    return await _json(lambda: reflector_transcribe(transcript))
 
 
 @router.post(
@@ -138,23 +142,21 @@ async def transcribe(request: Request, services: ServicesDep, client: ClientDep)
     responses=schema.answers(shapes.ReflectorTranscription, *schema.RUN_ERRORS),
     openapi_extra=schema.json_body(FromUrl),
 )
-async def transcribe_url(
-    request: Request, services: ServicesDep, client: ClientDep
-) -> dict[str, Any]:
+async def transcribe_url(request: Request, services: ServicesDep, client: ClientDep) -> Response:
     """The words of a recording that is fetched, `timestamp_offset` added to their times."""
     services.service.check_open()
     body = _checked(FromUrl, await _read_json(request))
     source = RemoteUrl(url=body.audio_file_url, param=URL_PARAM)
     fields = TranscriptionForm(model=body.model, language=body.language)
     work = services.service.run(_request(source, client, services, fields))
-    return reflector_url(await unless_disconnected(request, work), body.timestamp_offset)
+    transcript = await unless_disconnected(request, work)
+    return await _json(lambda: reflector_url(transcript, body.timestamp_offset))
 
 
 def _request(
     source: Source, client: str, services: Services, fields: TranscriptionForm
 ) -> TranscriptionRequest:
-    """The transcription behind one of Reflector's requests: with words, by Parakeet, in English
-    unless the client says otherwise."""
+    """With words, by Parakeet and in English unless the client says otherwise."""
     asked = fields.model_copy(
         update={
             "model": fields.model or PARAKEET_ALIAS,
@@ -235,12 +237,16 @@ async def diarize(
     client: ClientDep,
     audio_file_url: str | None = None,
     timestamp: Annotated[float, Query(ge=0, le=MAX_OFFSET, allow_inf_nan=False)] = 0.0,
-) -> dict[str, Any]:
+) -> Response:
     """Who speaks when in a recording, by URL or uploaded; `timestamp` is added to every time."""
     services.service.check_open()
     async with AsyncExitStack() as stack:
         form = Form()
-        if request.headers.get("content-type", "").startswith(("multipart/", "application/x-www")):
+        if (
+            request.headers.get("content-type", "")
+            .lower()
+            .startswith(("multipart/", "application/x-www"))
+        ):
             reading = read_form(request, services.uploads, max_bytes=services.max_upload_bytes)
             form = await stack.enter_async_context(reading)
         if form.files and audio_file_url:
@@ -255,7 +261,8 @@ async def diarize(
                 f"{URL_PARAM} is missing: send it in the query, or upload a file", param=URL_PARAM
             )
         work = services.service.diarize(new_request_id(), client, source)
-        return reflector_diarization(await unless_disconnected(request, work), timestamp)
+        diarization = await unless_disconnected(request, work)
+    return await _json(lambda: reflector_diarization(diarization, timestamp))
 
 
 # -- text -------------------------------------------------------------------------------------
@@ -299,7 +306,13 @@ async def generate(request: Request, services: ServicesDep, client: ClientDep) -
         return {"text": await unless_disconnected(request, work)}
 
 
-# -- reading ----------------------------------------------------------------------------------
+# -- reading and answering --------------------------------------------------------------------
+
+
+async def _json(body: Callable[[], dict[str, Any]]) -> Response:
+    """A JSON answer, made on a thread: hours of speech have words by the ten thousand."""
+    text = await asyncio.to_thread(lambda: json.dumps(body(), ensure_ascii=False))
+    return Response(text, media_type="application/json")
 
 
 async def _read_json(request: Request) -> dict[str, Any]:
