@@ -295,7 +295,7 @@ def test_generated_requests_are_answered_as_described(
             suppress_health_check=list(HealthCheck),
         )
         @given(operation.as_strategy(generation_mode=mode))
-        def send(case: Case[Any, Any]) -> None:
+        def send(case: Case[Any]) -> None:
             answer = case.call(timeout=60)
             checks = CONFORMANCE
             if answer.status_code in RIGHT_FAILURES:
