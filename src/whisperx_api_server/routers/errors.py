@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import telemetry
@@ -52,8 +53,9 @@ def install_error_handlers(app: FastAPI) -> None:
             headers["WWW-Authenticate"] = "Bearer"
         return JSONResponse(service_error_body(error), status_code=error.status, headers=headers)
 
+    @app.exception_handler(ClientDisconnect)
     @app.exception_handler(Cancelled)
-    async def cancelled(_: Request, __: Cancelled) -> JSONResponse:
+    async def cancelled(_: Request, __: Exception) -> JSONResponse:
         return JSONResponse(
             error_body("the request was cancelled", "invalid_request_error", "cancelled"),
             status_code=CLIENT_CLOSED_REQUEST,
