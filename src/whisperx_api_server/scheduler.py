@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 RECENT = 30.0
 """Seconds for which a lane remembers that it served several requests side by side."""
 
-BULK_STRETCH = 1.6
+BULK_STRETCH = 1.4
 """While several requests compete, one request's bulk may stretch a batch to this many times the
 time of a batch of one: the price that a newcomer pays at most twice (the batch in flight and its
 own), which keeps a short clip within about three times its idle latency."""
