@@ -11,7 +11,7 @@ import json
 import reprlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -314,7 +314,7 @@ def load_settings() -> Settings:
 
 
 def _explain(error: ErrorDetails) -> str:
-    known = [name for name, _ in variables()]
+    known = dict(variables())
     name = "__".join(str(part) for part in error["loc"]).upper()
     if error["type"] == "extra_forbidden":
         close = difflib.get_close_matches(name, known, n=1)
@@ -323,4 +323,10 @@ def _explain(error: ErrorDetails) -> str:
         )
     # An entry of a list or an object is reported at its own place: name the variable that holds it.
     holder = next((variable for variable in known if f"{name}__".startswith(f"{variable}__")), name)
+    if holder in known and _is_secret(known[holder].annotation):
+        return f"{holder}: {error['msg']}"
     return f"{holder}: {error['msg']} (got {reprlib.repr(error['input'])})"
+
+
+def _is_secret(annotation: object) -> bool:
+    return annotation is SecretStr or any(_is_secret(each) for each in get_args(annotation))

@@ -1,0 +1,145 @@
+"""Jobs on disk."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from whisperx_api_server.domain import (
+    Job,
+    JobError,
+    OutputOptions,
+    Segment,
+    StageTimes,
+    TokenLogprob,
+    Transcript,
+    Word,
+)
+from whisperx_api_server.errors import Unavailable
+from whisperx_api_server.job_store import JobStore
+
+ID = "0123456789abcdef0123456789abcdef"
+
+JOB = Job(
+    id=ID,
+    client="ann",
+    state="failed",
+    submitted_at=100.5,
+    finished_at=200.25,
+    duration=60.0,
+    progress=0.5,
+    stages=(StageTimes(name="open", started_at=101.0, finished_at=102.0),),
+    error=JobError(message="no", type="server_error", code="broken", param=None),
+    output=OutputOptions(format="srt", granularities=frozenset({"word"}), highlight_words=True),
+    callback_url="https://a.example/done",
+)
+
+TRANSCRIPT = Transcript(
+    task="transcribe",
+    language="fr",
+    languages=("fr", "en"),
+    duration=60.0,
+    segments=(
+        Segment(
+            start=0.0,
+            end=1.5,
+            text="où ça",
+            language="fr",
+            words=(Word(text="où", start=0.0, end=0.5, score=0.9, speaker="SPEAKER_00"),),
+            speaker="SPEAKER_00",
+            tokens=(1, 2),
+            logprobs=(TokenLogprob(token="où", logprob=-0.1, bytes=(111, 195, 185)),),
+        ),
+        Segment(start=2.0, end=3.0, text="no words"),
+    ),
+    speaker_embeddings={"SPEAKER_00": (0.25, 0.5)},
+)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> JobStore:
+    return JobStore(tmp_path / "jobs", max_age=100, max_count=3)
+
+
+def test_what_is_kept_comes_back_whole(store: JobStore, tmp_path: Path) -> None:
+    store.save(JOB)
+    store.save_transcript(ID, TRANSCRIPT)
+    anew = JobStore(tmp_path / "jobs", max_age=100, max_count=3)
+
+    assert anew.load() == [JOB]
+    assert anew.transcript(ID) == TRANSCRIPT
+
+
+def test_nobody_else_on_the_machine_can_read_it(store: JobStore, tmp_path: Path) -> None:
+    store.save(JOB)
+    store.save_transcript(ID, TRANSCRIPT)
+
+    assert (tmp_path / "jobs").stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "jobs").iterdir()} == {0o600}
+
+
+def test_a_job_is_replaced_and_deleted(store: JobStore, tmp_path: Path) -> None:
+    store.save(JOB)
+    store.save(replace(JOB, progress=1.0))
+    store.save_transcript(ID, TRANSCRIPT)
+    assert [job.progress for job in store.load()] == [1.0]
+
+    store.delete(ID)
+    store.delete(ID)
+
+    assert store.load() == []
+    assert store.transcript(ID) is None
+    assert list((tmp_path / "jobs").iterdir()) == []
+
+
+def test_damaged_files_are_left_out_and_said(
+    store: JobStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.save(JOB)
+    (tmp_path / "jobs" / f"{'1' * 32}.job.json").write_text('{"id": "1"')
+    (tmp_path / "jobs" / f"{ID}.transcript.json").write_bytes(b"\xff")
+
+    assert store.load() == [JOB]
+    assert store.transcript(ID) is None
+    assert "1" * 32 in caplog.text
+    assert f"{ID}.transcript.json" in caplog.text
+
+
+def test_half_a_write_leaves_the_old_file_and_is_swept(store: JobStore, tmp_path: Path) -> None:
+    store.save(JOB)
+    (tmp_path / "jobs" / ".unfinished-x").write_text("{")
+
+    assert store.load() == [JOB]
+    assert [path.name for path in (tmp_path / "jobs").iterdir()] == [f"{ID}.job.json"]
+
+
+def test_a_disk_that_takes_nothing_is_said_to_the_client(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    store = JobStore(tmp_path / "file", max_age=1, max_count=1)
+
+    with pytest.raises(Unavailable, match="cannot keep jobs") as refused:
+        store.save(JOB)
+    assert str(tmp_path) not in refused.value.message
+
+
+def test_no_other_file_is_reached(store: JobStore, tmp_path: Path) -> None:
+    store.save(JOB)
+    (tmp_path / "secret.transcript.json").write_bytes(b"{}")
+
+    assert store.transcript("../secret") is None
+
+
+def test_the_oldest_and_the_surplus_go_but_never_what_is_under_way(store: JobStore) -> None:
+    def job(place: int, **fields: object) -> Job:
+        return replace(JOB, id=f"{place:032x}", submitted_at=float(place), **fields)  # type: ignore[arg-type]
+
+    old = job(9, finished_at=899.0)
+    running = job(0, state="running", finished_at=None)
+    ended = [job(place, finished_at=950.0) for place in range(1, 6)]
+
+    gone = store.surplus([running, old, *ended], now=1000.0)
+
+    # `old` is the newest by its number, and counts among the three that may stay.
+    assert {each.id for each in gone} == {old.id, *(each.id for each in ended[:3])}

@@ -1,0 +1,310 @@
+"""Runs: who shares one, what is remembered of it, and that its files are its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from whisperx_api_server import runs
+from whisperx_api_server.domain import (
+    DecodeOptions,
+    DiarizeOptions,
+    KnownSpeaker,
+    RemoteUrl,
+    Transcript,
+    TranscriptionRequest,
+    UploadedFile,
+    WindowTranscript,
+)
+from whisperx_api_server.errors import TranscriptionFailed
+from whisperx_api_server.pipeline import Memory, Observer, Pipeline
+from whisperx_api_server.runs import Finished, Heard, Run, Runs
+
+Work = Callable[[TranscriptionRequest, Observer, Memory], Awaitable[None]]
+
+
+class ScriptedPipeline:
+    """Does what the test says for each run."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.begun = 0
+
+    async def run(
+        self, request: TranscriptionRequest, observer: Observer, memory: Memory
+    ) -> Transcript:
+        self.begun += 1
+        await self.work(request, observer, memory)
+        return Transcript(
+            task="transcribe", language="en", languages=("en",), duration=1.0, segments=()
+        )
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def at_once(request: TranscriptionRequest, observer: Observer, memory: Memory) -> None:
+    observer.opened(3600.0)
+    observer.heard(window(0), 3600.0)
+
+
+def window(index: int) -> WindowTranscript:
+    return WindowTranscript(
+        window_index=index, language="en", language_probability=1.0, segments=()
+    )
+
+
+def make(
+    work: Work, *, clock: Clock | None = None, window: float = 600
+) -> tuple[Runs, ScriptedPipeline]:
+    pipeline = ScriptedPipeline(work)
+    made = Runs(cast("Pipeline", pipeline), retry_window=window, clock=clock or Clock())
+    return made, pipeline
+
+
+@pytest.fixture
+def request_(tmp_path: Path) -> TranscriptionRequest:
+    path = tmp_path / "upload"
+    path.write_bytes(b"sound")
+    return TranscriptionRequest(
+        id="one", source=UploadedFile(path=path, filename="a.wav"), model="tiny", client="ann"
+    )
+
+
+async def finish(
+    made: Runs, request: TranscriptionRequest, identity: object, *, retry: bool = False
+) -> Run:
+    async with made.join(request, identity, retry=retry) as run:
+        await run.result()
+        return run
+
+
+def test_identity_is_content_parameters_and_client(
+    request_: TranscriptionRequest, tmp_path: Path
+) -> None:
+    copy, other, voice, same_voice = (tmp_path / name for name in "abcd")
+    copy.write_bytes(b"sound")
+    other.write_bytes(b"other sound")
+    voice.write_bytes(b"ann's voice")
+    same_voice.write_bytes(b"ann's voice")
+
+    def known(name: str, path: Path) -> TranscriptionRequest:
+        speaker = KnownSpeaker(name=name, reference=path)
+        return replace(request_, diarize=DiarizeOptions(known_speakers=(speaker,)))
+
+    made, _ = make(at_once)
+
+    async def identities(*requests: TranscriptionRequest) -> list[object]:
+        return [await made.identity(each) for each in requests]
+
+    first, again, *others = asyncio.run(
+        identities(
+            request_,
+            replace(request_, id="two", source=UploadedFile(path=copy, filename="b.mp3")),
+            replace(request_, source=UploadedFile(path=other, filename="a.wav")),
+            replace(request_, client="bob"),
+            replace(request_, model="base"),
+            replace(request_, decode=DecodeOptions(temperature=0.1)),
+            replace(request_, chunk_size=8.0),
+            replace(request_, diarize=DiarizeOptions()),
+            known("Ann", voice),
+            known("Bob", voice),
+            known("Ann", other),
+        )
+    )
+    assert first == again
+    assert len({first, *others}) == 1 + len(others)
+    one, two = asyncio.run(identities(known("Ann", voice), known("Ann", same_voice)))
+    assert one == two
+
+
+def test_urls_and_a_window_of_zero_share_nothing(request_: TranscriptionRequest) -> None:
+    made, _ = make(at_once)
+    url = replace(request_, source=RemoteUrl(url="http://a.example/b.wav"))
+    assert asyncio.run(made.identity(url)) is None
+    made, _ = make(at_once, window=0)
+    assert asyncio.run(made.identity(request_)) is None
+
+
+def test_an_end_is_remembered_for_the_window_and_no_longer(
+    request_: TranscriptionRequest,
+) -> None:
+    clock = Clock()
+    made, pipeline = make(at_once, clock=clock, window=600)
+
+    async def scenario() -> None:
+        await finish(made, request_, "x")
+        clock.now = 599
+        await finish(made, request_, "x", retry=True)
+        assert pipeline.begun == 1
+        clock.now = 599 + 601
+        await finish(made, request_, "x", retry=True)
+        assert pipeline.begun == 2
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("name", "bound"), [("MAX_REMEMBERED", 2), ("MAX_REMEMBERED_SECONDS", 7200)]
+)
+def test_only_so_much_is_remembered(
+    request_: TranscriptionRequest, monkeypatch: pytest.MonkeyPatch, name: str, bound: int
+) -> None:
+    monkeypatch.setattr(runs, name, bound)
+    made, pipeline = make(at_once)
+
+    async def scenario() -> None:
+        for identity in "abc":
+            await finish(made, request_, identity)
+        await finish(made, request_, "c", retry=True)
+        await finish(made, request_, "b", retry=True)
+        assert pipeline.begun == 3
+        await finish(made, request_, "a", retry=True)
+        assert pipeline.begun == 4
+
+    asyncio.run(scenario())
+
+
+def test_a_run_reads_files_of_its_own(request_: TranscriptionRequest, tmp_path: Path) -> None:
+    read: list[bytes] = []
+    gone = asyncio.Event()
+
+    async def work(request: TranscriptionRequest, observer: Observer, memory: Memory) -> None:
+        await gone.wait()
+        assert isinstance(request.source, UploadedFile)
+        assert request.diarize is not None
+        paths = (request.source.path, request.diarize.known_speakers[0].reference)
+        read.extend(path.read_bytes() for path in paths)
+
+    async def scenario() -> None:
+        voice = tmp_path / "voice"
+        voice.write_bytes(b"voice")
+        speaker = KnownSpeaker(name="Ann", reference=voice)
+        request = replace(request_, diarize=DiarizeOptions(known_speakers=(speaker,)))
+        made, _ = make(work)
+        async with made.join(request, "x") as run:
+            (tmp_path / "upload").unlink()
+            voice.unlink()
+            gone.set()
+            await run.result()
+            await asyncio.sleep(0)
+
+    asyncio.run(scenario())
+    assert read == [b"sound", b"voice"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_run_is_not_joined_but_its_windows_are_kept(
+    request_: TranscriptionRequest,
+) -> None:
+    memories: list[set[int]] = []
+
+    async def work(request: TranscriptionRequest, observer: Observer, memory: Memory) -> None:
+        memories.append(set(memory.windows))
+        memory.windows[len(memories)] = window(len(memories))
+        if len(memories) == 1:
+            raise TranscriptionFailed("no")
+
+    async def scenario() -> None:
+        made, _ = make(work)
+        async with made.join(request_, "x") as run:
+            with pytest.raises(TranscriptionFailed):
+                await run.result()
+            # Its watcher is still there, as a slow client may be.
+            assert await finish(made, request_, "x") is not run
+        await finish(made, request_, "x")
+
+    asyncio.run(scenario())
+    # The third asks anew for what succeeded, and does not say that it is a retry.
+    assert memories == [set(), {1}, set()]
+
+
+def test_who_comes_late_is_told_everything(request_: TranscriptionRequest) -> None:
+    heard, done = asyncio.Event(), asyncio.Event()
+
+    async def work(request: TranscriptionRequest, observer: Observer, memory: Memory) -> None:
+        observer.heard(window(0), 1.0)
+        observer.heard(window(1), 2.0)
+        heard.set()
+        await done.wait()
+        observer.heard(window(2), 3.0)
+
+    async def listen(made: Runs) -> list[object]:
+        async with made.join(request_, "x") as run:
+            return [event async for event in run.events()]
+
+    async def scenario() -> None:
+        made, pipeline = make(work)
+        first = asyncio.create_task(listen(made))
+        await heard.wait()
+        second = asyncio.create_task(listen(made))
+        await asyncio.sleep(0)
+        done.set()
+        events = await first
+        assert events == await second
+        assert [event.until for event in events if isinstance(event, Heard)] == [1.0, 2.0, 3.0]
+        assert isinstance(events[-1], Finished)
+        assert pipeline.begun == 1
+
+    asyncio.run(scenario())
+
+
+def test_stages_run_in_turn_but_for_transcription_and_diarization(
+    request_: TranscriptionRequest,
+) -> None:
+    made: list[Run] = []
+    unfinished: list[list[str]] = []
+
+    def note() -> None:
+        stages = made[0].progress.stages
+        unfinished.append([each.name for each in stages if each.finished_at is None])
+
+    async def work(request: TranscriptionRequest, observer: Observer, memory: Memory) -> None:
+        await asyncio.sleep(0)
+        for stage in ("open", "transcribe", "diarize", "finish"):
+            observer.stage(stage)
+            note()
+
+    async def scenario() -> None:
+        shared, _ = make(work)
+        async with shared.join(request_, None) as run:
+            made.append(run)
+            await run.result()
+
+    asyncio.run(scenario())
+    assert unfinished == [["open"], ["transcribe"], ["transcribe", "diarize"], ["finish"]]
+
+
+def test_the_position_is_how_many_began_before(request_: TranscriptionRequest) -> None:
+    release = [asyncio.Event() for _ in range(3)]
+
+    async def work(request: TranscriptionRequest, observer: Observer, memory: Memory) -> None:
+        await release[int(request.id)].wait()
+
+    async def scenario() -> None:
+        made, _ = make(work)
+        async with (
+            made.join(replace(request_, id="0"), "a") as first,
+            made.join(replace(request_, id="1"), "b"),
+            made.join(replace(request_, id="2"), "c") as third,
+        ):
+            assert (made.position(first), made.position(third)) == (0, 2)
+            changes = third.changes()
+            await anext(changes)
+            release[0].set()
+            await anext(changes)  # woken although nothing of its own has changed
+            assert made.position(third) == 1
+            for event in release:
+                event.set()
+            await third.result()
+
+    asyncio.run(scenario())
