@@ -194,6 +194,12 @@ def test_a_form_without_a_file_names_the_file(fake_server: Server) -> None:
     for form in ({"files": {"note": ("a.wav", GOOD)}}, {"data": {"model": "whisper-1"}}):
         answer = fake_server.http.post(PATH, **form)
         check_refusal(fake_server, answer, 400, "missing_required_parameter", "file")
+    for content in (b"a.wav", GOOD, bytes(400_000)):
+        answer = fake_server.http.post(
+            PATH, content=part("file", content) + END, headers={"content-type": MULTIPART}
+        )
+        message = check_refusal(fake_server, answer, 400, "invalid_value", "file")
+        assert "filename" in message
     answer = fake_server.http.post(PATH, data={"file": "a.wav"})
     check_refusal(fake_server, answer, 400, "invalid_value", "file")
 
@@ -215,8 +221,9 @@ def test_two_files_are_one_too_many(fake_server: Server) -> None:
         {f"field{number}": "a" * 10_000 for number in range(1000)},
         {f"field{number}": "" for number in range(5000)},
         {"known_speaker_references[]": ["a" * 3_000_000] * 4, "prompt": "a" * 300_000},
+        {"known_speaker_references[]": ["a" * 7_000_000] * 5},
     ],
-    ids=["one", "many", "empty", "references"],
+    ids=["one", "many", "empty", "beside references", "references"],
 )
 def test_ten_megabytes_of_fields_are_too_many(fake_server: Server, fields: dict[str, Any]) -> None:
     answer = fake_server.transcribe(GOOD, **fields)
@@ -337,6 +344,8 @@ def test_translations_check_their_fields(
     ("fields", "param"),
     [
         ({"min_speakers": "3", "max_speakers": "2", "diarize": "true"}, "min_speakers"),
+        ({"min_speakers": "3", "num_speakers": "2", "diarize": "true"}, "num_speakers"),
+        ({"max_speakers": "2", "num_speakers": "3", "diarize": "true"}, "num_speakers"),
         ({NAMES: ["a", "b"], "diarize": "true"}, REFERENCES),
         ({REFERENCES: ["data:audio/wav;base64,AAAA"], "diarize": "true"}, REFERENCES),
         ({NAMES: list("abcde"), REFERENCES: list("abcde"), "diarize": "true"}, NAMES),

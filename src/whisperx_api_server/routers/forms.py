@@ -200,6 +200,11 @@ class TranscriptionForm(AudioForm):
         low, high = self.min_speakers, self.max_speakers
         if low is not None and high is not None and low > high:
             raise InvalidRequest("min_speakers is greater than max_speakers", param="min_speakers")
+        count = self.num_speakers
+        if count is not None and not (low or count) <= count <= (high or count):
+            raise InvalidRequest(
+                "num_speakers is not between min_speakers and max_speakers", param="num_speakers"
+            )
         if len(self.known_speaker_names) != len(self.known_speaker_references):
             raise InvalidRequest(
                 "known_speaker_names[] and known_speaker_references[] must be equally many",

@@ -27,6 +27,8 @@ MAX_HEADER_BYTES = 16 * 1024
 MAX_REFERENCE_BYTES = 8 * 1024**2
 """A 10 s voice sample as a data URL: 48 kHz stereo PCM is 1.9 MB, and base64 adds a third."""
 
+MAX_REFERENCES = 4
+
 REFERENCE_FIELDS = ("known_speaker_references", "known_speaker_references[]")
 FILE_FIELDS = ("file", "files", "files[]")
 
@@ -60,7 +62,9 @@ async def read_form(request: Request, store: UploadStore, *, max_bytes: int) -> 
     content_type = request.headers.get("content-type", "")
     kind, options = parse_options_header(content_type)
     declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > max_bytes + MAX_REFERENCE_BYTES * 5:
+    if declared.isdecimal() and int(declared) > max_bytes + MAX_REFERENCE_BYTES * (
+        MAX_REFERENCES + 1
+    ):
         raise TooLarge(f"the upload is larger than {max_bytes} bytes", param="file")
     try:
         if kind == b"multipart/form-data":
@@ -101,7 +105,8 @@ async def _read_multipart(
     if not boundary:
         raise InvalidRequest("the multipart form has no boundary")
     parts = _Parts(request, boundary)
-    total = stored = 0
+    stored = 0
+    sizes = {False: 0, True: 0}  # characters of fields, and of references
     while (part := await parts.next_part()) is not None:
         shown = part.name[:60]
         if part.filename is not None:
@@ -115,18 +120,32 @@ async def _read_multipart(
                     raise TooLarge(f"the files are larger than {max_bytes} bytes", param=shown)
             continue
         reference = part.name in REFERENCE_FIELDS
-        value = bytearray()
-        async for chunk in parts.content():
-            value += chunk
-            if len(value) > (MAX_REFERENCE_BYTES if reference else MAX_FIELD_BYTES):
-                raise TooLarge(f"the field {shown!r} is too large", param=shown)
-        total += 0 if reference else len(value)
-        if total > MAX_FIELD_BYTES or len(form.fields) >= MAX_FIELDS:
+        limit = MAX_REFERENCE_BYTES if reference else MAX_FIELD_BYTES
+        value = await _read_value(parts, part.name, limit)
+        sizes[reference] += len(value)
+        if (
+            sizes[False] > MAX_FIELD_BYTES
+            or sizes[True] > MAX_REFERENCES * MAX_REFERENCE_BYTES
+            or len(form.fields) >= MAX_FIELDS
+        ):
             raise TooLarge("the form has too many fields, or too large ones")
-        try:
-            form.fields.append((part.name, value.decode()))
-        except UnicodeDecodeError as error:
-            raise InvalidRequest(f"the field {shown!r} is not UTF-8", param=shown) from error
+        form.fields.append((part.name, value))
+
+
+async def _read_value(parts: _Parts, name: str, limit: int) -> str:
+    """The value of a field that is no file."""
+    shown = name[:60]
+    value = bytearray()
+    async for chunk in parts.content():
+        if name in FILE_FIELDS:
+            raise InvalidRequest(f"{shown} is not a file: send it with a filename", param=shown)
+        value += chunk
+        if len(value) > limit:
+            raise TooLarge(f"the field {shown!r} is too large", param=shown)
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"the field {shown!r} is not UTF-8", param=shown) from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
