@@ -1,0 +1,316 @@
+"""Jobs without HTTP: what ends them, what is kept, and what the next start makes of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from live import until
+from receiver import Receiver
+from whisperx_api_server import jobs
+from whisperx_api_server.domain import (
+    Job,
+    OutputOptions,
+    Transcript,
+    TranscriptionRequest,
+    UploadedFile,
+)
+from whisperx_api_server.errors import Conflict, NotFound, Overloaded, Unavailable
+from whisperx_api_server.job_store import JobStore
+from whisperx_api_server.jobs import LocalService
+from whisperx_api_server.pipeline import Memory, Observer, Pipeline
+from whisperx_api_server.sources import UrlFetcher, UrlPolicy
+from whisperx_api_server.webhooks import Webhooks
+
+ID = "0123456789abcdef0123456789abcdef"
+TRANSCRIPT = Transcript(task="transcribe", language="en", languages=(), duration=4.0, segments=())
+Work = Callable[[Observer], Awaitable[None]]
+
+
+class ScriptedPipeline:
+    """Does what the test says."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+
+    async def run(
+        self, request: TranscriptionRequest, observer: Observer, memory: Memory
+    ) -> Transcript:
+        await self.work(observer)
+        return TRANSCRIPT
+
+
+class FullDisk(JobStore):
+    """Takes jobs, but nothing when they end."""
+
+    def save(self, job: Job) -> None:
+        if job.ended:
+            raise Unavailable("the disk is full")
+        super().save(job)
+
+
+async def at_once(observer: Observer) -> None:
+    observer.stage("open")
+    observer.opened(4.0)
+
+
+async def forever(observer: Observer) -> None:
+    observer.stage("open")
+    await asyncio.Event().wait()
+
+
+class Place:
+    """A directory in which one service after another runs."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.upload = directory / "upload"
+
+    @asynccontextmanager
+    async def service(
+        self,
+        work: Work = at_once,
+        *,
+        store: type[JobStore] = JobStore,
+        max_age: float = 1000,
+        back_off: float = 0.01,
+    ) -> AsyncIterator[LocalService]:
+        policy = UrlPolicy(allow_private_hosts=True, max_bytes=1, timeout=5)
+        made = LocalService(
+            cast("Pipeline", ScriptedPipeline(work)),
+            store=store(self.directory / "jobs", max_age=max_age, max_count=10),
+            webhooks=Webhooks(
+                UrlFetcher(policy, workdir=self.directory), secret="secret", back_off=(back_off,)
+            ),
+            retry_window=600,
+        )
+        await made.start()
+        try:
+            yield made
+        finally:
+            await made.close()
+
+    async def submit(self, service: LocalService, **options: Any) -> Job:
+        self.upload.write_bytes(b"sound")
+        request = TranscriptionRequest(
+            id=ID,
+            source=UploadedFile(path=self.upload, filename="a.wav"),
+            model="tiny",
+            client="ann",
+        )
+        resources = AsyncExitStack()
+        resources.callback(self.upload.unlink)
+        return await service.submit(request, OutputOptions(), resources, **options)
+
+
+async def end_of(service: LocalService) -> Job:
+    seen = [job async for job in service.watch(ID, "ann")]
+    return seen[-1]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+def test_a_job_ends_and_lets_go_of_its_upload(place: Place) -> None:
+    async def scenario() -> None:
+        async with place.service() as service:
+            await place.submit(service)
+            assert service.job(ID, "ann").state == "queued"
+            ended = await end_of(service)
+            assert (ended.state, ended.progress, ended.duration) == ("completed", 1.0, 4.0)
+            assert await service.result(ID, "ann") == TRANSCRIPT
+            assert service.active == 0
+
+    asyncio.run(scenario())
+    assert not place.upload.exists()
+    assert {path.name for path in place.directory.iterdir()} == {"jobs"}
+
+
+def test_what_nobody_foresaw_fails_the_job_with_a_reason(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def breaks(observer: Observer) -> None:
+        raise ZeroDivisionError("secret detail")
+
+    async def scenario() -> None:
+        async with place.service(breaks) as service:
+            await place.submit(service)
+            ended = await end_of(service)
+            assert ended.state == "failed"
+            assert ended.error is not None
+            assert ended.error.code == "internal_error"
+            assert "secret detail" not in ended.error.message
+            with pytest.raises(Conflict):
+                await service.result(ID, "ann")
+
+    asyncio.run(scenario())
+    assert "secret detail" in caplog.text
+    assert not place.upload.exists()
+
+
+def test_a_full_disk_does_not_keep_the_watchers_waiting(place: Place) -> None:
+    async def scenario() -> None:
+        async with place.service(store=FullDisk) as service:
+            await place.submit(service)
+            assert (await end_of(service)).state == "completed"
+
+    asyncio.run(scenario())
+
+
+def test_a_transcript_that_cannot_be_kept_fails_the_job(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise Unavailable("the disk is full")
+
+    monkeypatch.setattr(JobStore, "save_transcript", refuse)
+
+    async def scenario() -> None:
+        async with place.service() as service:
+            await place.submit(service)
+            ended = await end_of(service)
+            assert ended.error is not None
+            assert (ended.state, ended.error.message) == ("failed", "the disk is full")
+
+    asyncio.run(scenario())
+
+
+def test_a_job_waits_while_the_server_is_full(place: Place) -> None:
+    states: list[str] = []
+
+    async def full_at_first(observer: Observer) -> None:
+        if not states:
+            states.append("full")
+            raise Overloaded("full", retry_after=0.001)
+        await at_once(observer)
+
+    async def scenario() -> None:
+        async with place.service(full_at_first) as service:
+            await place.submit(service)
+            seen = [job.state async for job in service.watch(ID, "ann")]
+            assert "failed" not in seen
+            assert seen[-1] == "completed"
+
+    asyncio.run(scenario())
+    assert not place.upload.exists()
+
+
+def test_cancelling_ends_the_run_and_a_second_time_deletes(place: Place) -> None:
+    async def scenario() -> None:
+        async with place.service(forever) as service:
+            await place.submit(service)
+            await until(lambda: service.job(ID, "ann").state == "running")
+            assert (await service.cancel(ID, "ann")).state == "cancelled"
+            assert not place.upload.exists()
+            assert service.active == 0
+            await service.cancel(ID, "ann")
+            with pytest.raises(NotFound):
+                service.job(ID, "ann")
+
+    asyncio.run(scenario())
+    assert list((place.directory / "jobs").iterdir()) == []
+
+
+def test_a_job_that_is_ending_is_not_cancelled_halfway(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saving, go_on = asyncio.Event(), asyncio.Event()
+    in_thread = asyncio.to_thread
+
+    async def slowly(function: Callable[..., Any], *args: Any) -> Any:
+        if getattr(function, "__name__", "") == "save" and args[0].ended:
+            saving.set()
+            await go_on.wait()
+        return await in_thread(function, *args)
+
+    monkeypatch.setattr(asyncio, "to_thread", slowly)
+
+    async def scenario() -> None:
+        async with place.service() as service:
+            await place.submit(service)
+            await saving.wait()
+            cancelling = asyncio.create_task(service.cancel(ID, "ann"))
+            await asyncio.sleep(0.01)
+            go_on.set()
+            assert (await cancelling).state == "completed"
+            assert await service.result(ID, "ann") == TRANSCRIPT
+
+    asyncio.run(scenario())
+
+
+def test_old_jobs_go_while_the_server_is_idle(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "PRUNE_INTERVAL", 0.01)
+
+    async def scenario() -> None:
+        async with place.service(max_age=0.2) as service:
+            await place.submit(service)
+            assert (await end_of(service)).state == "completed"
+            await until(lambda: not list((place.directory / "jobs").iterdir()))
+            with pytest.raises(NotFound):
+                service.job(ID, "ann")
+
+    asyncio.run(scenario())
+
+
+def test_the_next_start_fails_what_was_under_way_and_tells_of_it(place: Place) -> None:
+    async def scenario(url: str) -> None:
+        async with place.service(forever) as service:
+            await place.submit(service, callback_url=url)
+            await until(lambda: service.job(ID, "ann").state == "running")
+        async with place.service() as service:
+            job = service.job(ID, "ann")
+            assert job.error is not None
+            assert (job.state, job.error.code) == ("failed", "interrupted")
+            await until(lambda: service.job(ID, "ann").notified)
+        async with place.service() as service:
+            assert service.job(ID, "ann").notified
+            await asyncio.sleep(0.1)
+
+    with Receiver([500]) as receiver:
+        asyncio.run(scenario(receiver.url))
+    assert len(receiver.deliveries) == 2  # one refused, one accepted, none after that
+    assert not place.upload.exists()
+
+
+def test_an_undelivered_event_is_delivered_after_a_restart(place: Place) -> None:
+    async def scenario(receiver: Receiver) -> None:
+        async with place.service(back_off=60.0) as service:
+            await place.submit(service, callback_url=receiver.url)
+            await until(lambda: len(receiver.deliveries) == 1)
+        async with place.service() as service:
+            await until(lambda: service.job(ID, "ann").notified)
+
+    with Receiver([500]) as receiver:
+        asyncio.run(scenario(receiver))
+    first, second = receiver.deliveries
+    assert first.body == second.body
+    assert first.headers["webhook-id"] == second.headers["webhook-id"]
+
+
+def test_a_shutdown_waits_for_jobs(place: Place) -> None:
+    release = asyncio.Event()
+
+    async def until_released(observer: Observer) -> None:
+        await release.wait()
+
+    async def scenario() -> None:
+        async with place.service(until_released) as service:
+            await place.submit(service)
+            await asyncio.sleep(0.05)
+            draining = asyncio.create_task(service.drain(20))
+            await asyncio.sleep(0)
+            assert service.draining
+            release.set()
+            assert await draining
+            assert (await end_of(service)).state == "completed"
+
+    asyncio.run(scenario())
