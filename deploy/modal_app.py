@@ -34,6 +34,7 @@ SITE_PACKAGES = "/usr/local/lib/python3.11/site-packages"
 
 SETTINGS: Mapping[str, str] = {
     "HF_HOME": MODELS,
+    "TORCH_HOME": f"{MODELS}/torch",
     # CTranslate2 and torch share a process: both must load the one cuDNN that torch was built with
     "LD_LIBRARY_PATH": f"{SITE_PACKAGES}/nvidia/cudnn/lib:{SITE_PACKAGES}/nvidia/cublas/lib",
     "PARAKEET__PRELOAD": "true",

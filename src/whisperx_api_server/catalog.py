@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from .backends import ModelKey, find_backend
-from .backends.base import ModelSpec
+from .backends.base import ModelSpec, shown_name
 from .errors import ModelNotFound, NotConfigured
 
 ALIASES = (
@@ -27,6 +27,9 @@ PARAKEET_ALIAS = "parakeet"
 
 EMBEDDED_MODEL = "pocketsphinx-en-us"
 """What the embedded engine's only model is called."""
+
+EMBEDDED_DIARIZER = "resemblyzer-ge2e"
+"""What the embedded diarizer's only model is called."""
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
 """A published size or a hub id; only the settings may name a path, a client never does."""
@@ -57,7 +60,7 @@ class Catalog:
     @property
     def default_model(self) -> str:
         """The name of the model behind OpenAI's names."""
-        return self.transcriber(ALIASES[0]).spec.name
+        return self.transcriber(ALIASES[0]).name
 
     def transcriber(self, name: str) -> ModelKey:
         """The engine and model that a request's `model` means.
@@ -71,14 +74,13 @@ class Catalog:
             )
         if name == PARAKEET_ALIAS:
             name = self.parakeet.name
-        if name == self.parakeet.name or _PARAKEET.fullmatch(name):
+        if _means(name, self.parakeet) or _PARAKEET.fullmatch(name):
             spec = replace(self.parakeet, name=self._parakeet_name(name))
             return ModelKey(stage="transcription", backend="parakeet", spec=spec)
         if name == EMBEDDED_MODEL:
             spec = ModelSpec(name=EMBEDDED_MODEL, threads=self.whisper.threads)
             return ModelKey(stage="transcription", backend="embedded", spec=spec)
-        if name != self.whisper.name:
-            require_name(name)
+        name = self.whisper.name if _means(name, self.whisper) else require_name(name)
         backend = self.transcription
         if backend in ("embedded", "parakeet"):
             backend = "whisperx"
@@ -108,7 +110,9 @@ class Catalog:
 
     def diarizer(self, name: str | None = None) -> ModelKey:
         """A diarization pipeline; the configured one when no name is given."""
-        if name is None or name == self.diarizer_spec.name:
+        if self.diarization == "embedded":
+            spec = replace(self.diarizer_spec, name=EMBEDDED_DIARIZER)
+        elif name is None or _means(name, self.diarizer_spec):
             spec = self.diarizer_spec
         else:
             spec = replace(self.diarizer_spec, name=require_name(name))
@@ -145,9 +149,16 @@ class Catalog:
         return ModelKey(stage="generation", backend="transformers", spec=spec)
 
     def _parakeet_name(self, name: str) -> str:
-        if name == self.parakeet.name or "/" in name:
+        if _means(name, self.parakeet):
+            return self.parakeet.name
+        if "/" in name:
             return name
         return f"nvidia/{name}"
+
+
+def _means(name: str, spec: ModelSpec) -> bool:
+    """Whether that is what a configured model is called; of a path its last part suffices."""
+    return name in (spec.name, shown_name(spec.name))
 
 
 def require_name(name: str) -> str:

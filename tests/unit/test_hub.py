@@ -7,7 +7,8 @@ import huggingface_hub.errors as hub_errors
 import pytest
 import requests
 
-from whisperx_api_server.backends.hub import shown_name, translate_hub_errors
+from whisperx_api_server.backends.base import shown_name
+from whisperx_api_server.backends.hub import translate_hub_errors
 from whisperx_api_server.errors import InvalidRequest, ModelNotFound, ModelUnavailable
 
 

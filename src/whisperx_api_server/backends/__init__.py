@@ -14,7 +14,7 @@ from importlib.metadata import entry_points
 from typing import Any, cast
 
 from ..errors import NotConfigured
-from .base import ModelSpec, Stage
+from .base import ModelSpec, Stage, shown_name
 
 ENTRY_POINT_GROUP = "whisperx_api_server.backends"
 
@@ -69,9 +69,14 @@ class ModelKey:
     backend: str
     spec: ModelSpec
 
+    @property
+    def name(self) -> str:
+        """The model's name as clients see it: of a configured path only the last part."""
+        return shown_name(self.spec.name)
+
     def __str__(self) -> str:
         language = f" ({self.spec.language})" if self.spec.language else ""
-        return f"{self.stage}: {self.spec.name}{language}"
+        return f"{self.stage}: {self.name}{language}"
 
 
 def backend_names(stage: Stage) -> list[str]:

@@ -26,6 +26,7 @@ lane can try smaller batches.
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -223,3 +224,19 @@ def require(module: str, *, extra: str) -> ModuleType:
             f"this needs the package {(error.name or module).partition('.')[0]!r}: "
             f'pip install "whisperx-api-server[{extra}]"'
         ) from error
+
+
+def is_local_path(name: str) -> bool:
+    """Whether `name` means something on this machine's disk rather than a hub id.
+
+    True for what is written like a path and for what exists relative to the working directory.
+    Clients must not choose such names; whether a setting did is for the caller to know.
+    """
+    written_as_path = name.startswith(("/", ".", "~")) or "\\" in name or name.count("/") > 1
+    # os.path.exists is False, where Path.exists raises, for names that are too long for the disk
+    return written_as_path or os.path.exists(name)  # noqa: PTH110
+
+
+def shown_name(name: str) -> str:
+    """`name` as messages may show it: of a path only the last part."""
+    return Path(name).name if is_local_path(name) else name

@@ -5,7 +5,6 @@ A plain helper that every backend may import; huggingface_hub itself is imported
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,23 +12,7 @@ from pathlib import Path
 import httpx
 
 from ..errors import ModelNotFound, ModelUnavailable, ServiceError
-from .base import ModelSpec, require
-
-
-def is_local_path(name: str) -> bool:
-    """Whether `name` means something on this machine's disk rather than a hub id.
-
-    True for what is written like a path and for what exists relative to the working directory.
-    Clients must not choose such names; whether a setting did is for the caller to know.
-    """
-    written_as_path = name.startswith(("/", ".", "~")) or "\\" in name or name.count("/") > 1
-    # os.path.exists is False, where Path.exists raises, for names that are too long for the disk
-    return written_as_path or os.path.exists(name)  # noqa: PTH110
-
-
-def shown_name(name: str) -> str:
-    """`name` as messages may show it: of a path only the last part."""
-    return Path(name).name if is_local_path(name) else name
+from .base import ModelSpec, require, shown_name
 
 
 def snapshot(spec: ModelSpec, repo_id: str, *, patterns: Sequence[str], extra: str = "cpu") -> Path:

@@ -36,9 +36,9 @@ from ..errors import (
     NotInstalled,
     TranscriptionFailed,
 )
-from .base import Diarizer, ModelSpec, VoiceDetector, require
+from .base import Diarizer, ModelSpec, VoiceDetector, is_local_path, require, shown_name
 from .binarize import BinarizeOptions, Binarizer
-from .hub import is_local_path, shown_name, snapshot, translate_hub_errors
+from .hub import snapshot, translate_hub_errors
 
 EXTRA = "cpu"
 

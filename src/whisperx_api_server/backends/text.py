@@ -12,8 +12,8 @@ from typing import Any
 
 from ..domain import SPACELESS_LANGUAGES, GenerationOptions
 from ..errors import InsufficientMemory, InvalidRequest, ServiceError
-from .base import LanguageModel, ModelSpec, Translator, require
-from .hub import shown_name, translate_hub_errors
+from .base import LanguageModel, ModelSpec, Translator, require, shown_name
+from .hub import translate_hub_errors
 from .json_schema import SchemaGuide
 
 EXTRA = "text"

@@ -45,7 +45,9 @@ def install_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(ServiceError)
     async def service_error(_: Request, error: ServiceError) -> JSONResponse:
         if error.status >= 500:
-            logger.error("%s: %s", error.code, error.message, exc_info=error.__cause__)
+            # A stack helps where the code is at fault, not where a package or the hub is absent.
+            stack = error.__cause__ if error.status == 500 else None
+            logger.error("%s: %s (%r)", error.code, error.message, error.__cause__, exc_info=stack)
         headers = {}
         if error.retry_after is not None:
             headers["Retry-After"] = str(math.ceil(error.retry_after))

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request
 
 from ..backends import ModelKey
-from ..catalog import ALIASES, Catalog
+from ..catalog import ALIASES, PARAKEET_ALIAS, Catalog
 from ..errors import MissingParameter, NotFound
 from ..languages import parse_language
 from ..model_pool import ModelStatus
@@ -107,11 +107,16 @@ def _key(stage: ModelStage, name: str, catalog: Catalog) -> ModelKey:
 
 def _model_names(services: Services) -> list[str]:
     loaded = [
-        status.key.spec.name
+        status.key.name
         for status in services.pool.statuses()
         if status.key.stage == "transcription"
     ]
-    names = [services.catalog.default_model, *ALIASES, services.catalog.parakeet.name, *loaded]
+    names = [
+        services.catalog.default_model,
+        *ALIASES,
+        services.catalog.transcriber(PARAKEET_ALIAS).name,
+        *loaded,
+    ]
     return list(dict.fromkeys(names))
 
 
@@ -120,7 +125,7 @@ def _model_object(name: str) -> dict[str, Any]:
 
 
 def _key_object(key: ModelKey) -> dict[str, Any]:
-    shown: dict[str, Any] = {"model": key.spec.name, "backend": key.backend}
+    shown: dict[str, Any] = {"model": key.name, "backend": key.backend}
     if key.spec.language:
         shown["language"] = key.spec.language
     return shown

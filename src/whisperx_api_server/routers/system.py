@@ -35,7 +35,7 @@ async def info(services: ServicesDep, _: ClientDep) -> dict[str, Any]:
     """Version, configuration, limits, and the state of each model's queue."""
     lanes = [
         {
-            "model": status.key.spec.name,
+            "model": status.key.name,
             "stage": status.key.stage,
             "state": status.state,
             "requests": status.leases,

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InsufficientMemory, ModelNotFound, ModelUnavailable, NotConfigured
-from ..base import Capabilities, ModelSpec, Transcriber, require
-from ..hub import shown_name, snapshot, translate_hub_errors
+from ..base import Capabilities, ModelSpec, Transcriber, require, shown_name
+from ..hub import snapshot, translate_hub_errors
 from .transcriber import ParakeetTranscriber
 
 EXTRA = "parakeet"

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...errors import InsufficientMemory, ModelUnavailable
-from ..base import ModelSpec, Transcriber, require
-from ..hub import shown_name
+from ..base import ModelSpec, Transcriber, require, shown_name
 from .align_models import align_model
 from .aligner import load_aligner
 

@@ -14,8 +14,8 @@ from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from ...errors import InsufficientMemory, ModelNotFound, ModelUnavailable
-from ..base import ModelSpec, require
-from ..hub import shown_name, translate_hub_errors
+from ..base import ModelSpec, require, shown_name
+from ..hub import translate_hub_errors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -203,7 +203,8 @@ def _from_torchaudio(spec: ModelSpec) -> CtcModel:
         model = bundle.get_model(dl_kwargs={"model_dir": str(root), "progress": False})
     except OSError as error:
         raise ModelUnavailable(
-            f"the align model {spec.name!r} could not be downloaded: try again later"
+            f"the align model {spec.name!r} could not be downloaded: try again later, "
+            "name one on disk in ALIGNMENT__MODELS, or send align=false"
         ) from error
     normalize = bundle._normalize_waveform
     device = torch_device(spec)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...errors import ModelNotFound
-from ..base import ModelSpec, require
-from ..hub import is_local_path, shown_name, translate_hub_errors
+from ..base import ModelSpec, is_local_path, require, shown_name
+from ..hub import translate_hub_errors
 
 NEEDED_FILES = ("model.bin", "config.json", "tokenizer.json")
 
