@@ -1,8 +1,8 @@
 """`make bench`: every row of the table, both sides in one run.
 
-    python -m benchmarks.bench [startup throughput fairness align long]
+    python -m benchmarks.bench [startup throughput fairness align long gpu]
 
-Prints a table and writes build/bench.json.
+Prints a table and writes build/bench.json. The GPU row needs a GPU; without one it is left out.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.table import Table
 
-from . import align, fairness, long_audio, startup, throughput
+from . import align, fairness, gpu, long_audio, startup, throughput
 from .common import REPOSITORY, Row, machine, save
 
 
@@ -39,6 +39,7 @@ PARTS: dict[str, Callable[[], list[Row]]] = {
     "fairness": fairness.run,
     "align": _align,
     "long": long_audio.run,
+    "gpu": gpu.run,
 }
 
 

@@ -7,6 +7,7 @@ the model is sure of what it says, or openai/whisper's temperature fallback woul
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -39,11 +40,17 @@ def speed_model(size: str, out: Path, *, tokens: int = 60, quantization: str = "
 
         converted = Path(scratch) / "ct2"
         TransformersConverter(str(source)).convert(str(converted), quantization=quantization)
-        for name in ("tokenizer.json", "preprocessor_config.json"):
-            shutil.copy(VOCABULARY / name, converted)
+        shutil.copy(VOCABULARY / "tokenizer.json", converted)
+        features = json.loads((VOCABULARY / "preprocessor_config.json").read_text())
+        features["feature_size"] = _mels(size)
+        (converted / "preprocessor_config.json").write_text(json.dumps(features))
         out.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(converted, out)
     return out
+
+
+def _mels(size: str) -> int:
+    return 128 if size in ("turbo", "large-v3") else 80
 
 
 def _random_model(size: str, tokens: int) -> Any:
@@ -55,7 +62,7 @@ def _random_model(size: str, tokens: int) -> Any:
     model = WhisperForConditionalGeneration(
         WhisperConfig(
             vocab_size=VOCABULARY_SIZE,
-            num_mel_bins=80,
+            num_mel_bins=_mels(size),
             d_model=width,
             encoder_layers=encoder,
             decoder_layers=decoder,

@@ -122,13 +122,13 @@ class BareEngine:
 class Peer:
     """WhisperX's own pipeline, as a server without batches calls it."""
 
-    def __init__(self, model: Path) -> None:
+    def __init__(self, model: Path, *, device: str = "cpu", compute_type: str = "int8") -> None:
         import whisperx
 
         self._pipeline: Any = whisperx.load_model(
             str(model),
-            device="cpu",
-            compute_type="int8",
+            device=device,
+            compute_type=compute_type,
             vad_method="pyannote",
             language="en",
             asr_options={"suppress_numerals": True},
