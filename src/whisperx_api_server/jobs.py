@@ -138,7 +138,7 @@ class LocalService:
                         code="interrupted",
                     ),
                 )
-                await asyncio.to_thread(self._store.save, job)
+                await self._keep(job)
             self._records[job.id] = _Record(job=job)
             self._notify(job)
         self._in_background(self._prune_forever())
@@ -354,14 +354,18 @@ class LocalService:
             each if each.finished_at else replace(each, finished_at=now) for each in job.stages
         )
         job = replace(job, finished_at=now, eta=None, queue_position=0, stages=stages)
-        try:
-            await asyncio.to_thread(self._store.save, job)
-        except Unavailable as error:
-            logger.error("the end of job %s is not on disk: %s", job.id, error.message)
+        await self._keep(job)
         self._change(record, job)
         logger.info("job %s: %s", job.id, job.state)
         self._notify(job)
         await self._prune()
+
+    async def _keep(self, job: Job) -> None:
+        """Put a job that has ended on disk; where that fails, it is known until the next start."""
+        try:
+            await asyncio.to_thread(self._store.save, job)
+        except Unavailable as error:
+            logger.error("the end of job %s is not on disk: %s", job.id, error.message)
 
     def _change(self, record: _Record, job: Job) -> None:
         record.job = job
@@ -389,9 +393,14 @@ class LocalService:
         event = webhook_event(job)
         await self._webhooks.deliver(url, event["id"], event)
         record = self._records.get(job.id)
-        if record is not None:
-            record.job = replace(record.job, notified=True)
-            await asyncio.to_thread(self._store.save, record.job)
+        if record is None:
+            return
+        told = replace(record.job, notified=True)
+        await self._keep(told)
+        if job.id in self._records:
+            record.job = told
+        else:  # deleted meanwhile
+            await asyncio.to_thread(self._store.delete, job.id)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -19,6 +19,7 @@ from whisperx_api_server.domain import (
     Transcript,
     TranscriptionRequest,
     UploadedFile,
+    WindowTranscript,
 )
 from whisperx_api_server.errors import Conflict, NotFound, Overloaded, Unavailable
 from whisperx_api_server.job_store import JobStore
@@ -153,6 +154,26 @@ def test_what_nobody_foresaw_fails_the_job_with_a_reason(
     asyncio.run(scenario())
     assert "secret detail" in caplog.text
     assert not place.upload.exists()
+
+
+def test_it_is_not_at_its_end_while_something_is_missing(place: Place) -> None:
+    async def last_window_is_heard(observer: Observer) -> None:
+        observer.opened(4.0)
+        observer.stage("transcribe")
+        observer.heard(
+            WindowTranscript(window_index=0, language="en", language_probability=1.0, segments=()),
+            4.0,
+        )
+        await asyncio.Event().wait()  # for who speaks
+
+    async def scenario() -> None:
+        async with place.service(last_window_is_heard) as service:
+            await place.submit(service)
+            await until(lambda: service.job(ID, "ann").progress > 0.9)
+            assert service.job(ID, "ann").progress < 1
+            assert service.job(ID, "ann").state == "running"
+
+    asyncio.run(scenario())
 
 
 def test_a_full_disk_does_not_keep_the_watchers_waiting(place: Place) -> None:
