@@ -8,8 +8,8 @@ results are stitched back in order. Nothing here computes: every stage runs on i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Iterator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -147,13 +147,14 @@ class Pipeline:
             ServiceError: what is wrong with the request, or which stage failed.
         """
         run = _Run(self, request, observer or Observer(), memory or Memory())
-        async with self._bounded(request.id):
-            try:
-                return await run.transcribe()
-            except BaseExceptionGroup as group:
-                error = _first_error(group)
-                # The vendor's own words are the cause, and are for the log.
-                raise error from error.__cause__ or group
+        with _Releasing():
+            async with self._bounded(request.id):
+                try:
+                    return await run.transcribe()
+                except BaseExceptionGroup as group:
+                    error = _first_error(group)
+                    # The vendor's own words are the cause, and are for the log.
+                    raise error from error.__cause__ or group
 
     async def diarize(self, request_id: str, client: str, source: Source) -> Diarization:
         """Tell the speakers of a recording apart, without a transcript."""
@@ -161,10 +162,11 @@ class Pipeline:
             id=request_id, client=client, source=source, model="", diarize=DiarizeOptions()
         )
         run = _Run(self, request, Observer(), Memory())
-        async with self._bounded(request_id), self._opener.open(source) as clip:
-            with self._backlog.reserve(clip.duration):
-                diarization, _ = await run.diarize(clip, DiarizeOptions())
-                return diarization
+        with _Releasing():
+            async with self._bounded(request_id), self._opener.open(source) as clip:
+                with self._backlog.reserve(clip.duration):
+                    diarization, _ = await run.diarize(clip, DiarizeOptions())
+                    return diarization
 
     @asynccontextmanager
     async def _bounded(self, request_id: str) -> AsyncIterator[None]:
@@ -177,8 +179,7 @@ class Pipeline:
         self._backlog.check()
         try:
             async with asyncio.timeout(self._defaults.timeout or None) as limit:
-                with _releasing():
-                    yield
+                yield
         except TimeoutError as error:
             if not limit.expired():
                 raise
@@ -258,7 +259,7 @@ class _Run:
     async def _hear(self, clip: AudioClip, reservation: Reservation) -> list[WindowTranscript]:
         """Transcribe and align every window; in order."""
         self._observer.stage("transcribe")
-        with _releasing():
+        with _Releasing():
             return await self._hear_all(clip, reservation)
 
     async def _hear_all(self, clip: AudioClip, reservation: Reservation) -> list[WindowTranscript]:
@@ -512,15 +513,16 @@ class _Run:
         )
 
 
-@contextmanager
-def _releasing() -> Iterator[None]:
+class _Releasing:
     """Whoever remembers an outcome, be it a task that ended, must not keep the recording with it:
     its disk space would be lost as long."""
-    try:
-        yield
-    except BaseException as error:
-        release_frames(error)
-        raise
+
+    def __enter__(self) -> None: ...
+
+    # not by contextlib, which puts the whole traceback back
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if error is not None:
+            release_frames(error)
 
 
 def check_options(request: TranscriptionRequest, capabilities: Capabilities) -> DecodeOptions:

@@ -9,6 +9,7 @@ so that a batch is put together at the last instant and a newcomer can still joi
 
 from __future__ import annotations
 
+import inspect
 import logging
 import threading
 import time
@@ -17,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from .batch_queue import BatchQueue, Entry
@@ -255,13 +257,17 @@ class Lane(Generic[M]):
             entry.payload.future.cancel()
         return len(dropped)
 
-    def close(self) -> None:
-        """End the threads after the batch in flight; what waits is answered `Unavailable`."""
+    def close(self, timeout: float | None = None) -> None:
+        """End the threads after the batch in flight; what waits is answered `Unavailable`.
+
+        A batch that takes longer than `timeout` seconds is left to itself, with its model.
+        """
         self._close_queue(Unavailable("the model was unloaded meanwhile; try again"))
-        self._main_thread.join()
+        self._main_thread.join(timeout)
         if self._prepare_thread is not None:
-            self._prepare_thread.join()
-        self._drop_model()
+            self._prepare_thread.join(timeout)
+        if not self._main_thread.is_alive():
+            self._drop_model()
 
     @property
     def closed(self) -> bool:
@@ -513,9 +519,29 @@ class Lane(Generic[M]):
 
 
 def release_frames(error: BaseException) -> None:
-    """Let go of what the finished frames of an error, and of its causes, hold; the trace stays."""
+    """Let go of what the frames of an error, and of its causes, hold; the functions' trace stays.
+
+    Coroutines and generators leave the trace: to clear the frame of one that waits would end it,
+    and where requests share an error its trace has frames of all of them.
+    """
     for each in _chain(error):
+        each.__traceback__ = _functions_only(each.__traceback__)
         traceback.clear_frames(each.__traceback__)
+
+
+def _functions_only(trace: TracebackType | None) -> TracebackType | None:
+    kept = []
+    while trace is not None:
+        if not trace.tb_frame.f_code.co_flags & _RESUMABLE:
+            kept.append(trace)
+        trace = trace.tb_next
+    rebuilt: TracebackType | None = None
+    for each in reversed(kept):
+        rebuilt = TracebackType(rebuilt, each.tb_frame, each.tb_lasti, each.tb_lineno)
+    return rebuilt
+
+
+_RESUMABLE = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
 
 def _chain(error: BaseException) -> list[BaseException]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 
 import pytest
 
@@ -17,7 +19,14 @@ from whisperx_api_server.errors import (
     TranscriptionFailed,
     Unavailable,
 )
-from whisperx_api_server.scheduler import BatchTimes, Gate, Lane, LaneLimits, Work
+from whisperx_api_server.scheduler import (
+    BatchTimes,
+    Gate,
+    Lane,
+    LaneLimits,
+    Work,
+    release_frames,
+)
 
 
 class Engine:
@@ -396,3 +405,28 @@ def test_batch_times_are_learnt(base: float, slope: float, expected: int) -> Non
     for size in (1, 4, 2, 8, 1, 3):
         times.observe(size, base + slope * size)
     assert min(9, times.largest_within(1.6)) == expected
+
+
+def test_an_error_that_requests_share_ends_none_of_those_that_still_wait() -> None:
+    shared = TranscriptionFailed("for both")
+
+    async def fails_for(waiting: asyncio.Event) -> str:
+        try:
+            raise shared
+        finally:
+            await waiting.wait()
+
+    async def cleans_up(waiting: asyncio.Event) -> str:
+        with suppress(TranscriptionFailed):
+            await fails_for(waiting)
+        return "cleaned up"
+
+    async def both() -> str:
+        waiting = asyncio.Event()
+        other = asyncio.create_task(cleans_up(waiting))
+        await asyncio.sleep(0)
+        release_frames(shared)
+        waiting.set()
+        return await other
+
+    assert asyncio.run(both()) == "cleaned up"
