@@ -8,7 +8,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import jsonschema_rs
@@ -17,6 +17,7 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
+from openai.types import AudioModel
 from schemathesis import Case, GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.core.result import Ok
@@ -28,10 +29,12 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from server import FAKE, Server
+from server import FAKE, REPOSITORY, Server
 from support import wav
 from tones import CHUNK, sentences
 from whisperx_api_server.backends.fake import say, silence
+from whisperx_api_server.domain import OutputFormat
+from whisperx_api_server.errors import ServiceError
 
 KEY = "a-key-for-the-tests"
 JOBS = "/v1/audio/transcriptions/{request_id}"
@@ -83,6 +86,13 @@ def schema(server: Server, document: dict[str, Any]) -> BaseSchema:
     return loaded
 
 
+def all_errors(parent: type[ServiceError] = ServiceError) -> Iterator[type[ServiceError]]:
+    """An error class and all that are derived from it."""
+    yield parent
+    for each in parent.__subclasses__():
+        yield from all_errors(each)
+
+
 # -- real requests ------------------------------------------------------------------------------
 
 
@@ -118,6 +128,29 @@ def test_every_name_in_the_document_is_defined_and_used(document: dict[str, Any]
     named = set(re.findall(r'"#/components/schemas/(\w+)"', text))
 
     assert named == set(document["components"]["schemas"])
+
+
+def test_the_reference_has_every_field_format_event_and_error(document: dict[str, Any]) -> None:
+    reference = (REPOSITORY / "docs" / "api.md").read_text(encoding="utf-8")
+    in_code = set(re.findall(r"`([^`]+)`", reference))
+    rows = set(re.findall(r"^\| `([^`]+)`", reference, re.MULTILINE))
+    body = document["paths"][TRANSCRIPTIONS]["post"]["requestBody"]["content"]
+    fields = set(body["multipart/form-data"]["schema"]["properties"]) - {"files[]"}
+    shapes = document["components"]["schemas"]
+    events = {shapes[name]["properties"]["type"]["const"] for name in ("TextDelta", "TextDone")}
+
+    assert (fields | set(get_args(OutputFormat)) | events) - rows == set()
+    assert set(shapes["JobStatus"]["properties"]) - in_code == set()
+    assert set(shapes["JobEvent"]["properties"]["type"]["enum"]) - in_code == set()
+    assert {each.code for each in all_errors()} - in_code == set()
+
+
+def test_every_field_is_described(document: dict[str, Any]) -> None:
+    for path in (TRANSCRIPTIONS, "/v1/audio/translations"):
+        body = document["paths"][path]["post"]["requestBody"]["content"]["multipart/form-data"]
+        assert [
+            name for name, each in body["schema"]["properties"].items() if "description" not in each
+        ] == []
 
 
 @pytest.mark.parametrize(
@@ -246,6 +279,12 @@ def test_models_are_as_described(server: Server, schema: BaseSchema) -> None:
         check(schema, "/{stage}/unload", http.post(f"/{stage}/unload", params=named), 404)
     check(schema, "/{stage}/load", http.post("/models/load"), 400)
     check(schema, "/{stage}/list", http.get("/no_models/list"), 404)
+
+
+def test_every_model_of_openais_sdk_is_listed(server: Server) -> None:
+    listed = {model["id"] for model in server.http.get("/v1/models").json()["data"]}
+
+    assert set(get_args(AudioModel)) <= listed
 
 
 def test_the_server_is_as_described(server: Server, schema: BaseSchema) -> None:

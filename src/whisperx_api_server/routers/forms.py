@@ -108,7 +108,9 @@ class AudioForm(BaseModel):
 class TranslationForm(AudioForm):
     """`POST /v1/audio/translations`."""
 
-    response_format: TranslationFormat | None = None
+    response_format: TranslationFormat | None = Field(
+        None, description="`json` unless the server is set otherwise."
+    )
 
     def request(
         self, request_id: str, client: str, source: Source, defaults: FormDefaults
@@ -155,7 +157,10 @@ class TranscriptionForm(AudioForm):
         max_length=200,
         description="Words to listen for, one line each.",
     )
-    response_format: OutputFormat | None = None
+    response_format: OutputFormat | None = Field(
+        None,
+        description="`json` unless the server is set otherwise; `diarized_json` implies `diarize`.",
+    )
     timestamp_granularities: list[Granularity] | None = Field(
         None,
         alias="timestamp_granularities[]",
@@ -170,7 +175,10 @@ class TranscriptionForm(AudioForm):
         None, description="`auto`, or a `server_vad` object that says how speech is found."
     )
     known_speaker_names: list[Annotated[str, Field(min_length=1, max_length=64)]] = Field(
-        default_factory=list, alias="known_speaker_names[]", max_length=4
+        default_factory=list,
+        alias="known_speaker_names[]",
+        max_length=4,
+        description="Who is known, where speakers are told apart.",
     )
     known_speaker_references: list[str] = Field(
         default_factory=list,
@@ -180,9 +188,11 @@ class TranscriptionForm(AudioForm):
     )
     align: bool | None = Field(None, description="Word times by forced alignment; true if absent.")
     diarize: bool = Field(False, description="Speaker labels; needs `align`.")
-    min_speakers: int | None = Field(None, ge=1, le=50)
-    max_speakers: int | None = Field(None, ge=1, le=50)
-    num_speakers: int | None = Field(None, ge=1, le=50)
+    min_speakers: int | None = Field(None, ge=1, le=50, description="With `diarize`.")
+    max_speakers: int | None = Field(None, ge=1, le=50, description="With `diarize`.")
+    num_speakers: int | None = Field(
+        None, ge=1, le=50, description="With `diarize`: exactly so many."
+    )
     speaker_embeddings: bool = Field(False, description="One vector a speaker in verbose_json.")
     highlight_words: bool = Field(False, description="Underline each word in srt and vtt.")
     suppress_numerals: bool = Field(True, description="Numbers are spelled out.")
