@@ -40,6 +40,9 @@ from .webhooks import Webhooks
 
 logger = logging.getLogger(__name__)
 
+LAST_BATCH = 5.0
+"""Seconds that a model may still compute when the server ends; a stuck one must not keep it."""
+
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The application; without settings, from the environment (uvicorn's `--factory`).
@@ -74,7 +77,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
             await services.service.close()
-            await services.pool.close()
+            await services.pool.close(LAST_BATCH)
             await asyncio.to_thread(shutil.rmtree, workdir, ignore_errors=True)
 
     app = DescribedApi(

@@ -169,10 +169,10 @@ class ModelPool:
             await asyncio.sleep(interval)
             await self.sweep()
 
-    async def close(self) -> None:
-        """Unload everything, in use or not."""
+    async def close(self, patience: float | None = None) -> None:
+        """Unload everything, in use or not; what does not end within `patience` seconds stays."""
         for entry in list(self._models.values()):
-            self._begin_close(entry)
+            self._begin_close(entry, patience)
         if self._closing:
             await asyncio.wait(self._closing.values())
 
@@ -264,10 +264,10 @@ class ModelPool:
                 used -= self._sizes.get(entry.key, 0)
                 self._begin_close(entry)
 
-    def _begin_close(self, entry: _Loaded) -> asyncio.Task[None]:
+    def _begin_close(self, entry: _Loaded, patience: float | None = None) -> asyncio.Task[None]:
         """Close a model's lane beside all else; until it is done nobody loads that model again."""
         del self._models[entry.key]
-        task = asyncio.create_task(asyncio.to_thread(entry.lane.close))
+        task = asyncio.create_task(asyncio.to_thread(entry.lane.close, patience))
         self._closing[entry.key] = task
         task.add_done_callback(lambda _: self._closing.pop(entry.key))
         return task

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import math
@@ -17,7 +18,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import telemetry
-from ..errors import Cancelled, ServiceError
+from ..errors import Cancelled, ServiceError, ShuttingDown
 
 logger = logging.getLogger(__name__)
 
@@ -115,20 +116,24 @@ class RequestContext:
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
             await send(message)
 
+        async def answer(error: ServiceError) -> None:
+            headers = [(b"content-type", b"application/json")]
+            if error.retry_after is not None:
+                headers.append((b"retry-after", str(math.ceil(error.retry_after)).encode()))
+            await send_with_id(
+                {"type": "http.response.start", "status": error.status, "headers": headers}
+            )
+            body = json.dumps(service_error_body(error)).encode()
+            await send_with_id({"type": "http.response.body", "body": body})
+
         try:
             await self._app(scope, receive, send_with_id)
+        except asyncio.CancelledError:  # the server ends, and waits for it no longer
+            if started:
+                raise
+            await answer(ShuttingDown("the server shuts down; try again shortly", retry_after=5))
         except Exception:
             logger.exception("unexpected failure of %s %s", scope["method"], scope["path"])
             if started:
                 raise
-            body = json.dumps(
-                error_body("the server failed; its log says why", "server_error", "internal_error")
-            ).encode()
-            await send_with_id(
-                {
-                    "type": "http.response.start",
-                    "status": 500,
-                    "headers": [(b"content-type", b"application/json")],
-                }
-            )
-            await send_with_id({"type": "http.response.body", "body": body})
+            await answer(ServiceError("the server failed; its log says why"))
