@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from fixtures.speech.speech import Speech
 from support import FIXTURES
 

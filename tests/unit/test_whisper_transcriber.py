@@ -17,7 +17,7 @@ import pytest
 
 from fixtures.speech.speech import Speech
 from support import FIXTURES, WHISPER
-from whisperx_api_server.backends import hub
+from whisperx_api_server.backends import base
 from whisperx_api_server.backends.base import ModelSpec
 from whisperx_api_server.backends.base import Transcriber as TranscriberProtocol
 from whisperx_api_server.backends.whisperx import engine_info, load_transcriber
@@ -503,7 +503,7 @@ def test_a_path_is_told_from_a_hub_id(
     name: str, path: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(FIXTURES.parents[1])
-    assert hub.is_local_path(name) is path
+    assert base.is_local_path(name) is path
 
 
 TORCHLESS = """
