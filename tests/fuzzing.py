@@ -24,9 +24,8 @@ PATIENCE = 60.0
 """Seconds within which every connection must end."""
 
 STATUS_LINE = re.compile(rb"HTTP/1\.1 (\d{3}) ")
-SPARE_FILES = 100
-"""Open files that the server may have more at the end: loaded models, and recordings of failed
-requests that shared an error, which Python's garbage collector has yet to find."""
+SPARE_FILES = 12
+"""Open files that the server may have more at the end: those of loaded models."""
 
 
 @dataclass(kw_only=True)

@@ -20,7 +20,8 @@ from typing import Any, Literal
 from .backends import ModelKey, load_model
 from .backends.base import Stage
 from .errors import Conflict, ModelUnavailable, ServiceError
-from .scheduler import Gate, Lane, LaneLimits
+from .gate import Gate
+from .scheduler import Lane, LaneLimits
 
 logger = logging.getLogger(__name__)
 

@@ -8,12 +8,13 @@ results are stitched back in order. Nothing here computes: every stage runs on i
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from .backends.base import Aligner, AlignItem, Capabilities, Diarizer, Transcriber, VoiceDetector
+from .backends.base import AlignItem, Capabilities
 from .backlog import Backlog, Reservation
 from .catalog import Catalog
 from .chunking import Splitter, stitch
@@ -24,9 +25,7 @@ from .domain import (
     Diarization,
     DiarizeOptions,
     KnownSpeaker,
-    Segment,
     Source,
-    SpeechRegion,
     Transcript,
     TranscriptionRequest,
     UploadedFile,
@@ -35,11 +34,27 @@ from .domain import (
 )
 from .errors import InvalidRequest, ServiceError, TranscriptionFailed, Unavailable
 from .model_pool import ModelPool, until_loaded
-from .scheduler import Lane, Work, release_frames
+from .scheduler import Lane, Work
 from .sources import SourceOpener
 from .speakers import label, match_known, rename
+from .stages import (
+    ALIGN,
+    DETECT_LANGUAGE,
+    DIARIZE,
+    EMBED,
+    NEXT_REGIONS,
+    TRANSCRIBE,
+    UNDETERMINED,
+    Decode,
+    Memory,
+    Observer,
+    check_options,
+)
+from .traces import release_frames
 
 R = TypeVar("R")
+
+logger = logging.getLogger(__name__)
 
 VOTERS = 3
 """How many of the first windows decide on the language of those that do not tell by themselves."""
@@ -48,62 +63,6 @@ REFERENCE_SECONDS = (2.0, 10.0)
 """How long the sample of a known voice may be, as OpenAI has it."""
 
 REFERENCE_PARAM = "known_speaker_references[]"
-
-UNDETERMINED = "en"
-"""What a silent recording is said to be in when nobody named a language, as WhisperX does."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Decode:
-    window: Window
-    options: DecodeOptions
-
-
-TRANSCRIBE: Work[Transcriber, _Decode, WindowTranscript] = Work(
-    run=lambda model, batch, features: model.transcribe(
-        [each.window for each in batch], [each.options for each in batch], features
-    ),
-    prepare=lambda model, each: model.features(each.window),
-)
-DETECT_LANGUAGE: Work[Transcriber, Window, Mapping[str, float]] = Work(
-    run=lambda model, batch, _: model.detect_language(batch)
-)
-ALIGN: Work[Aligner, AlignItem, list[Segment]] = Work(
-    run=lambda model, batch, _: model.align(batch)
-)
-DIARIZE: Work[Diarizer, tuple[AudioClip, DiarizeOptions], Diarization] = Work(
-    run=lambda model, batch, _: [model.diarize(clip, options) for clip, options in batch]
-)
-EMBED: Work[Diarizer, AudioClip, tuple[float, ...] | None] = Work(
-    run=lambda model, batch, _: model.embed(batch)
-)
-NEXT_REGIONS: Work[VoiceDetector, Any, Sequence[SpeechRegion] | None] = Work(
-    run=lambda _model, batch, _: [next(steps, None) for steps in batch]
-)
-
-
-class Observer:
-    """What a caller may watch of a run; called on the event loop, in order."""
-
-    def stage(self, name: str) -> None:
-        """A stage begins: open, transcribe, diarize, finish."""
-
-    def opened(self, duration: float) -> None:
-        """The recording is decoded and lasts so many seconds."""
-
-    def heard(self, transcript: WindowTranscript, until: float) -> None:
-        """The next window, in order, is done; all is transcribed up to that second."""
-
-    def spoken(self, segments: Sequence[Segment]) -> None:
-        """The next segments, in order, are final: it is known who says them."""
-
-
-@dataclass(kw_only=True, slots=True)
-class Memory:
-    """What a run has found out: another run of the same request goes on from there."""
-
-    windows: dict[int, WindowTranscript] = field(default_factory=dict)
-    told_apart: tuple[Diarization, Mapping[str, str]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -412,7 +371,7 @@ class _Run:
         return await self._submit(
             lane,
             TRANSCRIBE,
-            _Decode(window=window, options=options),
+            Decode(window=window, options=options),
             key=lane.model.batch_key(options),
             cost=capabilities.padded_to or window.end - window.start,
         )
@@ -525,40 +484,6 @@ class _Releasing:
             release_frames(error)
 
 
-def check_options(request: TranscriptionRequest, capabilities: Capabilities) -> DecodeOptions:
-    """The request's decode options as this engine can honour them.
-
-    Raises:
-        InvalidRequest: it cannot; naming the field.
-    """
-    options = request.decode
-    if options.task not in capabilities.tasks:
-        raise InvalidRequest(f"{request.model} does not translate", param="model")
-    known = capabilities.languages
-    if known is not None:
-        only = (
-            "only supports English"
-            if known == {"en"}
-            else f"only supports these languages: {', '.join(sorted(known))}"
-        )
-        for language in filter(None, (options.language, *options.languages)):
-            if language not in known:
-                raise InvalidRequest(
-                    f"the model {request.model} {only}, not {language!r}", param="language"
-                )
-    if (options.prompt or options.hotwords) and not capabilities.can_prompt:
-        param = "prompt" if options.prompt else "hotwords"
-        raise InvalidRequest(f"the model {request.model} takes no {param}", param=param)
-    if options.logprobs and not capabilities.can_logprobs:
-        raise InvalidRequest(f"the model {request.model} gives no logprobs", param="include[]")
-    if options.language is None and not capabilities.detects_language:
-        language = UNDETERMINED
-        if options.languages:
-            language = options.languages[0]
-        return replace(options, language=language)
-    return options
-
-
 def _first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """What went wrong first, of what went wrong together: a refusal before a failure."""
     leaves: list[BaseException] = []
@@ -575,6 +500,7 @@ def _first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
     for error in leaves:
         if isinstance(error, ServiceError):
             return error
+    logger.error("a recording could not be transcribed", exc_info=leaves[0])
     failure = TranscriptionFailed("the recording could not be transcribed")
     failure.__cause__ = leaves[0]
     return failure

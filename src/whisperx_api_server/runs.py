@@ -26,7 +26,8 @@ from .domain import (
     UploadedFile,
     WindowTranscript,
 )
-from .pipeline import Memory, Observer, Pipeline
+from .pipeline import Pipeline
+from .stages import Memory, Observer
 
 MAX_REMEMBERED = 200
 """Runs that are remembered at the same time; the oldest are forgotten first."""

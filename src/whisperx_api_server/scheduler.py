@@ -9,19 +9,16 @@ so that a batch is put together at the last instant and a newcomer can still joi
 
 from __future__ import annotations
 
-import inspect
 import logging
 import threading
 import time
-import traceback
-from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from .batch_queue import BatchQueue, Entry
+from .batch_times import BatchTimes
 from .errors import (
     InsufficientMemory,
     ModelUnavailable,
@@ -29,6 +26,8 @@ from .errors import (
     TranscriptionFailed,
     Unavailable,
 )
+from .gate import Gate
+from .traces import release_frames
 
 M = TypeVar("M")  # the model
 P = TypeVar("P")  # what goes in
@@ -93,74 +92,6 @@ class LaneStats:
     failed: int = 0
     retried_batches: int = 0
     restarts: int = 0
-
-
-@dataclass(kw_only=True, slots=True)
-class BatchTimes:
-    """The time of a batch as base + slope * size, learnt from those that ran.
-
-    Exponentially forgetting least squares over (size, seconds): a lane's speed changes with its
-    neighbours, so old batches must fade.
-    """
-
-    decay: float = 0.9
-    weight: float = 0.0
-    x: float = 0.0
-    y: float = 0.0
-    xx: float = 0.0
-    xy: float = 0.0
-
-    def observe(self, size: int, seconds: float) -> None:
-        """Learn from one batch."""
-        self.weight = self.decay * self.weight + 1
-        self.x = self.decay * self.x + size
-        self.y = self.decay * self.y + seconds
-        self.xx = self.decay * self.xx + size * size
-        self.xy = self.decay * self.xy + size * seconds
-
-    def largest_within(self, stretch: float) -> int:
-        """The largest size that takes at most `stretch` times the time of a batch of one."""
-        if not self.weight:
-            return 1
-        mean_x, mean_y = self.x / self.weight, self.y / self.weight
-        variance = self.xx / self.weight - mean_x * mean_x
-        if variance < 0.05:  # one size only was seen: assume that half of its time is per entry
-            slope = 0.5 * mean_y / mean_x
-        else:
-            slope = max(0.0, (self.xy / self.weight - mean_x * mean_y) / variance)
-        base = max(0.0, mean_y - slope * mean_x)
-        if slope == 0.0:
-            return 1_000_000
-        return max(1, int((stretch * (base + slope) - base) / slope + 1e-9))
-
-
-class Gate:
-    """Lets so many threads in at a time, in the order in which they came.
-
-    A semaphore would let the thread that just left in again before the one that waits: a lane
-    with hours of work would keep all others of its device out.
-    """
-
-    def __init__(self, places: int) -> None:
-        self._free = places
-        self._waiting: deque[threading.Event] = deque()
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._free:
-                self._free -= 1
-                return
-            turn = threading.Event()
-            self._waiting.append(turn)
-        turn.wait()
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            if self._waiting:
-                self._waiting.popleft().set()  # the place is handed over, never free meanwhile
-            else:
-                self._free += 1
 
 
 class Lane(Generic[M]):
@@ -466,8 +397,7 @@ class Lane(Generic[M]):
         """
         if not isinstance(error, ServiceError) or error.status >= 500:
             logger.warning("lane %s: a batch of %d failed", self.name, size, exc_info=error)
-        for each in _chain(error):
-            each.__traceback__ = None
+        release_frames(error)
 
     def _shrink(self, failed_size: int) -> None:
         self._batch_limit = max(1, min(self._batch_limit, failed_size // 2))
@@ -516,47 +446,6 @@ class Lane(Generic[M]):
             if item.prepared is None and item.work.prepare is not None:
                 return item
         return None
-
-
-def release_frames(error: BaseException) -> None:
-    """Let go of what the frames of an error, and of its causes, hold; the functions' trace stays.
-
-    Coroutines and generators leave the trace: to clear the frame of one that waits would end it,
-    and where requests share an error its trace has frames of all of them.
-    """
-    for each in _chain(error):
-        each.__traceback__ = _functions_only(each.__traceback__)
-        traceback.clear_frames(each.__traceback__)
-
-
-def _functions_only(trace: TracebackType | None) -> TracebackType | None:
-    kept = []
-    while trace is not None:
-        if not trace.tb_frame.f_code.co_flags & _RESUMABLE:
-            kept.append(trace)
-        trace = trace.tb_next
-    rebuilt: TracebackType | None = None
-    for each in reversed(kept):
-        rebuilt = TracebackType(rebuilt, each.tb_frame, each.tb_lasti, each.tb_lineno)
-    return rebuilt
-
-
-_RESUMABLE = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
-
-
-def _chain(error: BaseException) -> list[BaseException]:
-    """An error, and all that led to it."""
-    found: list[BaseException] = []
-    pending: list[BaseException | None] = [error]
-    while pending:
-        each = pending.pop()
-        if each is None or any(each is known for known in found):
-            continue
-        found.append(each)
-        pending += (each.__cause__, each.__context__)
-        if isinstance(each, BaseExceptionGroup):
-            pending += each.exceptions
-    return found
 
 
 def _call(model: object, batch: list[Entry[_Item]], prepared: list[object | None]) -> Sequence[Any]:

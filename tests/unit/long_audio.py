@@ -25,8 +25,9 @@ from whisperx_api_server.backlog import Backlog
 from whisperx_api_server.catalog import Catalog
 from whisperx_api_server.domain import AudioClip, Source, TranscriptionRequest, UploadedFile
 from whisperx_api_server.model_pool import ModelPool, PoolPolicy
-from whisperx_api_server.pipeline import Observer, Pipeline, PipelineDefaults
+from whisperx_api_server.pipeline import Pipeline, PipelineDefaults
 from whisperx_api_server.sources import SourceOpener
+from whisperx_api_server.stages import Observer
 
 SPEC = ModelSpec(name="fake")
 

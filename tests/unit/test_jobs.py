@@ -24,8 +24,9 @@ from whisperx_api_server.domain import (
 from whisperx_api_server.errors import Conflict, NotFound, Overloaded, Unavailable
 from whisperx_api_server.job_store import JobStore
 from whisperx_api_server.jobs import LocalService
-from whisperx_api_server.pipeline import Memory, Observer, Pipeline
+from whisperx_api_server.pipeline import Pipeline
 from whisperx_api_server.sources import UrlFetcher, UrlPolicy
+from whisperx_api_server.stages import Memory, Observer
 from whisperx_api_server.webhooks import Webhooks
 
 ID = "0123456789abcdef0123456789abcdef"

@@ -22,8 +22,9 @@ from whisperx_api_server.domain import (
     WindowTranscript,
 )
 from whisperx_api_server.errors import TranscriptionFailed
-from whisperx_api_server.pipeline import Memory, Observer, Pipeline
+from whisperx_api_server.pipeline import Pipeline
 from whisperx_api_server.runs import Finished, Heard, Run, Runs
+from whisperx_api_server.stages import Memory, Observer
 
 Work = Callable[[TranscriptionRequest, Observer, Memory], Awaitable[None]]
 

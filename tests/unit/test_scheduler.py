@@ -13,20 +13,20 @@ from contextlib import suppress
 
 import pytest
 
+from whisperx_api_server.batch_times import BatchTimes
 from whisperx_api_server.errors import (
     InsufficientMemory,
     InvalidAudio,
     TranscriptionFailed,
     Unavailable,
 )
+from whisperx_api_server.gate import Gate
 from whisperx_api_server.scheduler import (
-    BatchTimes,
-    Gate,
     Lane,
     LaneLimits,
     Work,
-    release_frames,
 )
+from whisperx_api_server.traces import release_frames
 
 
 class Engine:

@@ -78,7 +78,8 @@ class Capabilities:
 
     `languages` None is any that Whisper knows. `native_words`: every answer carries word times at
     no cost. `can_time_words`: on request (`DecodeOptions.word_timestamps`). `detects_language`:
-    `DecodeOptions.language` may be None. `padded_to` is the length in seconds that each window is
+    `DecodeOptions.language` may be None. `can_sample`: a temperature above 0
+    is honoured. `padded_to` is the length in seconds that each window is
     padded to, 0 when it costs what it lasts.
     """
 
@@ -89,6 +90,7 @@ class Capabilities:
     can_time_words: bool = False
     can_prompt: bool = False
     can_logprobs: bool = False
+    can_sample: bool = False
     max_window: float = 30.0
     max_batch: int = 16
     padded_to: float = 0.0

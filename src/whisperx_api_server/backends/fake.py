@@ -153,6 +153,7 @@ class FakeTranscriber:
             can_time_words=True,
             can_prompt=True,
             can_logprobs=True,
+            can_sample=True,
         )
 
     def batch_key(self, options: DecodeOptions) -> Hashable:

@@ -19,10 +19,11 @@ from ..domain import OutputOptions, TranscriptionRequest, UploadedFile, WindowTr
 from ..errors import ServiceError
 from ..formats import render
 from ..main import build_catalog, build_fetcher, build_pipeline, build_pool
-from ..pipeline import Observer, Pipeline
+from ..pipeline import Pipeline
 from ..routers.forms import FormDefaults
 from ..routers.references import save_references
 from ..sources import UploadStore
+from ..stages import Observer
 from ..telemetry import configure_logging
 from .console import Watch, clock
 from .order import Order, TranscriptionFailure

@@ -42,7 +42,7 @@ async def result(
     timestamp_granularities: Annotated[
         list[Granularity] | None, Query(alias="timestamp_granularities[]")
     ] = None,
-    highlight_words: bool = False,
+    highlight_words: bool | None = None,
 ) -> Response:
     """The transcript, in the format asked for at the submission or in any other."""
     transcript = await services.service.result(request_id, client)
@@ -50,7 +50,7 @@ async def result(
     output = OutputOptions(
         format=response_format or asked.format,
         granularities=frozenset(timestamp_granularities or asked.granularities),
-        highlight_words=highlight_words or asked.highlight_words,
+        highlight_words=asked.highlight_words if highlight_words is None else highlight_words,
         logprobs=asked.logprobs,
     )
     _check(transcript, output)

@@ -127,10 +127,7 @@ def event_stream(*models: Any) -> Json:
 
 
 HEALTH: Responses = {200: {"content": json_content(shapes.Health)}}
-READINESS: Responses = {
-    status: {"description": description, "content": json_content(shapes.Readiness)}
-    for status, description in ((200, "Ready."), (503, "Loading, or shutting down."))
-}
+READINESS: Responses = answers(shapes.Readiness, 503)
 SUBMITTED: Responses = {
     202: {"description": "With `async`: the job.", "content": json_content(shapes.JobStatus)}
 }

@@ -371,7 +371,7 @@ class Health(TypedDict):
 class Readiness(TypedDict):
     """Whether requests should be sent here."""
 
-    status: Literal["ready", "loading", "shutting down"]
+    status: Literal["ready"]
 
 
 @exact

@@ -6,8 +6,8 @@ from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter
-from fastapi.responses import JSONResponse
 
+from ..errors import Unavailable
 from . import schema, shapes
 from .deps import ClientDep, ServicesDep
 
@@ -21,13 +21,12 @@ async def healthcheck() -> dict[str, str]:
 
 
 @router.get("/ready", responses=schema.READINESS)
-async def ready(services: ServicesDep) -> JSONResponse:
+async def ready(services: ServicesDep) -> dict[str, str]:
     """200 once the preloaded models are in and as long as requests are taken, else 503."""
-    if services.service.draining:
-        return JSONResponse({"status": "shutting down"}, status_code=503)
+    services.service.check_open()
     if not services.preloaded.is_set():
-        return JSONResponse({"status": "loading"}, status_code=503)
-    return JSONResponse({"status": "ready"})
+        raise Unavailable("the models that load at start are not in yet", retry_after=5)
+    return {"status": "ready"}
 
 
 @router.get("/info", responses=schema.answers(shapes.Info))

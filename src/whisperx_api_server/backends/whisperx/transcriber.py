@@ -72,6 +72,7 @@ class WhisperTranscriber:
             can_time_words=True,
             can_prompt=True,
             can_logprobs=True,
+            can_sample=True,
             max_window=30.0,
             max_batch=max_batch,
             padded_to=30.0,
