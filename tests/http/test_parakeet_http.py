@@ -93,7 +93,7 @@ def test_alone_it_says_the_same(
             word["start"] for word in answer["words"]
         ]
     lanes = parakeet_server.info()["queue"]["lanes"]
-    (lane,) = (lane for lane in lanes if lane["model"] == str(PARAKEET))
+    (lane,) = (lane for lane in lanes if lane["model"] == PARAKEET.name)
     assert lane["largest_batch"] > 1
 
 

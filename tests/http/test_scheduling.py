@@ -233,7 +233,7 @@ def test_clips_pass_a_long_recording_on_real_models(real: Server, speech: Speech
         answer = real.transcribe(wav(clip.audio), language="en").raise_for_status()
         after = real.lane()
         assert answer.json()["text"].strip() == clip.text.strip()
-        assert after["batches"] - before["batches"] <= 6
+        assert after["batches"] - before["batches"] < 30  # of more than a hundred
     assert real.lane()["waiting"] > 45  # most of it: the recording has about a hundred windows
     long.hang_up()
     eventually(lambda: real.info()["queue"]["seconds"] == 0)

@@ -289,7 +289,8 @@ def test_another_pipeline_is_no_diarizer(tmp_path: Path) -> None:
         pyannote.load_diarizer(ModelSpec(name=str(tmp_path)))
 
 
-def test_nemo_is_hidden_from_the_loading_thread_only() -> None:
+def test_nemo_is_hidden_from_the_loading_thread_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "nemo", raising=False)  # where another test imported it
     found = []
     with pyannote._nemo_hidden():
         with pytest.raises(ModuleNotFoundError):

@@ -61,8 +61,8 @@ def load_transcriber(spec: ModelSpec) -> Transcriber:
         )
     with _silenced():
         models = require("nemo.collections.asr.models", extra=EXTRA)
-        nemo_logging = require("nemo.utils", extra=EXTRA).logging
-        nemo_logging.set_verbosity(nemo_logging.ERROR)
+        # The import set it anew. Not by NeMo's set_verbosity, which would reach others' handlers.
+        logging.getLogger("nemo_logger").setLevel(logging.ERROR)
         torch = require("torch", extra=EXTRA)
         omegaconf = require("omegaconf", extra=EXTRA)
         device = torch.device(
