@@ -89,10 +89,13 @@ class BareEngine:
     def __init__(self, model: Path, clips: list[NDArray[np.float32]]) -> None:
         import ctranslate2
 
+        from whisperx_api_server.backends.base import usable_cores
         from whisperx_api_server.backends.whisperx.features import LogMel
 
         self._ctranslate2: Any = ctranslate2
-        self._model = ctranslate2.models.Whisper(str(model), compute_type="int8")
+        self._model = ctranslate2.models.Whisper(
+            str(model), compute_type="int8", intra_threads=usable_cores()
+        )
         log_mel = LogMel(self._model.n_mels)
         self._features = [log_mel(samples) for samples in clips]
         self.one(0)

@@ -242,3 +242,10 @@ def is_local_path(name: str) -> bool:
 def shown_name(name: str) -> str:
     """`name` as messages may show it: of a path only the last part."""
     return Path(name).name if is_local_path(name) else name
+
+
+def usable_cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # absent on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -6,7 +6,6 @@ punctuation. Decoding runs in worker processes (see `worker`).
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import weakref
@@ -24,7 +23,7 @@ import numpy as np
 from ...audio import SAMPLE_RATE
 from ...domain import DecodeOptions, Segment, Window, WindowTranscript, Word
 from ...errors import ModelUnavailable, TranscriptionFailed
-from ..base import Capabilities, ModelSpec, require
+from ..base import Capabilities, ModelSpec, require, usable_cores
 from .worker import Heard
 
 LANGUAGE = "en"
@@ -253,10 +252,4 @@ def load_transcriber(spec: ModelSpec) -> PocketSphinxTranscriber:
         ModelUnavailable: the workers do not start.
     """
     require("pocketsphinx", extra="embedded")
-    return PocketSphinxTranscriber(workers=spec.threads or min(_usable_cores(), MOST_WORKERS))
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # absent on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return PocketSphinxTranscriber(workers=spec.threads or min(usable_cores(), MOST_WORKERS))

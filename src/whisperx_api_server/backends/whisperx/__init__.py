@@ -1,18 +1,27 @@
-"""Whisper through CTranslate2, and forced alignment with wav2vec2. Transcription needs no torch."""
+"""Whisper through CTranslate2, and forced alignment with wav2vec2.
+
+Transcription needs no torch; on a GPU it computes its features with torch where that is there.
+"""
 
 from __future__ import annotations
 
 import importlib.metadata
 import logging
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
-from ...errors import InsufficientMemory, ModelUnavailable
-from ..base import ModelSpec, Transcriber, require, shown_name
-from .align_models import align_model
+from ...domain import Samples
+from ...errors import InsufficientMemory, ModelUnavailable, NotInstalled
+from ..base import ModelSpec, Transcriber, require, shown_name, usable_cores
+from .align_models import align_model, torch_device
 from .aligner import load_aligner
 
+if TYPE_CHECKING:
+    from .features import Mel
+
 __all__ = ["align_model", "engine_info", "load_aligner", "load_transcriber"]
+
+logger = logging.getLogger(__name__)
 
 DISTRIBUTIONS = ("whisperx", "faster-whisper", "ctranslate2")
 
@@ -49,9 +58,11 @@ def load_transcriber(spec: ModelSpec) -> Transcriber:
             device=spec.device,
             device_index=spec.device_index,
             compute_type=spec.compute_type,
-            intra_threads=spec.threads,
+            # CTranslate2's own default is four threads, on however many cores
+            intra_threads=spec.threads or usable_cores(),
         )
         vocabulary = Vocabulary(directory / "tokenizer.json", multilingual=model.is_multilingual)
+        log_mel = _gpu_log_mel(spec, model.n_mels) if spec.device == "cuda" else None
     except (RuntimeError, ValueError, MemoryError) as error:
         if out_of_memory(error):
             raise InsufficientMemory(
@@ -68,7 +79,29 @@ def load_transcriber(spec: ModelSpec) -> Transcriber:
         vocabulary,
         max_batch=options.get("max_batch", 16),
         fallback=options.get("fallback", True),
+        log_mel=log_mel,
     )
+
+
+def _gpu_log_mel(spec: ModelSpec, n_mels: int) -> Callable[[Samples], Mel] | None:
+    """Features by torch on the spec's GPU; None where torch is absent or cannot use that GPU."""
+    from .features_torch import TorchLogMel
+    from .transcriber import out_of_memory
+
+    try:
+        torch = require("torch", extra="cuda")
+    except NotInstalled:
+        return None
+    if spec.device_index >= torch.cuda.device_count():  # 0 in a build for CPUs
+        return None
+    try:
+        return TorchLogMel(n_mels, torch_device(spec))
+    except RuntimeError as error:
+        if out_of_memory(error):
+            raise
+        # CTranslate2 serves older GPUs than torch's builds have kernels for
+        logger.warning("torch cannot use this GPU: features are computed on the CPU", exc_info=True)
+        return None
 
 
 def engine_info() -> Mapping[str, object]:

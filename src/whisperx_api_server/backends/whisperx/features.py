@@ -19,6 +19,13 @@ Mel = NDArray[np.float32]
 """Shape (n_mels, N_FRAMES)."""
 
 
+def mel_filters(n_mels: int) -> NDArray[np.float32]:
+    """Whisper's mel filter bank, (n_mels, N_FFT // 2 + 1)."""
+    extractor = require("faster_whisper.feature_extractor", extra="cpu").FeatureExtractor
+    filters: NDArray[np.float64] = extractor.get_mel_filters(SAMPLE_RATE, N_FFT, n_mels)
+    return filters.astype(np.float32)
+
+
 class LogMel:
     """openai/whisper's `log_mel_spectrogram` of a window padded to 30 s. Thread-safe.
 
@@ -26,8 +33,7 @@ class LogMel:
     """
 
     def __init__(self, n_mels: int) -> None:
-        extractor = require("faster_whisper.feature_extractor", extra="cpu").FeatureExtractor
-        self._filters = extractor.get_mel_filters(SAMPLE_RATE, N_FFT, n_mels).astype(np.float32)
+        self._filters = mel_filters(n_mels)
         self._hann = np.hanning(N_FFT + 1)[:-1].astype(np.float32)
 
     def __call__(self, samples: Samples) -> Mel:

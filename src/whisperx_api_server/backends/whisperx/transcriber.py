@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...domain import DecodeOptions, Segment, Window, WindowTranscript
+from ...domain import DecodeOptions, Samples, Segment, Window, WindowTranscript
 from ...errors import InsufficientMemory, InvalidRequest, TranscriptionFailed
 from ..base import Capabilities, require
 from .decoding import TEMPERATURES, Decoding, best, compression_ratio
@@ -54,15 +54,22 @@ class WhisperTranscriber:
 
     At temperature 0 it is deterministic, and unless the fallback sets in it gives the text that
     WhisperX's pipeline gives for the same windows. `fallback` False turns the fallback off.
+    `log_mel` must be thread-safe; None is numpy's.
     """
 
     def __init__(
-        self, model: Any, vocabulary: Vocabulary, *, max_batch: int, fallback: bool
+        self,
+        model: Any,
+        vocabulary: Vocabulary,
+        *,
+        max_batch: int,
+        fallback: bool,
+        log_mel: Callable[[Samples], Mel] | None = None,
     ) -> None:
         self._model = model
         self._ladder = TEMPERATURES if fallback else TEMPERATURES[:1]
         self._vocabulary = vocabulary
-        self._log_mel = LogMel(model.n_mels)
+        self._log_mel = LogMel(model.n_mels) if log_mel is None else log_mel
         self._capabilities = Capabilities(
             languages=vocabulary.languages,
             tasks=frozenset(
@@ -91,8 +98,14 @@ class WhisperTranscriber:
         return len(context), beam, options.temperature, options.suppress_numerals
 
     def features(self, window: Window) -> Mel:
-        """The window's log-mel spectrogram, (n_mels, 3000). Thread-safe."""
-        return self._log_mel(window.samples)
+        """The window's log-mel spectrogram, (n_mels, 3000). Thread-safe.
+
+        Raises:
+            InsufficientMemory: the device's memory ran out.
+            TranscriptionFailed: the device failed for another reason.
+        """
+        with _translated_errors():
+            return self._log_mel(window.samples)
 
     def detect_language(self, windows: Sequence[Window]) -> list[Mapping[str, float]]:
         if not windows:
@@ -328,7 +341,7 @@ def _alignment_start(prompt: Sequence[int], tokens: Sequence[int]) -> tuple[int,
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether CTranslate2 failed because the device's or the machine's memory ran out."""
+    """Whether CTranslate2 or torch failed because the device's or the machine's memory ran out."""
     message = str(error).lower()
     return isinstance(error, MemoryError) or any(sign in message for sign in OUT_OF_MEMORY)
 
