@@ -301,6 +301,7 @@ class ScriptedModel:
     """A CTranslate2 model whose decodings are given: temperature -> (logprob, text), a window."""
 
     is_multilingual = True
+    device = "cpu"
     n_mels = 80
 
     def __init__(
@@ -418,6 +419,7 @@ def test_an_english_only_model_says_so(tmp_path: Path, speech: Speech) -> None:
         english.prompt(DecodeOptions(), "fr")
     model = ScriptedModel(english, [])
     model.is_multilingual = False
+    model.device = "cpu"
     transcriber = WhisperTranscriber(model, english, max_batch=16, fallback=True)
     assert transcriber.capabilities.tasks == {"transcribe"}
     assert transcriber.detect_language([a_window(speech, "en-adam")]) == [{"en": 1.0}]
