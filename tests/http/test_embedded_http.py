@@ -61,7 +61,8 @@ def test_it_is_honest_about_itself(embedded_server: Server) -> None:
     ("path", "fields", "param", "reason"),
     [
         ("transcriptions", {"language": "fr"}, "language", "only supports English"),
-        ("transcriptions", {"languages[]": ["en", "fr"]}, "language", "only supports English"),
+        ("transcriptions", {"languages[]": ["en", "fr"]}, "languages[]", "only supports English"),
+        ("transcriptions", {"temperature": "0.5"}, "temperature", "does not sample"),
         ("transcriptions", {"prompt": "Dear all"}, "prompt", "takes no prompt"),
         ("transcriptions", {"hotwords": "Ada"}, "hotwords", "takes no hotwords"),
         ("translations", {}, "model", "does not translate"),
