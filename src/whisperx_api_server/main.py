@@ -167,14 +167,19 @@ def build_services(settings: Settings, catalog: Catalog, keys: KeyRing, workdir:
         keys=keys,
         uploads=UploadStore(workdir=workdir, max_bytes=limits.upload_bytes),
         max_upload_bytes=limits.upload_bytes,
-        defaults=FormDefaults(
-            model=catalog.default_model,
-            language=settings.default_language,
-            response_format=settings.default_response_format,
-            beam_size=settings.whisper.beam_size,
-        ),
+        defaults=form_defaults(settings, catalog),
         preloaded=asyncio.Event(),
         info=_describe(settings, catalog),
+    )
+
+
+def form_defaults(settings: Settings, catalog: Catalog) -> FormDefaults:
+    """What the settings say where a form says nothing."""
+    return FormDefaults(
+        model=catalog.default_model,
+        language=settings.default_language,
+        response_format=settings.default_response_format,
+        beam_size=settings.whisper.beam_size,
     )
 
 

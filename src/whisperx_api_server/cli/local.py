@@ -13,12 +13,11 @@ from pathlib import Path
 
 from ..backends import find_backend
 from ..backlog import Backlog
-from ..catalog import Catalog
 from ..config import Settings
 from ..domain import OutputOptions, TranscriptionRequest, UploadedFile, WindowTranscript
 from ..errors import ServiceError
 from ..formats import render
-from ..main import build_catalog, build_fetcher, build_pipeline, build_pool
+from ..main import build_catalog, build_fetcher, build_pipeline, build_pool, form_defaults
 from ..pipeline import Pipeline
 from ..routers.forms import FormDefaults
 from ..routers.references import save_references
@@ -54,7 +53,7 @@ async def local_engine(settings: Settings) -> AsyncIterator[LocalEngine]:
         pipeline = build_pipeline(settings, catalog, pool, backlog, fetcher, workdir)
         uploads = UploadStore(workdir=workdir, max_bytes=settings.limits.upload_bytes)
         try:
-            yield LocalEngine(pipeline, uploads, _form_defaults(settings, catalog))
+            yield LocalEngine(pipeline, uploads, form_defaults(settings, catalog))
         finally:
             await pool.close()
 
@@ -108,15 +107,6 @@ class _Reporter(Observer):
     def _report(self, until: float) -> None:
         detail = f"{clock(until)} of {clock(self._duration)}"
         self._watch.progress(until / self._duration if self._duration else 1.0, detail)
-
-
-def _form_defaults(settings: Settings, catalog: Catalog) -> FormDefaults:
-    return FormDefaults(
-        model=catalog.default_model,
-        language=settings.default_language,
-        response_format=settings.default_response_format,
-        beam_size=settings.whisper.beam_size,
-    )
 
 
 def _explained(error: ServiceError) -> str:
