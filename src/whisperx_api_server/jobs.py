@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Coroutine, Iterator
 from contextlib import AsyncExitStack, aclosing, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
 from .domain import (
@@ -24,6 +25,7 @@ from .job_store import JobStore
 from .job_view import webhook_event
 from .pipeline import Pipeline
 from .runs import Progress, Run, RunEvent, Runs
+from .tracebacks import released
 from .webhooks import Webhooks
 
 logger = logging.getLogger(__name__)
@@ -194,7 +196,8 @@ class LocalService:
     async def diarize(self, request_id: str, client: str, source: Source) -> Diarization:
         """See `TranscriptionService.diarize`."""
         with self.accepted():
-            return await self._pipeline.diarize(request_id, client, source)
+            work = partial(self._pipeline.diarize, request_id, client, source)
+            return await released(work, logger, f"diarization {request_id} failed")
 
     @contextmanager
     def accepted(self) -> Iterator[None]:

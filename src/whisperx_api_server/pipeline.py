@@ -8,7 +8,6 @@ results are stitched back in order. Nothing here computes: every stage runs on i
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -45,16 +44,13 @@ from .stages import (
     NEXT_REGIONS,
     TRANSCRIBE,
     UNDETERMINED,
+    Checkpoint,
     Decode,
-    Memory,
     Observer,
     check_options,
 )
-from .traces import release_frames
 
 R = TypeVar("R")
-
-logger = logging.getLogger(__name__)
 
 VOTERS = 3
 """How many of the first windows decide on the language of those that do not tell by themselves."""
@@ -95,37 +91,35 @@ class Pipeline:
         self,
         request: TranscriptionRequest,
         observer: Observer | None = None,
-        memory: Memory | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> Transcript:
         """Transcribe one recording. Cancelling the call drops all that still waits for it.
 
-        What `memory` has of an earlier run of the same request is not computed again; what this
+        What `checkpoint` has of an earlier run of the same request is not computed again; what this
         run finds out is added to it.
 
         Raises:
             ServiceError: what is wrong with the request, or which stage failed.
         """
-        run = _Run(self, request, observer or Observer(), memory or Memory())
-        with _Releasing():
-            async with self._bounded(request.id):
-                try:
-                    return await run.transcribe()
-                except BaseExceptionGroup as group:
-                    error = _first_error(group)
-                    # The vendor's own words are the cause, and are for the log.
-                    raise error from error.__cause__ or group
+        run = _Run(self, request, observer or Observer(), checkpoint or Checkpoint())
+        async with self._bounded(request.id):
+            try:
+                return await run.transcribe()
+            except BaseExceptionGroup as group:
+                error = _first_error(group)
+                # The vendor's own words are the cause, and are for the log.
+                raise error from error.__cause__ or group
 
     async def diarize(self, request_id: str, client: str, source: Source) -> Diarization:
         """Tell the speakers of a recording apart, without a transcript."""
         request = TranscriptionRequest(
             id=request_id, client=client, source=source, model="", diarize=DiarizeOptions()
         )
-        run = _Run(self, request, Observer(), Memory())
-        with _Releasing():
-            async with self._bounded(request_id), self._opener.open(source) as clip:
-                with self._backlog.reserve(clip.duration):
-                    diarization, _ = await run.diarize(clip, DiarizeOptions())
-                    return diarization
+        run = _Run(self, request, Observer(), Checkpoint())
+        async with self._bounded(request_id), self._opener.open(source) as clip:
+            with self._backlog.reserve(clip.duration):
+                diarization, _ = await run.diarize(clip, DiarizeOptions())
+                return diarization
 
     @asynccontextmanager
     async def _bounded(self, request_id: str) -> AsyncIterator[None]:
@@ -157,7 +151,7 @@ class _Run:
         pipeline: Pipeline,
         request: TranscriptionRequest,
         observer: Observer,
-        memory: Memory,
+        checkpoint: Checkpoint,
     ) -> None:
         self._pool = pipeline._pool
         self._catalog = pipeline._catalog
@@ -166,7 +160,7 @@ class _Run:
         self._chunk_size = request.chunk_size or pipeline._defaults.chunk_size
         self._request = request
         self._observer = observer
-        self._memory = memory
+        self._checkpoint = checkpoint
         self._unlabelled: list[WindowTranscript] = []
 
     async def transcribe(self) -> Transcript:
@@ -176,7 +170,7 @@ class _Run:
             observer.opened(clip.duration)
             with self._backlog.reserve(clip.duration) as reservation:
                 async with asyncio.TaskGroup() as group:
-                    heard = group.create_task(self._hear(clip, reservation))
+                    heard = group.create_task(self._hear(clip, reservation, group))
                     told_apart = (
                         group.create_task(self.diarize(clip, request.diarize))
                         if request.diarize
@@ -215,41 +209,36 @@ class _Run:
 
     # -- transcription ------------------------------------------------------------------------
 
-    async def _hear(self, clip: AudioClip, reservation: Reservation) -> list[WindowTranscript]:
-        """Transcribe and align every window; in order."""
+    async def _hear(
+        self, clip: AudioClip, reservation: Reservation, group: asyncio.TaskGroup
+    ) -> list[WindowTranscript]:
+        """Transcribe and align every window, each in a task of `group`; in order."""
         self._observer.stage("transcribe")
-        with _Releasing():
-            return await self._hear_all(clip, reservation)
-
-    async def _hear_all(self, clip: AudioClip, reservation: Reservation) -> list[WindowTranscript]:
         transcripts: list[WindowTranscript] = []
         async with self._pool.lease(self._catalog.transcriber(self._request.model)) as lane:
             capabilities: Capabilities = lane.model.capabilities
             options = check_options(self._request, capabilities)
             ordered: asyncio.Queue[tuple[Window, asyncio.Task[WindowTranscript]] | None]
             ordered = asyncio.Queue()
-            async with asyncio.TaskGroup() as group:
 
-                async def produce() -> None:
-                    async with aclosing(
-                        self._planned(clip, lane, options, capabilities)
-                    ) as planned:
-                        async for window, planned_options in planned:
-                            work = self._window(window, planned_options, lane, capabilities)
-                            ordered.put_nowait((window, group.create_task(work)))
-                    ordered.put_nowait(None)
+            async def produce() -> None:
+                async with aclosing(self._planned(clip, lane, options, capabilities)) as planned:
+                    async for window, planned_options in planned:
+                        work = self._window(window, planned_options, lane, capabilities)
+                        ordered.put_nowait((window, group.create_task(work)))
+                ordered.put_nowait(None)
 
-                group.create_task(produce())
-                reached = 0.0
-                while (item := await ordered.get()) is not None:
-                    window, task = item
-                    transcript = await task
-                    transcripts.append(transcript)
-                    reservation.done(window.end - reached)
-                    reached = window.end
-                    self._observer.heard(transcript, reached)
-                    self._unlabelled.append(transcript)
-                    self._tell_speakers(clip.duration)
+            group.create_task(produce())
+            reached = 0.0
+            while (item := await ordered.get()) is not None:
+                window, task = item
+                transcript = await task
+                transcripts.append(transcript)
+                reservation.done(window.end - reached)
+                reached = window.end
+                self._observer.heard(transcript, reached)
+                self._unlabelled.append(transcript)
+                self._tell_speakers(clip.duration)
         return transcripts
 
     async def _planned(
@@ -328,10 +317,10 @@ class _Run:
         capabilities: Capabilities,
     ) -> WindowTranscript:
         """One window, transcribed and, where words are asked for, with their times."""
-        known = self._memory.windows.get(window.index)
+        known = self._checkpoint.windows.get(window.index)
         if known is None:
             known = await self._transcribe_window(window, options, lane, capabilities)
-            self._memory.windows[window.index] = known
+            self._checkpoint.windows[window.index] = known
         return known
 
     async def _transcribe_window(
@@ -406,17 +395,17 @@ class _Run:
         self, clip: AudioClip, options: DiarizeOptions
     ) -> tuple[Diarization, Mapping[str, str]]:
         """Who spoke when, and the names of those whose voice is known."""
-        if self._memory.told_apart is None:
-            self._memory.told_apart = await self._tell_apart(clip, options)
+        if self._checkpoint.told_apart is None:
+            self._checkpoint.told_apart = await self._tell_apart(clip, options)
             self._tell_speakers(clip.duration)
-        return self._memory.told_apart
+        return self._checkpoint.told_apart
 
     def _tell_speakers(self, duration: float) -> None:
         """Show the segments that are final, once the speakers are known."""
-        if self._request.diarize is None or self._memory.told_apart is None:
+        if self._request.diarize is None or self._checkpoint.told_apart is None:
             return
         for transcript in self._unlabelled:
-            part = self._assemble([transcript], duration, self._memory.told_apart)
+            part = self._assemble([transcript], duration, self._checkpoint.told_apart)
             self._observer.spoken(part.segments)
         self._unlabelled.clear()
 
@@ -472,18 +461,6 @@ class _Run:
         )
 
 
-class _Releasing:
-    """Whoever remembers an outcome, be it a task that ended, must not keep the recording with it:
-    its disk space would be lost as long."""
-
-    def __enter__(self) -> None: ...
-
-    # not by contextlib, which puts the whole traceback back
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if error is not None:
-            release_frames(error)
-
-
 def _first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """What went wrong first, of what went wrong together: a refusal before a failure."""
     leaves: list[BaseException] = []
@@ -500,7 +477,6 @@ def _first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
     for error in leaves:
         if isinstance(error, ServiceError):
             return error
-    logger.error("a recording could not be transcribed", exc_info=leaves[0])
     failure = TranscriptionFailed("the recording could not be transcribed")
     failure.__cause__ = leaves[0]
     return failure

@@ -1,21 +1,23 @@
-"""One run for all who ask the same: those who wait share it, those who come back resume it.
+"""Deduplicates requests: identical concurrent requests share one run, and a retry resumes it.
 
 A client that times out and tries again, as OpenAI's SDK does by itself, must not double the work.
-So a run is known by what was asked (content, parameters, client). While it is alive, the same
-request joins it; when its last watcher leaves it is withdrawn at once, which frees the card, but
-the windows that were done are kept for a while, and a retry goes on from there.
+So a run is identified by what was asked (content, parameters, client). While it is alive, the same
+request joins it. When its last watcher leaves, it is cancelled at once, which frees the device, and
+its checkpoint is kept for a while, so that a retry resumes from the windows that were done.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from .domain import (
@@ -27,13 +29,17 @@ from .domain import (
     WindowTranscript,
 )
 from .pipeline import Pipeline
-from .stages import Memory, Observer
+from .stages import Checkpoint, Observer
+from .tracebacks import released
+
+logger = logging.getLogger(__name__)
 
 MAX_REMEMBERED = 200
-"""Runs that are remembered at the same time; the oldest are forgotten first."""
+"""Maximum number of ended runs that are remembered; the oldest are forgotten first."""
 
 MAX_REMEMBERED_SECONDS = 48 * 3600.0
-"""Audio that the remembered runs may have heard together: an hour's words take some megabytes."""
+"""Maximum seconds of audio that the remembered runs have transcribed together: the words of an hour
+take some megabytes."""
 
 _SAME = UploadedFile(path=Path(), filename="")
 
@@ -89,33 +95,33 @@ class Run(Observer):
     while others stay.
     """
 
-    def __init__(self, request: TranscriptionRequest, memory: Memory) -> None:
+    def __init__(self, request: TranscriptionRequest, checkpoint: Checkpoint) -> None:
         self._files: list[Path] = []
         self.request = self._own_files(request)
-        self.memory = memory
+        self.checkpoint = checkpoint
         self.progress = Progress()
-        self._so_far: list[Heard | Spoken] = []
+        self.so_far: list[Heard | Spoken] = []
         self.watchers = 0
         self.task: asyncio.Task[Transcript] | None = None
         self._changed = asyncio.Event()
 
-    def begin(self, pipeline: Pipeline) -> None:
-        """Start the work."""
-        self.task = asyncio.create_task(pipeline.run(self.request, self, self.memory))
+    def begin(self, work: Callable[[], Awaitable[Transcript]]) -> None:
+        """Start the work, which reports to this run; a failure is logged here, once for all."""
+        self.task = asyncio.create_task(released(work, logger, f"run {self.request.id} failed"))
         self.task.add_done_callback(lambda _: self._ended())
 
     @property
-    def succeeded(self) -> bool:
-        """Whether the transcript is there."""
+    def transcript(self) -> Transcript | None:
+        """The transcript, once it is there."""
         task = self.task
-        return (
-            task is not None and task.done() and not task.cancelled() and task.exception() is None
-        )
+        if task is None or not task.done() or task.cancelled() or task.exception() is not None:
+            return None
+        return task.result()
 
     @property
     def failed(self) -> bool:
         """Whether it ended without a transcript."""
-        return self.task is not None and self.task.done() and not self.succeeded
+        return self.task is not None and self.task.done() and self.transcript is None
 
     async def result(self) -> Transcript:
         """The transcript; cancelling the wait does not cancel the run."""
@@ -128,8 +134,8 @@ class Run(Observer):
         seen = 0
         while True:
             changed = self._changed
-            while seen < len(self._so_far):
-                yield self._so_far[seen]
+            while seen < len(self.so_far):
+                yield self.so_far[seen]
                 seen += 1
             if self.task.done():
                 break
@@ -140,9 +146,9 @@ class Run(Observer):
         """How far it is, now and after each change; ends with the run."""
         assert self.task is not None
         while True:
-            changed = self._changed
+            changed, done = self._changed, self.task.done()
             yield self.progress
-            if self.task.done():
+            if done:
                 return
             await changed.wait()
 
@@ -167,13 +173,13 @@ class Run(Observer):
 
     def heard(self, transcript: WindowTranscript, until: float) -> None:
         """See `Observer.heard`."""
-        self._so_far.append(Heard(transcript=transcript, until=until))
+        self.so_far.append(Heard(transcript=transcript, until=until))
         self.progress = replace(self.progress, reached=until)
         self.tell()
 
     def spoken(self, segments: Sequence[Segment]) -> None:
         """See `Observer.spoken`."""
-        self._so_far.append(Spoken(segments=tuple(segments)))
+        self.so_far.append(Spoken(segments=tuple(segments)))
         self.tell()
 
     def _ended(self) -> None:
@@ -209,17 +215,25 @@ class Run(Observer):
         changed.set()
 
 
-@dataclass(kw_only=True, slots=True)
-class _Remembered:
-    run: Run
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Remembered:
+    """The results of an ended run, kept `until` that second of the clock.
+
+    Values only: the task of a run, or its error, would keep the recording in memory.
+    """
+
+    checkpoint: Checkpoint
+    events: tuple[Heard | Spoken, ...]
+    transcript: Transcript | None
+    reached: float
     until: float
 
 
 class Runs:
-    """The runs that are alive, and those that a retry may still come back to.
+    """The runs that are alive, and the results of those that a retry may still ask for.
 
     `retry_window` is how many seconds an ended run is remembered; 0 shares nothing. Only an upload
-    has an identity: what a URL gives may differ from one time to the next.
+    has an identity: a URL may give another recording the next time.
     """
 
     def __init__(
@@ -232,7 +246,8 @@ class Runs:
         self._pipeline = pipeline
         self._retry_window = retry_window
         self._clock = clock
-        self._known: OrderedDict[Hashable, _Remembered] = OrderedDict()  # the oldest first
+        self._shared: dict[Hashable, Run] = {}  # each has watchers
+        self._remembered: OrderedDict[Hashable, Remembered] = OrderedDict()  # the oldest first
         self._alive: list[Run] = []
 
     def position(self, run: Run) -> int:
@@ -259,7 +274,9 @@ class Runs:
         `identity` is equal for requests that ask the same; None shares nothing. Only what the
         client calls a retry is answered from a run that has ended already.
         """
-        run = self._find(request, identity, retry=retry)
+        run = self._shared.get(identity) if identity is not None else None
+        if run is None or run.failed:
+            run = self._begin(request, identity, retry=retry)
         run.watchers += 1
         try:
             yield run
@@ -268,27 +285,30 @@ class Runs:
             if not run.watchers:
                 await self._leave(run, identity)
 
-    def _find(
+    def _begin(
         self, request: TranscriptionRequest, identity: Hashable | None, *, retry: bool
     ) -> Run:
-        self._forget_old()
-        remembered = self._known.get(identity) if identity is not None else None
-        memory = Memory()
-        if remembered is not None:
-            run = remembered.run
-            if (run.watchers and not run.failed) or (retry and run.succeeded):
-                return run
-            if retry or not run.succeeded:
-                memory = run.memory
-        run = Run(request, memory)
-        run.begin(self._pipeline)
+        known = self._recall(identity, retry=retry)
+        run = Run(request, known.checkpoint if known is not None else Checkpoint())
+        if known is not None and known.transcript is not None:
+            run.begin(partial(_replay, known.events, known.transcript, run))
+        else:
+            run.begin(partial(self._pipeline.run, run.request, run, run.checkpoint))
         self._alive.append(run)
         assert run.task is not None
         run.task.add_done_callback(lambda _: self._left(run))
         if identity is not None:
-            self._known.pop(identity, None)
-            self._known[identity] = _Remembered(run=run, until=float("inf"))
+            self._shared[identity] = run
         return run
+
+    def _recall(self, identity: Hashable | None, *, retry: bool) -> Remembered | None:
+        """What is known of an earlier run; a transcript is for those alone who say they retry."""
+        self.forget_old()
+        if identity is None:
+            return None
+        failed = self._shared.get(identity)
+        known = self._remembered.get(identity) if failed is None else self._results(failed)
+        return known if known is not None and (retry or known.transcript is None) else None
 
     def _left(self, run: Run) -> None:
         self._alive.remove(run)
@@ -300,18 +320,41 @@ class Runs:
         if not run.task.done():
             run.task.cancel()
             await asyncio.wait([run.task])
-        remembered = self._known.get(identity) if identity is not None else None
-        if remembered is not None and remembered.run is run and not run.watchers:
-            remembered.until = self._clock() + self._retry_window
+        if identity is not None and self._shared.get(identity) is run and not run.watchers:
+            del self._shared[identity]
+            self._remembered.pop(identity, None)
+            self._remembered[identity] = self._results(run)
 
-    def _forget_old(self) -> None:
+    def _results(self, run: Run) -> Remembered:
+        return Remembered(
+            checkpoint=run.checkpoint,
+            events=tuple(run.so_far),
+            transcript=run.transcript,
+            reached=run.progress.reached,
+            until=self._clock() + self._retry_window,
+        )
+
+    def forget_old(self) -> None:
+        """Forget what is past its time, and the oldest of what is too much."""
         now = self._clock()
-        seconds = sum(each.run.progress.reached for each in self._known.values())
-        for key, each in list(self._known.items()):
-            full = len(self._known) > MAX_REMEMBERED or seconds > MAX_REMEMBERED_SECONDS
-            if not each.run.watchers and (full or each.until < now):
-                seconds -= each.run.progress.reached
-                del self._known[key]
+        seconds = sum(each.reached for each in self._remembered.values())
+        for key, each in list(self._remembered.items()):
+            full = len(self._remembered) > MAX_REMEMBERED or seconds > MAX_REMEMBERED_SECONDS
+            if full or each.until < now:
+                seconds -= each.reached
+                del self._remembered[key]
+
+
+async def _replay(
+    events: Sequence[Heard | Spoken], transcript: Transcript, observer: Observer
+) -> Transcript:
+    """A run whose results are known already."""
+    for event in events:
+        if isinstance(event, Heard):
+            observer.heard(event.transcript, event.until)
+        else:
+            observer.spoken(event.segments)
+    return transcript
 
 
 def _digest(path: Path) -> bytes:

@@ -27,7 +27,7 @@ from .errors import (
     Unavailable,
 )
 from .gate import Gate
-from .traces import release_frames
+from .tracebacks import log_and_release, release_frames
 
 M = TypeVar("M")  # the model
 P = TypeVar("P")  # what goes in
@@ -373,7 +373,7 @@ class Lane(Generic[M]):
             results = _call(model, batch, prepared)
         except Exception as caught:  # noqa: BLE001 - each waiter gets its own answer
             error = caught
-            self._tell(error, len(batch))
+            log_and_release(error, logger, f"lane {self.name}: a batch of {len(batch)} failed")
         else:
             for entry, result in zip(batch, results, strict=True):
                 entry.payload.future.set_result(result)
@@ -389,15 +389,6 @@ class Lane(Generic[M]):
         self._run(model, batch[:middle], prepared[:middle])
         self._run(model, batch[middle:], prepared[middle:])
         return False
-
-    def _tell(self, error: Exception, size: int) -> None:
-        """Log an error with its trace, and take the trace away.
-
-        Whoever keeps the error, for minutes perhaps, would keep the batch's audio and the model.
-        """
-        if not isinstance(error, ServiceError) or error.status >= 500:
-            logger.warning("lane %s: a batch of %d failed", self.name, size, exc_info=error)
-        release_frames(error)
 
     def _shrink(self, failed_size: int) -> None:
         self._batch_limit = max(1, min(self._batch_limit, failed_size // 2))

@@ -73,7 +73,7 @@ class Observer:
 
 
 @dataclass(kw_only=True, slots=True)
-class Memory:
+class Checkpoint:
     """What a run has found out: another run of the same request goes on from there."""
 
     windows: dict[int, WindowTranscript] = field(default_factory=dict)

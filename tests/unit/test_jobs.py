@@ -26,7 +26,7 @@ from whisperx_api_server.job_store import JobStore
 from whisperx_api_server.jobs import LocalService
 from whisperx_api_server.pipeline import Pipeline
 from whisperx_api_server.sources import UrlFetcher, UrlPolicy
-from whisperx_api_server.stages import Memory, Observer
+from whisperx_api_server.stages import Checkpoint, Observer
 from whisperx_api_server.webhooks import Webhooks
 
 ID = "0123456789abcdef0123456789abcdef"
@@ -41,7 +41,7 @@ class ScriptedPipeline:
         self.work = work
 
     async def run(
-        self, request: TranscriptionRequest, observer: Observer, memory: Memory
+        self, request: TranscriptionRequest, observer: Observer, checkpoint: Checkpoint
     ) -> Transcript:
         await self.work(observer)
         return TRANSCRIPT

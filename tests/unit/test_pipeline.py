@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from whisperx_api_server import scheduler
+from whisperx_api_server import pipeline, runs, scheduler
 from whisperx_api_server.audio import SAMPLE_RATE
 from whisperx_api_server.backends import ModelKey
 from whisperx_api_server.backends.base import AlignItem, ModelSpec
@@ -58,8 +58,9 @@ from whisperx_api_server.errors import (
 )
 from whisperx_api_server.model_pool import ModelPool, PoolPolicy
 from whisperx_api_server.pipeline import Pipeline, PipelineDefaults
+from whisperx_api_server.runs import Runs
 from whisperx_api_server.sources import SourceOpener
-from whisperx_api_server.stages import Memory, Observer
+from whisperx_api_server.stages import Checkpoint, Observer
 
 POISON = "black"
 """A window in which this is said makes the transcriber fail."""
@@ -152,7 +153,7 @@ class Clips(SourceOpener):
         self.open_now += 1
         try:
             await asyncio.to_thread(self._hold, "decode")
-            samples = self.recordings[source.path.name].copy()
+            samples = self.recordings[source.path.name.partition("-")[0]].copy()
             self.last = weakref.ref(samples)
             clip = AudioClip(samples=samples, sample_rate=SAMPLE_RATE)
             del samples
@@ -329,18 +330,34 @@ def test_who_leaves_is_dropped_at_once(stage: str) -> None:
     play(scene)
 
 
-def test_the_audio_of_who_left_is_let_go() -> None:
-    """Its disk space is freed with the last reference: nothing idle may keep one."""
+@pytest.mark.parametrize("ending", ["succeeds", "fails", "is withdrawn"])
+def test_a_remembered_run_does_not_keep_its_recording(
+    ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its disk space is freed with the last reference, not when the garbage collector runs."""
+    monkeypatch.setattr(scheduler.logger, "disabled", True)  # pytest keeps what is logged
+    monkeypatch.setattr(runs.logger, "disabled", True)
+    name = "poisoned" if ending == "fails" else "english"
 
     async def scene(world: World) -> None:
+        (tmp_path / name).write_bytes(b"")
+        source = UploadedFile(path=tmp_path / name, filename=name)
+        remembering = Runs(world.pipeline, retry_window=600)
+
+        async def watch() -> None:
+            async with remembering.join(world.request(name, source=source), "it") as run:
+                await run.result()
+
         gc.disable()
         try:
             world.hold.stage = "transcribe"
-            leaving = asyncio.create_task(world.text("english"))
+            watching = asyncio.create_task(watch())
             assert await asyncio.to_thread(world.hold.entered.wait, 10)
-            leaving.cancel()
-            await asyncio.wait([leaving])
+            if ending == "is withdrawn":
+                watching.cancel()
+                await asyncio.wait([watching])
             world.hold.go.set()
+            await asyncio.wait([watching])
             await world.let_go()
         finally:
             gc.enable()
@@ -348,20 +365,26 @@ def test_the_audio_of_who_left_is_let_go() -> None:
     play(scene)
 
 
-@pytest.mark.parametrize("name", ["poisoned", "english"])
-def test_the_audio_of_a_task_that_is_kept_is_let_go(
-    name: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("place", ["stitch", "label"])
+def test_a_failure_is_logged_with_the_line_where_it_happened(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A run that is remembered for a retry keeps its task and its error, not its recording."""
-    monkeypatch.setattr(scheduler.logger, "disabled", True)  # pytest keeps what is logged
+    def broken(*_: object, **__: object) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(pipeline, place, broken)
 
     async def scene(world: World) -> None:
-        task = asyncio.create_task(world.text(name))
-        await asyncio.wait([task])
-        await world.let_go()
-        assert (task.exception() is not None) == (name == "poisoned")
+        (tmp_path / "german").write_bytes(b"")
+        source = UploadedFile(path=tmp_path / "german", filename="")
+        request = world.request("german", source=source, diarize=DiarizeOptions())
+        async with Runs(world.pipeline, retry_window=600).join(request, "it") as run:
+            with pytest.raises((KeyError, TranscriptionFailed)):
+                await run.result()
 
     play(scene)
+    line = broken.__code__.co_firstlineno + 1
+    assert f'{__file__}", line {line}, in broken' in caplog.text
 
 
 def test_time_is_up() -> None:
@@ -400,20 +423,20 @@ def test_a_poisoned_window_fails_its_own_request_only() -> None:
 
 def test_what_memory_has_is_not_computed_again() -> None:
     async def scene(world: World) -> None:
-        memory = Memory()
+        checkpoint = Checkpoint()
         one_by_one = {"batch_size": 1, "align": AlignMode.OFF}
         with pytest.raises(TranscriptionFailed):
-            await world.pipeline.run(world.request("poisoned", **one_by_one), memory=memory)
+            await world.pipeline.run(world.request("poisoned", **one_by_one), checkpoint=checkpoint)
         await world.settled()  # the window in flight when the run failed is still computed
-        known = len(memory.windows)
+        known = len(checkpoint.windows)
         assert known > 0
         replaced = sentences("red door", "open tree", "find white", "bring bread")
         world.clips.recordings = {"poisoned": replaced}
         world.hold.calls.clear()
         request = world.request("poisoned", **one_by_one)
-        transcript = await world.pipeline.run(request, memory=memory)
+        transcript = await world.pipeline.run(request, checkpoint=checkpoint)
         assert transcript.text == "red door. open tree. find white. bring bread."
-        assert world.hold.calls.count("transcribe") == len(memory.windows) - known
+        assert world.hold.calls.count("transcribe") == len(checkpoint.windows) - known
 
     play(scene)
 

@@ -24,9 +24,9 @@ from whisperx_api_server.domain import (
 from whisperx_api_server.errors import TranscriptionFailed
 from whisperx_api_server.pipeline import Pipeline
 from whisperx_api_server.runs import Finished, Heard, Run, Runs
-from whisperx_api_server.stages import Memory, Observer
+from whisperx_api_server.stages import Checkpoint, Observer
 
-Work = Callable[[TranscriptionRequest, Observer, Memory], Awaitable[None]]
+Work = Callable[[TranscriptionRequest, Observer, Checkpoint], Awaitable[None]]
 
 
 class ScriptedPipeline:
@@ -37,10 +37,10 @@ class ScriptedPipeline:
         self.begun = 0
 
     async def run(
-        self, request: TranscriptionRequest, observer: Observer, memory: Memory
+        self, request: TranscriptionRequest, observer: Observer, checkpoint: Checkpoint
     ) -> Transcript:
         self.begun += 1
-        await self.work(request, observer, memory)
+        await self.work(request, observer, checkpoint)
         return Transcript(
             task="transcribe", language="en", languages=("en",), duration=1.0, segments=()
         )
@@ -53,7 +53,9 @@ class Clock:
         return self.now
 
 
-async def at_once(request: TranscriptionRequest, observer: Observer, memory: Memory) -> None:
+async def at_once(
+    request: TranscriptionRequest, observer: Observer, checkpoint: Checkpoint
+) -> None:
     observer.opened(3600.0)
     observer.heard(window(0), 3600.0)
 
@@ -179,7 +181,9 @@ def test_a_run_reads_files_of_its_own(request_: TranscriptionRequest, tmp_path: 
     read: list[bytes] = []
     gone = asyncio.Event()
 
-    async def work(request: TranscriptionRequest, observer: Observer, memory: Memory) -> None:
+    async def work(
+        request: TranscriptionRequest, observer: Observer, checkpoint: Checkpoint
+    ) -> None:
         await gone.wait()
         assert isinstance(request.source, UploadedFile)
         assert request.diarize is not None
@@ -209,9 +213,11 @@ def test_a_failed_run_is_not_joined_but_its_windows_are_kept(
 ) -> None:
     memories: list[set[int]] = []
 
-    async def work(request: TranscriptionRequest, observer: Observer, memory: Memory) -> None:
-        memories.append(set(memory.windows))
-        memory.windows[len(memories)] = window(len(memories))
+    async def work(
+        request: TranscriptionRequest, observer: Observer, checkpoint: Checkpoint
+    ) -> None:
+        memories.append(set(checkpoint.windows))
+        checkpoint.windows[len(memories)] = window(len(memories))
         if len(memories) == 1:
             raise TranscriptionFailed("no")
 
@@ -232,7 +238,9 @@ def test_a_failed_run_is_not_joined_but_its_windows_are_kept(
 def test_who_comes_late_is_told_everything(request_: TranscriptionRequest) -> None:
     heard, done = asyncio.Event(), asyncio.Event()
 
-    async def work(request: TranscriptionRequest, observer: Observer, memory: Memory) -> None:
+    async def work(
+        request: TranscriptionRequest, observer: Observer, checkpoint: Checkpoint
+    ) -> None:
         observer.heard(window(0), 1.0)
         observer.heard(window(1), 2.0)
         heard.set()
@@ -269,7 +277,9 @@ def test_stages_run_in_turn_but_for_transcription_and_diarization(
         stages = made[0].progress.stages
         unfinished.append([each.name for each in stages if each.finished_at is None])
 
-    async def work(request: TranscriptionRequest, observer: Observer, memory: Memory) -> None:
+    async def work(
+        request: TranscriptionRequest, observer: Observer, checkpoint: Checkpoint
+    ) -> None:
         await asyncio.sleep(0)
         for stage in ("open", "transcribe", "diarize", "finish"):
             observer.stage(stage)
@@ -288,7 +298,9 @@ def test_stages_run_in_turn_but_for_transcription_and_diarization(
 def test_the_position_is_how_many_began_before(request_: TranscriptionRequest) -> None:
     release = [asyncio.Event() for _ in range(3)]
 
-    async def work(request: TranscriptionRequest, observer: Observer, memory: Memory) -> None:
+    async def work(
+        request: TranscriptionRequest, observer: Observer, checkpoint: Checkpoint
+    ) -> None:
         await release[int(request.id)].wait()
 
     async def scenario() -> None:

@@ -26,7 +26,7 @@ from whisperx_api_server.scheduler import (
     LaneLimits,
     Work,
 )
-from whisperx_api_server.traces import release_frames
+from whisperx_api_server.tracebacks import release_frames
 
 
 class Engine:
