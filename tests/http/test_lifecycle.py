@@ -35,7 +35,7 @@ HEAVY = (
 
 def environment(**settings: str) -> dict[str, str]:
     """This process's, without whatever settings of the server it happens to have."""
-    kept = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "TMPDIR")
+    kept = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "TMPDIR", "PYTHONPATH")
     return {name: os.environ[name] for name in kept if name in os.environ} | settings
 
 

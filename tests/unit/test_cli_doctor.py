@@ -100,7 +100,7 @@ def hub() -> Iterator[Hub]:
 
 
 def examine(directory: Path, **settings: str) -> tuple[int, str]:
-    kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+    kept = {name: os.environ[name] for name in ("PATH", "LANG", "PYTHONPATH") if name in os.environ}
     result = subprocess.run(
         COMMAND,
         cwd=directory,
@@ -143,6 +143,16 @@ def test_models_on_disk_need_no_hub(tmp_path: Path) -> None:
     assert status == 1
     assert row(table, "transcription model").startswith("✗")
     assert "unset HF_HUB_OFFLINE" in row(table, "diarization model")
+
+
+def test_packaged_model_needs_no_hub(tmp_path: Path) -> None:
+    settings = {"WHISPER__MODEL": "base", "HF_HUB_OFFLINE": "1"}
+    settings |= {"BACKENDS__ALIGNMENT": "fake", "BACKENDS__DIARIZATION": "fake"}
+
+    status, table = examine(tmp_path, **settings)
+
+    assert status == 0, table
+    assert "base: in installed packages" in row(table, "transcription model")
 
 
 def test_published_sizes_are_those_of_faster_whisper() -> None:

@@ -14,7 +14,7 @@ from importlib.metadata import entry_points
 from typing import Any, cast
 
 from ..errors import NotConfigured
-from .base import ModelSpec, Stage, shown_name
+from .base import ModelSource, ModelSpec, Stage, shown_name
 
 ENTRY_POINT_GROUP = "whisperx_api_server.backends"
 
@@ -103,6 +103,14 @@ def find_backend(name: str, stage: Stage) -> Any:
     raise NotConfigured(
         f"there is no {stage} backend named {name!r}: set {variable} to one of {known}"
     )
+
+
+def model_source(key: ModelKey) -> ModelSource | None:
+    """Where a model's files come from; None if its backend does not say. Looks at the disk."""
+    module = find_backend(key.backend, key.stage)
+    if key.stage != "transcription" or not hasattr(module, "model_source"):
+        return None
+    return cast("ModelSource", module.model_source(key.spec))
 
 
 def load_model(key: ModelKey) -> object:

@@ -13,6 +13,7 @@ and, where it applies:
 
     def align_model(language: str, models: Mapping[str, str]) -> str | None   # the aligner's table
     def engine_info() -> Mapping[str, object]   # for /info; imports nothing heavy
+    def model_source(spec: ModelSpec) -> ModelSource   # for /info and `doctor`; loads nothing
 
 Importing the module costs nothing: vendor packages are imported inside the factories. Absent ones
 raise `NotInstalled` naming the install command (see `require`).
@@ -50,6 +51,9 @@ from ..domain import (
 from ..errors import NotInstalled
 
 Stage = Literal["transcription", "alignment", "diarization", "vad", "translation", "generation"]
+
+ModelSource = Literal["directory", "packages", "hub"]
+"""A path of the settings, installed packages, or the hub (or its cache)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -38,10 +38,11 @@ def snapshot(spec: ModelSpec, repo_id: str, *, patterns: Sequence[str], extra: s
 
 
 @contextmanager
-def translate_hub_errors(model: str, *, extra: str = "cpu") -> Iterator[None]:
+def translate_hub_errors(model: str, *, extra: str = "cpu", advice: str = "") -> Iterator[None]:
     """Turn what huggingface_hub raises, also from within transformers or pyannote, into our errors.
 
     Wrap only the loading of a model in it: any other OSError inside is taken for a failed load.
+    `advice` is added to the error where the model is not on disk and the hub does not give it.
 
     Raises:
         ModelNotFound: there is no such model for us, or it is not on disk while downloads are off.
@@ -51,10 +52,10 @@ def translate_hub_errors(model: str, *, extra: str = "cpu") -> Iterator[None]:
     try:
         yield
     except (OSError, httpx.HTTPError, errors.HFValidationError) as error:
-        raise _translated(error, shown_name(model), errors) from error
+        raise _translated(error, shown_name(model), errors, advice) from error
 
 
-def _translated(error: BaseException, model: str, errors: object) -> ServiceError:
+def _translated(error: BaseException, model: str, errors: object, advice: str) -> ServiceError:
     chain = list(_chain(error))
 
     def kinds(*names: str) -> tuple[type[Exception], ...]:
@@ -81,7 +82,7 @@ def _translated(error: BaseException, model: str, errors: object) -> ServiceErro
     if has("OfflineModeIsEnabled") or isinstance(chain[-1], kinds("LocalEntryNotFoundError")):
         return ModelNotFound(
             f"the model {model!r} is not on disk while downloads are off: download it before, or "
-            "allow downloads"
+            f"allow downloads{advice}"
         )
     if has("RevisionNotFoundError") or (
         has("EntryNotFoundError") and not has("LocalEntryNotFoundError")
@@ -94,7 +95,7 @@ def _translated(error: BaseException, model: str, errors: object) -> ServiceErro
     if has("LocalEntryNotFoundError") or any(map(_of_transport, chain)):
         return ModelUnavailable(
             f"the model {model!r} is not on disk and the Hugging Face hub cannot be reached: "
-            "try again later"
+            f"try again later{advice}"
         )
     return ModelUnavailable(
         f"the model {model!r} could not be loaded ({type(error).__name__}): see the server's log"

@@ -40,12 +40,16 @@ class Location:
 
 def locate(key: ModelKey) -> Location | None:
     """Where the model is; None if it has no files of its own."""
+    from ..backends import model_source
+
     probe = PROBES.get((key.backend, key.stage))
     if probe is None:
         return None
     name = key.spec.name
     if name.startswith(("/", ".", "~")) or Path(name).exists():
         return _on_path(Path(name).expanduser(), probe)
+    if model_source(key) == "packages":
+        return Location(found=f"{name}: in installed packages", on_disk=True)
     if key.stage == "alignment" and "/" not in name:
         found = f"{name}: comes from download.pytorch.org at its first use; not checked"
         return Location(found=found, checked=False)

@@ -380,6 +380,7 @@ class Lane(TypedDict):
 
     model: str
     stage: str
+    source: Literal["directory", "packages", "hub"] | None
     state: Literal["loading", "ready"]
     requests: int
     waiting: int

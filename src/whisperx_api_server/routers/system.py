@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter
 
+from ..backends import model_source
 from ..errors import Unavailable
 from . import schema, shapes
 from .deps import ClientDep, ServicesDep
@@ -32,10 +34,15 @@ async def ready(services: ServicesDep) -> dict[str, str]:
 @router.get("/info", responses=schema.answers(shapes.Info))
 async def info(services: ServicesDep, _: ClientDep) -> dict[str, Any]:
     """Version, configuration, limits, and the state of each model's queue."""
+    statuses = services.pool.statuses()
+    sources = await asyncio.to_thread(
+        lambda: [model_source(each.key) if each.state == "ready" else None for each in statuses]
+    )
     lanes = [
         {
             "model": status.key.name,
             "stage": status.key.stage,
+            "source": source,
             "state": status.state,
             "requests": status.leases,
             "waiting": status.waiting,
@@ -43,7 +50,7 @@ async def info(services: ServicesDep, _: ClientDep) -> dict[str, Any]:
             "batch_limit": status.lane.batch_limit,
             **asdict(status.lane.stats),
         }
-        for status in services.pool.statuses()
+        for status, source in zip(statuses, sources, strict=True)
     ]
     return {
         **services.info,

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from ...domain import Samples
 from ...errors import InsufficientMemory, ModelUnavailable, NotInstalled
-from ..base import ModelSpec, Transcriber, require, shown_name, usable_cores
+from ..base import ModelSource, ModelSpec, Transcriber, require, shown_name, usable_cores
 from .align_models import align_model, torch_device
 from .aligner import load_aligner
 
 if TYPE_CHECKING:
     from .features import Mel
 
-__all__ = ["align_model", "engine_info", "load_aligner", "load_transcriber"]
+__all__ = ["align_model", "engine_info", "load_aligner", "load_transcriber", "model_source"]
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +102,17 @@ def _gpu_log_mel(spec: ModelSpec, n_mels: int) -> Callable[[Samples], Mel] | Non
         # CTranslate2 serves older GPUs than torch's builds have kernels for
         logger.warning("torch cannot use this GPU: features are computed on the CPU", exc_info=True)
         return None
+
+
+def model_source(spec: ModelSpec) -> ModelSource:
+    """Where the files of a Whisper model come from.
+
+    Raises:
+        NotInstalled: faster-whisper is absent.
+    """
+    from .hub import model_source
+
+    return model_source(spec)
 
 
 def engine_info() -> Mapping[str, object]:
