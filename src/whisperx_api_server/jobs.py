@@ -254,9 +254,9 @@ class LocalService:
         """See `TranscriptionService.watch`."""
         record = self._record(job_id, client)
         while True:
-            changed = record.changed
-            yield record.job
-            if record.job.ended:
+            changed, job = record.changed, record.job
+            yield job
+            if job.ended:
                 return
             await changed.wait()
 

@@ -88,6 +88,26 @@ def test_who_leaves_is_gone_at_once() -> None:
     asyncio.run(scenario())
 
 
+def test_a_stream_that_waits_sends_comments() -> None:
+    async def slow() -> AsyncGenerator[dict[str, Any] | str, None]:
+        await pinged.wait()
+        yield "at last"
+
+    async def scenario() -> None:
+        connection = Connection()
+        response = EventStream(slow(), AsyncExitStack(), heartbeat=0.01)
+        responding = asyncio.create_task(
+            response({"type": "http"}, connection.receive, connection.send)
+        )
+        await until(lambda: connection.body.count(": ping\n\n") >= 2)
+        pinged.set()
+        await responding
+        assert connection.body.endswith(": ping\n\ndata: at last\n\n")
+
+    pinged = asyncio.Event()
+    asyncio.run(scenario())
+
+
 def test_an_unforeseen_failure_reaches_the_log_s_keeper() -> None:
     async def broken() -> AsyncGenerator[dict[str, Any] | str, None]:
         yield {}
@@ -119,7 +139,7 @@ async def told(events: list[RunEvent | Exception], **output: Any) -> list[Any]:
             yield event
 
     run = happening()
-    begun = await anext(run)
+    begun = asyncio.ensure_future(anext(run))
     return [each async for each in transcript_events(begun, run, OutputOptions(**output))]
 
 

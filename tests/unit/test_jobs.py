@@ -135,6 +135,27 @@ def test_a_job_ends_and_lets_go_of_its_upload(place: Place) -> None:
     assert {path.name for path in place.directory.iterdir()} == {"jobs"}
 
 
+def test_a_slow_reader_sees_the_end_too(place: Place) -> None:
+    release = asyncio.Event()
+
+    async def until_released(observer: Observer) -> None:
+        observer.stage("open")
+        await release.wait()
+
+    async def scenario() -> None:
+        async with place.service(until_released) as service:
+            await place.submit(service)
+            seen = []
+            async for job in service.watch(ID, "ann"):
+                seen.append(job.state)
+                if job.state == "running":  # the job ends while this event is being sent
+                    release.set()
+                    await until(lambda: service.job(ID, "ann").ended)
+            assert seen[-1] == "completed"
+
+    asyncio.run(scenario())
+
+
 def test_what_nobody_foresaw_fails_the_job_with_a_reason(
     place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -45,7 +45,8 @@ class Services:
     info: Mapping[str, object] = field(default_factory=dict)
 
 
-def get_services(request: Request) -> Services:
+# Coroutines, though they await nothing: FastAPI would run plain functions on a thread per request.
+async def get_services(request: Request) -> Services:
     return cast("Services", request.app.state.services)
 
 
@@ -60,7 +61,7 @@ _BEARER = HTTPBearer(
 """Puts the scheme into the OpenAPI document; `KeyRing` alone judges the header."""
 
 
-def authenticate(
+async def authenticate(
     request: Request,
     services: ServicesDep,
     _: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)],

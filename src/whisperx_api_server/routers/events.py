@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
 from typing import Any
@@ -23,6 +23,10 @@ logger = logging.getLogger(__name__)
 
 STALLED = 60.0
 """Seconds for which a client may read nothing, its buffers full, before it counts as gone."""
+
+HEARTBEAT = 15.0
+"""Seconds without an event after which a comment is sent: proxies cut connections that are idle for
+a minute."""
 
 DONE = "[DONE]"
 """The last event's data, as OpenAI's API ends a stream."""
@@ -42,6 +46,7 @@ class EventStream(Response):
         stack: AsyncExitStack,
         *,
         patience: float = STALLED,
+        heartbeat: float = HEARTBEAT,
     ) -> None:
         super().__init__(
             media_type=self.media_type,
@@ -51,6 +56,7 @@ class EventStream(Response):
         self._source = source
         self._stack = stack
         self._patience = patience
+        self._heartbeat = heartbeat
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         async with self._stack, aclosing(self._source):
@@ -70,17 +76,25 @@ class EventStream(Response):
 
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        async for event in self._source:
+        while (event := await self._next(send)) is not None:
             data = event if isinstance(event, str) else json.dumps(event, ensure_ascii=False)
-            async with asyncio.timeout(self._patience):
-                await send(
-                    {
-                        "type": "http.response.body",
-                        "body": f"data: {data}\n\n".encode(),
-                        "more_body": True,
-                    }
-                )
+            await self._write(f"data: {data}\n\n", send)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _next(self, send: Send) -> dict[str, Any] | str | None:
+        """The next event, after a comment for each interval without one; None at the end."""
+        coming = asyncio.ensure_future(anext(self._source, None))
+        try:
+            while not (await asyncio.wait({coming}, timeout=self._heartbeat))[0]:
+                await self._write(": ping\n\n", send)
+            return coming.result()
+        finally:
+            coming.cancel()
+            await asyncio.wait({coming})
+
+    async def _write(self, text: str, send: Send) -> None:
+        async with asyncio.timeout(self._patience):
+            await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
 
 
 async def _until_disconnected(receive: Receive) -> None:
@@ -89,15 +103,15 @@ async def _until_disconnected(receive: Receive) -> None:
 
 
 async def transcript_events(
-    begun: RunEvent, events: AsyncGenerator[RunEvent, None], output: OutputOptions
+    begun: Awaitable[RunEvent], events: AsyncGenerator[RunEvent, None], output: OutputOptions
 ) -> AsyncGenerator[dict[str, Any] | str, None]:
     """OpenAI's transcription events, of `begun` and what follows; a failure is the last of them.
 
-    Whoever asks for the first event themselves can still answer its failure with a status.
+    The first event is apart, so that its failure can still be answered with a status.
     """
     wording = _Wording(output)
-    event: RunEvent | None = begun
     try:
+        event: RunEvent | None = await begun
         while event is not None:
             for each in wording.of(event):
                 yield each

@@ -14,7 +14,7 @@ from ..formats import render
 from ..job_view import job_object
 from . import schema
 from .deps import ClientDep, Services, ServicesDep, is_retry, new_request_id, unless_disconnected
-from .events import EventStream, transcript_events
+from .events import HEARTBEAT, EventStream, transcript_events
 from .forms import TranscriptionForm, TranslationForm, choose_source, parse_form
 from .multipart import read_form
 from .references import save_references
@@ -52,7 +52,13 @@ async def transcribe(request: Request, services: ServicesDep, client: ClientDep)
         if fields.stream:
             heard = services.service.stream(job, retry=is_retry(request))
             stack.push_async_callback(heard.aclose)
-            begun = await unless_disconnected(request, anext(heard))
+            begun = asyncio.ensure_future(anext(heard))
+            stack.push_async_callback(asyncio.wait, {begun})
+            stack.callback(begun.cancel)
+            # A failure is answered with its status, unless heartbeats must begin before it.
+            await unless_disconnected(request, asyncio.wait({begun}, timeout=HEARTBEAT))
+            if begun.done():
+                begun.result()
             return EventStream(transcript_events(begun, heard, output), stack.pop_all())
         return await _answer(request, services, job, output)
 
