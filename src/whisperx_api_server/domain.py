@@ -103,11 +103,24 @@ class DecodeOptions:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class UploadedFile:
+    """A recording on disk; two are equal when their digests are.
+
+    `filename` is the client's name for it, used for echoing only. `digest` is BLAKE2b of the
+    content, empty where it was not computed: nothing may be shared by such a file.
+    """
+
+    path: Path = field(compare=False)
+    filename: str = field(compare=False)
+    digest: bytes = b""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class KnownSpeaker:
     """A name and the file (any audio format) of a 2-10 s sample of that voice."""
 
     name: str
-    reference: Path
+    reference: UploadedFile
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,14 +144,6 @@ class AlignMode(StrEnum):
     OFF = "off"
     AUTO = "auto"
     FORCED = "forced"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class UploadedFile:
-    """A recording that lies on disk. `filename` is what the client called it, for echoing only."""
-
-    path: Path
-    filename: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

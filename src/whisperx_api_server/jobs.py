@@ -176,7 +176,7 @@ class LocalService:
     async def run(self, request: TranscriptionRequest, *, retry: bool = False) -> Transcript:
         """See `TranscriptionService.run`."""
         with self.accepted():
-            identity = await self._runs.identity(request)
+            identity = self._runs.identity(request)
             async with self._runs.join(request, identity, retry=retry) as run:
                 return await run.result()
 
@@ -185,7 +185,7 @@ class LocalService:
     ) -> AsyncGenerator[RunEvent, None]:
         """See `TranscriptionService.stream`."""
         with self.accepted():
-            identity = await self._runs.identity(request)
+            identity = self._runs.identity(request)
             async with (
                 self._runs.join(request, identity, retry=retry) as run,
                 aclosing(run.events()) as events,
@@ -318,7 +318,7 @@ class LocalService:
 
     async def _transcribe(self, record: _Record, request: TranscriptionRequest) -> Transcript:
         """Run a job; where the server is full by now, wait for room: the job was accepted."""
-        identity = await self._runs.identity(request)
+        identity = self._runs.identity(request)
         while True:
             try:
                 async with self._runs.join(request, identity) as run:

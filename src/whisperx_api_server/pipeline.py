@@ -27,7 +27,6 @@ from .domain import (
     Source,
     Transcript,
     TranscriptionRequest,
-    UploadedFile,
     Window,
     WindowTranscript,
 )
@@ -424,10 +423,9 @@ class _Run:
             return diarization, match_known(diarization.embeddings, references, threshold)
 
     async def _voice(self, known: KnownSpeaker, lane: Lane[Any]) -> tuple[float, ...]:
-        source = UploadedFile(path=known.reference, filename=known.name)
         shortest, longest = REFERENCE_SECONDS
         try:
-            async with self._opener.open(source) as clip:
+            async with self._opener.open(known.reference) as clip:
                 if not shortest <= clip.duration <= longest:
                     raise InvalidRequest(f"it must last {shortest:g} to {longest:g} s")
                 vector = await self._submit(lane, EMBED, clip, cost=clip.duration)

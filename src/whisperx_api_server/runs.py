@@ -9,7 +9,6 @@ its checkpoint is kept for a while, so that a retry resumes from the windows tha
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import time
 import uuid
@@ -40,8 +39,6 @@ MAX_REMEMBERED = 200
 MAX_REMEMBERED_SECONDS = 48 * 3600.0
 """Maximum seconds of audio that the remembered runs have transcribed together: the words of an hour
 take some megabytes."""
-
-_SAME = UploadedFile(path=Path(), filename="")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -192,8 +189,7 @@ class Run(Observer):
 
     def _own_files(self, request: TranscriptionRequest) -> TranscriptionRequest:
         if isinstance(request.source, UploadedFile):
-            source = replace(request.source, path=self._link(request.source.path))
-            request = replace(request, source=source)
+            request = replace(request, source=self._link(request.source))
         if request.diarize is not None:
             known = tuple(
                 replace(speaker, reference=self._link(speaker.reference))
@@ -202,11 +198,11 @@ class Run(Observer):
             request = replace(request, diarize=replace(request.diarize, known_speakers=known))
         return request
 
-    def _link(self, path: Path) -> Path:
-        link = path.with_name(f"{path.name}-{uuid.uuid4().hex}")
-        link.hardlink_to(path)
+    def _link(self, file: UploadedFile) -> UploadedFile:
+        link = file.path.with_name(f"{file.path.name}-{uuid.uuid4().hex}")
+        link.hardlink_to(file.path)
         self._files.append(link)
-        return link
+        return replace(file, path=link)
 
     def tell(self) -> None:
         """Wake those who watch."""
@@ -254,16 +250,12 @@ class Runs:
         """How many runs that began before this one are still under way."""
         return self._alive.index(run) if run in self._alive else 0
 
-    async def identity(self, request: TranscriptionRequest) -> Hashable | None:
+    def identity(self, request: TranscriptionRequest) -> Hashable | None:
         """Equal for requests of one client that ask the same about the same content."""
-        if not self._retry_window or not isinstance(request.source, UploadedFile):
+        source = request.source
+        if not self._retry_window or not isinstance(source, UploadedFile) or not source.digest:
             return None
-        known = request.diarize.known_speakers if request.diarize else ()
-        paths = [request.source.path, *(speaker.reference for speaker in known)]
-        digests = await asyncio.to_thread(lambda: tuple(_digest(path) for path in paths))
-        diarize = request.diarize and replace(request.diarize, known_speakers=())
-        names = tuple(speaker.name for speaker in known)
-        return digests, names, replace(request, id="", source=_SAME, diarize=diarize)
+        return replace(request, id="")
 
     @asynccontextmanager
     async def join(
@@ -355,8 +347,3 @@ async def _replay(
         else:
             observer.spoken(event.segments)
     return transcript
-
-
-def _digest(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").digest()

@@ -9,6 +9,7 @@ check: a second answer of the name server is never asked for, so it cannot diffe
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import ipaddress
 import os
 import socket
@@ -86,9 +87,9 @@ class UploadStore:
         with ExitStack() as undo:
             path = _create_file(self._workdir)
             undo.callback(path.unlink, missing_ok=True)
-            await _write(chunks, path, self._max_bytes, too_large)
+            digest = await _write(chunks, path, self._max_bytes, too_large)
             undo.pop_all()
-        return UploadedFile(path=path, filename=filename)
+        return UploadedFile(path=path, filename=filename, digest=digest)
 
     async def discard(self, file: UploadedFile) -> None:
         """Delete an upload; once more does no harm."""
@@ -384,14 +385,15 @@ async def _read_chunks(upload: AsyncReadable) -> AsyncIterator[bytes]:
 
 async def _write(
     chunks: AsyncIterator[bytes], path: Path, max_bytes: int, too_large: TooLarge
-) -> None:
-    """Write chunks as they come, a block at a time on a thread.
+) -> bytes:
+    """Write chunks as they come, a block at a time on a thread; their BLAKE2b digest.
 
     Raises:
         TooLarge: the given one, before a byte beyond the limit is written.
         Unavailable: the disk is full.
     """
     total = 0
+    digest = hashlib.blake2b()
     pending = bytearray()
     with path.open("wb") as file:
         async for chunk in chunks:
@@ -400,18 +402,20 @@ async def _write(
                 raise too_large
             pending += chunk
             if len(pending) >= _WRITE_BLOCK:
-                await _flush(file, pending)
+                await _flush(file, pending, digest)
                 pending = bytearray()
-        await _flush(file, pending)
+        await _flush(file, pending, digest)
+    return digest.digest()
 
 
-async def _flush(file: BinaryIO, block: bytearray) -> None:
+async def _flush(file: BinaryIO, block: bytearray, digest: hashlib.blake2b) -> None:
     try:
-        await asyncio.to_thread(_write_through, file, block)
+        await asyncio.to_thread(_write_through, file, block, digest)
     except OSError as error:
         raise Unavailable("the server's disk is full: try again later", retry_after=60.0) from error
 
 
-def _write_through(file: BinaryIO, block: bytearray) -> None:
+def _write_through(file: BinaryIO, block: bytearray, digest: hashlib.blake2b) -> None:
+    digest.update(block)
     file.write(block)
     file.flush()

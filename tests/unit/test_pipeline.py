@@ -265,7 +265,11 @@ def play(scene: Callable[[World], Coroutine[Any, Any, None]], **settings: float)
     asyncio.run(run())
 
 
-SPEAKERS = DiarizeOptions(known_speakers=(KnownSpeaker(name="Ann", reference=Path("reference")),))
+def known_as(name: str, recording: str) -> KnownSpeaker:
+    return KnownSpeaker(name=name, reference=UploadedFile(path=Path(recording), filename=name))
+
+
+SPEAKERS = DiarizeOptions(known_speakers=(known_as("Ann", "reference"),))
 
 
 def test_every_transcript_is_the_one_it_gets_alone() -> None:
@@ -459,7 +463,7 @@ def test_beyond_the_bound_nothing_is_even_decoded() -> None:
 
 def test_a_reference_that_is_too_short_is_named() -> None:
     async def scene(world: World) -> None:
-        too_short = KnownSpeaker(name="Bo", reference=Path("german"))
+        too_short = known_as("Bo", "german")
         world.clips.recordings = {**RECORDINGS, "german": say("rot", language="de")}
         with pytest.raises(InvalidRequest, match="'Bo': it must last 2 to 10 s"):
             await world.text("english", diarize=DiarizeOptions(known_speakers=(too_short,)))

@@ -25,6 +25,7 @@ from whisperx_api_server.domain import (
     Samples,
     SpeakerTurn,
     SpeechRegion,
+    UploadedFile,
     VadOptions,
 )
 from whisperx_api_server.errors import InvalidRequest, ModelNotFound, NotInstalled
@@ -244,7 +245,9 @@ def test_embeddings_know_a_voice_again(
 def test_known_speakers_need_embeddings(
     diarizer: PyannoteDiarizer, dialogue: Utterance, tmp_path: Path
 ) -> None:
-    known = KnownSpeaker(name="Adam", reference=tmp_path / "adam.wav")
+    known = KnownSpeaker(
+        name="Adam", reference=UploadedFile(path=tmp_path / "adam.wav", filename="Adam")
+    )
     found = diarizer.diarize(clip_of(dialogue.audio), DiarizeOptions(known_speakers=(known,)))
     assert set(found.embeddings) == speakers_of(found.turns)
 

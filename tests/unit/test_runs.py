@@ -79,7 +79,10 @@ def request_(tmp_path: Path) -> TranscriptionRequest:
     path = tmp_path / "upload"
     path.write_bytes(b"sound")
     return TranscriptionRequest(
-        id="one", source=UploadedFile(path=path, filename="a.wav"), model="tiny", client="ann"
+        id="one",
+        source=UploadedFile(path=path, filename="a.wav", digest=b"sound"),
+        model="tiny",
+        client="ann",
     )
 
 
@@ -91,29 +94,23 @@ async def finish(
         return run
 
 
-def test_identity_is_content_parameters_and_client(
-    request_: TranscriptionRequest, tmp_path: Path
-) -> None:
-    copy, other, voice, same_voice = (tmp_path / name for name in "abcd")
-    copy.write_bytes(b"sound")
-    other.write_bytes(b"other sound")
-    voice.write_bytes(b"ann's voice")
-    same_voice.write_bytes(b"ann's voice")
+def test_identity_is_content_parameters_and_client(request_: TranscriptionRequest) -> None:
+    copy = UploadedFile(path=Path("copy"), filename="b.mp3", digest=b"sound")
+    other = UploadedFile(path=Path("other"), filename="a.wav", digest=b"other sound")
+    voice = UploadedFile(path=Path("voice"), filename="Ann", digest=b"ann's voice")
+    same_voice = replace(voice, path=Path("same"), filename="Bob")
 
-    def known(name: str, path: Path) -> TranscriptionRequest:
-        speaker = KnownSpeaker(name=name, reference=path)
+    def known(name: str, reference: UploadedFile) -> TranscriptionRequest:
+        speaker = KnownSpeaker(name=name, reference=reference)
         return replace(request_, diarize=DiarizeOptions(known_speakers=(speaker,)))
 
     made, _ = make(at_once)
-
-    async def identities(*requests: TranscriptionRequest) -> list[object]:
-        return [await made.identity(each) for each in requests]
-
-    first, again, *others = asyncio.run(
-        identities(
+    first, again, *others = (
+        made.identity(each)
+        for each in (
             request_,
-            replace(request_, id="two", source=UploadedFile(path=copy, filename="b.mp3")),
-            replace(request_, source=UploadedFile(path=other, filename="a.wav")),
+            replace(request_, id="two", source=copy),
+            replace(request_, source=other),
             replace(request_, client="bob"),
             replace(request_, model="base"),
             replace(request_, decode=DecodeOptions(temperature=0.1)),
@@ -126,16 +123,19 @@ def test_identity_is_content_parameters_and_client(
     )
     assert first == again
     assert len({first, *others}) == 1 + len(others)
-    one, two = asyncio.run(identities(known("Ann", voice), known("Ann", same_voice)))
-    assert one == two
+    assert made.identity(known("Ann", voice)) == made.identity(known("Ann", same_voice))
 
 
-def test_urls_and_a_window_of_zero_share_nothing(request_: TranscriptionRequest) -> None:
+def test_urls_unknown_content_and_a_window_of_zero_share_nothing(
+    request_: TranscriptionRequest,
+) -> None:
     made, _ = make(at_once)
     url = replace(request_, source=RemoteUrl(url="http://a.example/b.wav"))
-    assert asyncio.run(made.identity(url)) is None
+    assert made.identity(url) is None
+    unknown = UploadedFile(path=Path("upload"), filename="a.wav")
+    assert made.identity(replace(request_, source=unknown)) is None
     made, _ = make(at_once, window=0)
-    assert asyncio.run(made.identity(request_)) is None
+    assert made.identity(request_) is None
 
 
 def test_an_end_is_remembered_for_the_window_and_no_longer(
@@ -187,13 +187,14 @@ def test_a_run_reads_files_of_its_own(request_: TranscriptionRequest, tmp_path: 
         await gone.wait()
         assert isinstance(request.source, UploadedFile)
         assert request.diarize is not None
-        paths = (request.source.path, request.diarize.known_speakers[0].reference)
+        paths = (request.source.path, request.diarize.known_speakers[0].reference.path)
         read.extend(path.read_bytes() for path in paths)
 
     async def scenario() -> None:
         voice = tmp_path / "voice"
         voice.write_bytes(b"voice")
-        speaker = KnownSpeaker(name="Ann", reference=voice)
+        reference = UploadedFile(path=voice, filename="Ann")
+        speaker = KnownSpeaker(name="Ann", reference=reference)
         request = replace(request_, diarize=DiarizeOptions(known_speakers=(speaker,)))
         made, _ = make(work)
         async with made.join(request, "x") as run:

@@ -6,6 +6,7 @@ Only name resolution is replaced. Where a test needs a public address, it calls 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import ipaddress
 import re
 import shutil
@@ -188,6 +189,7 @@ async def test_saves_an_upload_from_chunks_or_a_file(workdir: Path) -> None:
         saved = await store.save(upload, filename="talk.mp3")
         assert saved.path.read_bytes() == data
         assert saved.filename == "talk.mp3"
+        assert saved.digest == hashlib.blake2b(data).digest()
         await store.discard(saved)
         assert is_empty(workdir)
         await store.discard(saved)

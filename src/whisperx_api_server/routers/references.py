@@ -32,7 +32,7 @@ async def save_references(
     ):
         saved = await uploads.save(_content(reference), filename=name, param=PARAM)
         stack.push_async_callback(uploads.discard, saved)
-        known.append(KnownSpeaker(name=name, reference=saved.path))
+        known.append(KnownSpeaker(name=name, reference=saved))
     return tuple(known)
 
 
