@@ -1,0 +1,51 @@
+"""Word times that can be true: inside speech, in order, longer than nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from .domain import SpeechRegion, Word
+
+MIN_WORD = 0.04
+"""Seconds that a word lasts at least, where there is room."""
+
+
+def keep_in_speech(words: Sequence[Word], regions: Sequence[SpeechRegion]) -> tuple[Word, ...]:
+    """The words with their times moved into the speech `regions`, at least one, in order.
+
+    A word belongs to the region that its middle lies in. One whose middle lies in a pause belongs
+    to the region behind the pause: a decoder without a word for silence begins the next one early.
+    Starts increase and every word is longer than 0.
+    """
+    grouped: list[list[Word]] = [[] for _ in regions]
+    place = 0
+    for word in words:
+        middle = (word.start + word.end) / 2
+        while place < len(regions) - 1 and middle > regions[place].end:
+            place += 1
+        grouped[place].append(word)
+    return tuple(
+        word
+        for group, region in zip(grouped, regions, strict=True)
+        if group
+        for word in _spread(group, region)
+    )
+
+
+def _spread(words: list[Word], region: SpeechRegion) -> list[Word]:
+    """The words of one region: each at least as long as the shortest may be, none overlapping."""
+    shortest = min(MIN_WORD, (region.end - region.start) / len(words))
+    starts: list[float] = []
+    for count, word in enumerate(words):
+        earliest = starts[-1] + shortest if starts else region.start
+        latest = region.end - shortest * (len(words) - count)
+        starts.append(min(max(word.start, earliest), latest))
+    ends = [
+        min(max(word.end, start + shortest), following)
+        for word, start, following in zip(words, starts, [*starts[1:], region.end], strict=True)
+    ]
+    return [
+        replace(word, start=start, end=end)
+        for word, start, end in zip(words, starts, ends, strict=True)
+    ]
