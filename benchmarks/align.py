@@ -93,10 +93,7 @@ def _ours(items: list[Any]) -> tuple[float, list[tuple[str, float, float]]]:
     aligned = aligner.align(items)
     seconds = time.perf_counter() - start - watch.seconds
     return seconds, [
-        (word.text, word.start, word.end)
-        for sentences in aligned
-        for sentence in sentences
-        for word in sentence.words or ()
+        (word.text, word.start, word.end) for segment in aligned for word in segment.words or ()
     ]
 
 

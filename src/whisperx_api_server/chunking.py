@@ -2,14 +2,16 @@
 
 Windows are merged as WhisperX merges them (Bain et al. 2023, "VAD cut & merge"): consecutive
 regions share a window, pauses included, as long as it stays within the longest window; a region
-that alone is longer is cut where it is quietest.
+that alone is longer is cut where it is quietest. Unlike there, a pause of more than
+`LONGEST_PAUSE` seconds ends a window: a decoder's word times are arbitrary inside long pauses.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -24,9 +26,16 @@ from .domain import (
     WindowTranscript,
     Word,
 )
+from .sentences import sentence_segments
 
 FRAME = 0.01
 """Seconds between the places where a cut may lie."""
+
+LONGEST_PAUSE = 3.0
+"""Seconds of pause that a window may hold between two regions."""
+
+REGION_MARGIN = 0.2
+"""Seconds by which a word may begin before a speech region, or end after it."""
 
 HUSH = 0.15
 """Seconds over which loudness is averaged: longer than a plosive's closure, not than a pause."""
@@ -45,6 +54,7 @@ class Splitter:
         self._longest = math.floor(max_window * clip.sample_rate)
         if self._longest < 1:
             raise ValueError(f"max_window must hold at least one sample, got {max_window} s")
+        self._longest_pause = round(LONGEST_PAUSE * clip.sample_rate)
         self._open: list[tuple[int, int]] = []
         self._heard = 0
         self._count = 0
@@ -53,7 +63,10 @@ class Splitter:
         """Take more regions; the windows that became final with them."""
         windows = []
         for first, last in self._pieces(regions):
-            if self._open and last - self._open[0][0] > self._longest:
+            if self._open and (
+                last - self._open[0][0] > self._longest
+                or first - self._open[-1][1] > self._longest_pause
+            ):
                 windows.append(self._close())
             self._open.append((first, last))
         return windows
@@ -107,6 +120,34 @@ def _quietest(samples: Samples, rate: int) -> int:
     return int(middles[np.argmin(inside / (after - before))])
 
 
+def within_speech(words: Sequence[Word], regions: Sequence[SpeechRegion]) -> tuple[Word, ...]:
+    """The words of a window with the parts that stand in its pauses cut off.
+
+    Decoders and aligners give a pause to the word before or after it. A word that begins in speech
+    ends with it; one that begins in a pause begins with the speech after it; one that spans a pause
+    keeps the longer side. A word inside a pause stays: voice activity has missed it. Both are in
+    order, on the recording's clock.
+    """
+    pauses = [
+        (before.end, after.start)
+        for before, after in pairwise(regions)
+        if after.start - before.end > 2 * REGION_MARGIN
+    ]
+    trimmed = []
+    for word in words:
+        start, end = word.start, word.end
+        for silent_from, silent_to in pauses:
+            if end <= silent_from + REGION_MARGIN or start >= silent_to - REGION_MARGIN:
+                continue
+            before, after = silent_from - start, end - silent_to
+            if before > max(after, 0):
+                end = silent_from + REGION_MARGIN
+            elif after > 0:
+                start = silent_to - REGION_MARGIN
+        trimmed.append(replace(word, start=start, end=end))
+    return tuple(trimmed)
+
+
 def split(
     regions: Iterable[SpeechRegion], clip: AudioClip, *, request_id: str, max_window: float
 ) -> Iterator[Window]:
@@ -117,53 +158,61 @@ def split(
     yield from splitter.finish()
 
 
+def finish_window(transcript: WindowTranscript, window: Window, task: Task) -> WindowTranscript:
+    """A window's transcript as it becomes part of the recording's.
+
+    Where words are timed its segments are sentences; all times lie inside the window, words' times
+    in its speech. Blank segments are dropped. A segment that names no language is in its window's;
+    a translation is in English.
+    """
+    segments = []
+    for segment in transcript.segments:
+        if not segment.text.strip():
+            continue
+        words = segment.words
+        if words is not None:
+            words = within_speech([_clamp_word(word, window) for word in words], window.regions)
+        start, end = _clamp_times(segment, window)
+        language = "en" if task == "translate" else segment.language or transcript.language
+        segments += sentence_segments(
+            replace(segment, start=start, end=end, language=language, words=words)
+        )
+    return replace(transcript, segments=tuple(segments))
+
+
 def stitch(
-    transcripts: Iterable[WindowTranscript],
+    transcripts: Sequence[WindowTranscript],
     *,
     task: Task,
     duration: float,
     default_language: str,
 ) -> Transcript:
-    """One transcript of all windows, in window order, times clamped to [0, `duration`].
+    """One transcript of finished windows, which are in order.
 
-    Blank segments are dropped. A segment that names no language is in its window's; a translation
-    is in English, while `language` and `languages` stay those spoken. `default_language` is the
+    `language` and `languages` are those spoken, also of a translation; `default_language` is the
     answer where nothing was said.
     """
-    segments: list[Segment] = []
     spoken: dict[str, float] = {}
-    for transcript in sorted(transcripts, key=lambda each: each.window_index):
+    for transcript in transcripts:
         for segment in transcript.segments:
-            if not segment.text.strip():
-                continue
-            written = "en" if task == "translate" else segment.language or transcript.language
+            written = segment.language or transcript.language
             language = transcript.language if task == "translate" else written
-            kept = _clamp(segment, duration)
-            spoken[language] = spoken.get(language, 0.0) + kept.end - kept.start
-            segments.append(replace(kept, language=written))
+            spoken[language] = spoken.get(language, 0.0) + segment.end - segment.start
     languages = tuple(sorted(spoken, key=lambda code: -spoken[code]))
     return Transcript(
         task=task,
         language=languages[0] if languages else default_language,
         languages=languages,
         duration=duration,
-        segments=tuple(segments),
+        segments=tuple(segment for transcript in transcripts for segment in transcript.segments),
     )
 
 
-def _clamp(segment: Segment, duration: float) -> Segment:
-    start, end = _clamp_times(segment, duration)
-    words = segment.words
-    if words is not None:
-        words = tuple(_clamp_word(word, duration) for word in words)
-    return replace(segment, start=start, end=end, words=words)
-
-
-def _clamp_word(word: Word, duration: float) -> Word:
-    start, end = _clamp_times(word, duration)
+def _clamp_word(word: Word, window: Window) -> Word:
+    start, end = _clamp_times(word, window)
     return replace(word, start=start, end=end)
 
 
-def _clamp_times(timed: Segment | Word, duration: float) -> tuple[float, float]:
-    start = min(max(timed.start, 0.0), duration)
-    return start, min(max(timed.end, start), duration)
+def _clamp_times(timed: Segment | Word, window: Window) -> tuple[float, float]:
+    start = min(max(timed.start, window.start), window.end)
+    return start, min(max(timed.end, start), window.end)

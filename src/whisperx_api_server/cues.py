@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 
 from .domain import SPACELESS_LANGUAGES, Segment, Word, word_spans
+from .sentences import CLAUSE_END, split_sentences
 
 LINE_WIDTH = 42
 LONGEST_MS = 7000
@@ -27,8 +28,6 @@ WIDEST_PREFIX = 20
 """A longer speaker name widens the line rather than leaving the text no room."""
 
 _ARROW = re.compile(r"-[- ]*>")
-_SENTENCE_END = re.compile(r"[.!?…。！？।؟][\"'”’»)\]]*$")
-_CLAUSE_END = re.compile(r"[,;:、，；：،–—][\"'”’»)\]]*$")
 _LOPSIDED = 0.2
 
 
@@ -104,6 +103,7 @@ class _Sheet:
         self._indent = min(sum(map(_columns, self._prefix)), WIDEST_PREFIX)
         self._columns = list(accumulate(map(_columns, self._text), initial=0))
         self._breaks = [k for k in range(1, len(self._text)) if self._may_break(k)]
+        self._sentence_ends = {end for _, end in split_sentences(self._text, segment.language)}
 
     def cues(self, *, highlight_words: bool) -> Iterator[Cue]:
         for first, last in self._divide(0, len(self._text)):
@@ -178,11 +178,19 @@ class _Sheet:
         )
 
     def _inner_breaks(self, first: int, last: int) -> list[int]:
-        """Places to break text[first:last] at; inside an endless word, if it is one."""
+        """Places to break text[first:last] at; inside an endless word, if it is one.
+
+        Not after the dot of "Mr." or of an initial, unless there is no other place.
+        """
         inner = self._breaks[bisect_right(self._breaks, first) : bisect_left(self._breaks, last)]
         if inner or self._width(first, last) <= LINE_WIDTH:
-            return inner
+            return [place for place in inner if not self._abbreviated(place)] or inner
         return [(first + last) // 2]
+
+    def _abbreviated(self, place: int) -> bool:
+        """Whether a dot that ends no sentence stands before that place."""
+        end = place - (self._text[place - 1] == " ")
+        return self._text[end - 1] == "." and end not in self._sentence_ends
 
     def _best_break(self, first: int, last: int) -> int | None:
         """Sentence ends before clause ends before words; of equals, nearest to the middle."""
@@ -191,9 +199,9 @@ class _Sheet:
         def badness(place: int) -> tuple[int, float]:
             share = self._width(first, place) / total
             said = self._text[max(first, place - 8) : place].rstrip()
-            if _SENTENCE_END.search(said):
+            if place - (self._text[place - 1] == " ") in self._sentence_ends:
                 rank = 0
-            elif _CLAUSE_END.search(said) and _LOPSIDED <= share <= 1 - _LOPSIDED:
+            elif CLAUSE_END.search(said) and _LOPSIDED <= share <= 1 - _LOPSIDED:
                 rank = 1
             else:
                 rank = 2

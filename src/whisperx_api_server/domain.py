@@ -196,13 +196,17 @@ class OutputOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Word:
-    """A spoken word. `start`/`end` in seconds; `score` in [0, 1] is the aligner's or decoder's."""
+    """A spoken word. `start`/`end` in seconds; `score` in [0, 1] is the aligner's or decoder's.
+
+    `tokens` are the decoder's, where the decoder timed the word.
+    """
 
     text: str
     start: float
     end: float
     score: float | None = None
     speaker: str | None = None
+    tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -216,7 +220,7 @@ class TokenLogprob:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Segment:
-    """A stretch of transcript: a window's text, or one sentence of it once aligned.
+    """A stretch of transcript: a window's text, or one sentence of it where words are timed.
 
     The last five fields are openai/whisper's, per decoded window; sentences of one window repeat
     its values. `words` is None when no word times were made, which is not the same as no words.

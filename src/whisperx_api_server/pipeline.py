@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from .backends.base import AlignItem, Capabilities
 from .backlog import Backlog, Reservation
 from .catalog import Catalog
-from .chunking import Splitter, stitch
+from .chunking import Splitter, finish_window, stitch
 from .domain import (
     AlignMode,
     AudioClip,
@@ -318,7 +318,8 @@ class _Run:
         """One window, transcribed and, where words are asked for, with their times."""
         known = self._checkpoint.windows.get(window.index)
         if known is None:
-            known = await self._transcribe_window(window, options, lane, capabilities)
+            heard = await self._transcribe_window(window, options, lane, capabilities)
+            known = finish_window(heard, window, options.task)
             self._checkpoint.windows[window.index] = known
         return known
 
@@ -385,8 +386,7 @@ class _Run:
                     for segment in transcript.segments
                 )
             )
-        segments = tuple(sentence for sentences in aligned for sentence in sentences)
-        return replace(transcript, segments=segments)
+        return replace(transcript, segments=tuple(aligned))
 
     # -- diarization --------------------------------------------------------------------------
 

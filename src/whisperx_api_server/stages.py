@@ -42,9 +42,7 @@ TRANSCRIBE: Work[Transcriber, Decode, WindowTranscript] = Work(
 DETECT_LANGUAGE: Work[Transcriber, Window, Mapping[str, float]] = Work(
     run=lambda model, batch, _: model.detect_language(batch)
 )
-ALIGN: Work[Aligner, AlignItem, list[Segment]] = Work(
-    run=lambda model, batch, _: model.align(batch)
-)
+ALIGN: Work[Aligner, AlignItem, Segment] = Work(run=lambda model, batch, _: model.align(batch))
 DIARIZE: Work[Diarizer, tuple[AudioClip, DiarizeOptions], Diarization] = Work(
     run=lambda model, batch, _: [model.diarize(clip, options) for clip, options in batch]
 )

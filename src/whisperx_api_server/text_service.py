@@ -8,13 +8,12 @@ has left is dropped.
 from __future__ import annotations
 
 import asyncio
-import re
 import textwrap
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, zip_longest
 from typing import Any
 
 from .backends import ModelKey, find_backend
@@ -25,6 +24,7 @@ from .errors import InvalidRequest, ModelNotFound, Overloaded, Unavailable
 from .languages import parse_language
 from .model_pool import ModelPool
 from .scheduler import Lane, Work
+from .sentences import split_sentences
 
 PIECE = 500
 """Characters of one piece, except where a single sentence is longer."""
@@ -34,8 +34,6 @@ LONGEST_SENTENCE = 1000
 
 MAX_WAITING = 64
 """Requests that may wait for one model; text has no length in seconds that the backlog counts."""
-
-_SENTENCE = re.compile(r".+?(?:[.!?…](?=\s)|[。！？]+|$)\s*", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,7 +94,7 @@ class TextService:
             return text
         key = self._catalog.translator(source, target)
         gap = "" if target in SPACELESS_LANGUAGES else " "
-        lines = [list(pieces(line)) for line in text.split("\n")]
+        lines = [list(pieces(line, source)) for line in text.split("\n")]
         async with self._lane(key, request_id, pair=(source, target)) as lane:
             futures = [
                 lane.submit(
@@ -178,10 +176,10 @@ class TextService:
         return 1.0
 
 
-def pieces(line: str) -> Iterator[str]:
+def pieces(line: str, language: str | None = None) -> Iterator[str]:
     """A line cut after sentences into pieces of about `PIECE` characters, blanks around removed."""
     piece = ""
-    for sentence in _sentences(line):
+    for sentence in _sentences(line, language):
         if piece and len(piece) + len(sentence) > PIECE:
             yield piece.strip()
             piece = ""
@@ -190,9 +188,11 @@ def pieces(line: str) -> Iterator[str]:
         yield piece.strip()
 
 
-def _sentences(line: str) -> Iterator[str]:
+def _sentences(line: str, language: str | None) -> Iterator[str]:
     """The sentences of a line with the blanks behind them."""
-    for sentence in _SENTENCE.findall(line):
+    starts = [start for start, _ in split_sentences(line, language)]
+    for start, following in zip_longest(starts, starts[1:]):
+        sentence = line[start:following]
         if len(sentence) <= LONGEST_SENTENCE:
             yield sentence
             continue

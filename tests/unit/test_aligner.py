@@ -31,6 +31,7 @@ from whisperx_api_server.errors import (
     ModelUnavailable,
     TranscriptionFailed,
 )
+from whisperx_api_server.sentences import sentence_segments
 
 WHISPERX_TOLERANCE = 0.0201
 """Two times rounded to a millisecond, 20 ms apart."""
@@ -71,16 +72,16 @@ def item_of(
     return AlignItem(segment=segment, samples=spoken.audio, offset=offset, language=language)
 
 
-def words_of(sentences: list[Segment]) -> list[Word]:
-    return [word for sentence in sentences for word in sentence.words or ()]
+def words_of(segment: Segment) -> tuple[Word, ...]:
+    assert segment.words is not None
+    return segment.words
 
 
-def assert_sound(item: AlignItem, sentences: list[Segment]) -> None:
+def assert_sound(item: AlignItem, aligned: Segment) -> None:
     """Nothing of the text is lost, and time only goes forward, inside the segment."""
-    wanted = "".join(item.segment.text.split())
-    assert "".join("".join(s.text.split()) for s in sentences) == wanted
-    words = words_of(sentences)
-    assert "".join(word.text for word in words) == wanted
+    assert aligned.text == item.segment.text
+    words = words_of(aligned)
+    assert "".join(word.text for word in words) == "".join(aligned.text.split())
     times = [time for word in words for time in (word.start, word.end)]
     assert times == sorted(times)
     assert all(item.segment.start - 1e-3 <= time <= item.segment.end + 1e-3 for time in times)
@@ -128,8 +129,10 @@ def test_characters_of_a_language_without_spaces_are_words(
 
 
 def assert_like_whisperx(
-    item: AlignItem, ours: list[Segment], vendor: ModuleType, vendor_model: Any
+    item: AlignItem, aligned: Segment, vendor: ModuleType, vendor_model: Any
 ) -> None:
+    """Words and times, and the sentences that the pipeline makes of them."""
+    ours = sentence_segments(aligned)
     segment = item.segment
     model, metadata = vendor_model
     theirs = vendor.align(
@@ -158,10 +161,10 @@ def test_words_start_where_they_were_said(aligner: Aligner, speech: Speech) -> N
     ]
     errors = [
         abs(word.start - truth.start)
-        for utterance, sentences in zip(
+        for utterance, aligned in zip(
             spoken, aligner.align([item_of(s) for s in spoken]), strict=True
         )
-        for word, truth in zip(words_of(sentences), utterance.words, strict=True)
+        for word, truth in zip(words_of(aligned), utterance.words, strict=True)
     ]
     assert statistics.median(errors) <= 0.03
 
@@ -175,10 +178,10 @@ def test_a_batch_gives_what_each_item_gives_alone(aligner: Aligner, speech: Spee
     ]
     items.insert(2, replace(items[0], segment=replace(items[0].segment, text="")))
     together = aligner.align(items)
-    for item, sentences in zip(items, together, strict=True):
+    for item, aligned in zip(items, together, strict=True):
         [alone] = aligner.align([item])
-        assert [s.text for s in sentences] == [s.text for s in alone]
-        for word, expected in zip(words_of(sentences), words_of(alone), strict=True):
+        assert aligned.text == alone.text
+        for word, expected in zip(words_of(aligned), words_of(alone), strict=True):
             assert word.start == pytest.approx(expected.start, abs=WHISPERX_TOLERANCE)
             assert word.end == pytest.approx(expected.end, abs=WHISPERX_TOLERANCE)
 
@@ -197,32 +200,30 @@ def test_only_the_segment_is_listened_to(aligner: Aligner, speech: Speech) -> No
     second = spoken.sentences[1]
     text = " ".join(word.word for word in second)
     segment = Segment(start=100 + second[0].start - 0.2, end=100 + second[-1].end + 0.2, text=text)
-    [sentences] = aligner.align(
+    [aligned] = aligner.align(
         [AlignItem(segment=segment, samples=spoken.audio, offset=100.0, language="en")]
     )
-    for word, truth in zip(words_of(sentences), second, strict=True):
+    for word, truth in zip(words_of(aligned), second, strict=True):
         assert word.start == pytest.approx(100 + truth.start, abs=0.1)
 
 
-def test_sentences_keep_what_the_segment_knew(aligner: Aligner, speech: Speech) -> None:
+def test_an_aligned_segment_keeps_what_it_knew(aligner: Aligner, speech: Speech) -> None:
     item = item_of(speech.random("en-adam", 12, seed=2))
     logprob = TokenLogprob(token="six", logprob=-0.1, bytes=(115,))
     segment = replace(
         item.segment, tokens=(5, 6), avg_logprob=-0.3, temperature=0.2, logprobs=(logprob,)
     )
-    [[first, second]] = aligner.align([replace(item, segment=segment)])
-    for sentence in (first, second):
-        assert (sentence.tokens, sentence.avg_logprob, sentence.temperature) == ((5, 6), -0.3, 0.2)
-        assert sentence.words is not None
-        assert (sentence.start, sentence.end) == (sentence.words[0].start, sentence.words[-1].end)
-    assert (first.logprobs, second.logprobs) == ((logprob,), ())
+    [aligned] = aligner.align([replace(item, segment=segment)])
+    words = words_of(aligned)
+    assert (aligned.start, aligned.end) == (words[0].start, words[-1].end)
+    assert replace(aligned, start=segment.start, end=segment.end, words=None) == segment
 
 
 def test_a_number_alone_gets_a_time(aligner: Aligner, speech: Speech) -> None:
     item = item_of(speech.random("en-adam", 3, seed=1), "42 1999")
-    [sentences] = aligner.align([item])
-    assert_sound(item, sentences)
-    assert all(word.score is not None for word in words_of(sentences))
+    [aligned] = aligner.align([item])
+    assert_sound(item, aligned)
+    assert all(word.score is not None for word in words_of(aligned))
 
 
 @pytest.mark.parametrize(
@@ -236,7 +237,7 @@ def test_a_number_alone_gets_a_time(aligner: Aligner, speech: Speech) -> None:
 )
 def test_what_cannot_be_aligned_is_spread_evenly(aligner: Aligner, samples: Any, text: str) -> None:
     segment = Segment(start=5.0, end=7.0, text=text, language="en")
-    [[alone]] = aligner.align(
+    [alone] = aligner.align(
         [AlignItem(segment=segment, samples=samples, offset=5.0, language="en")]
     )
     words = alone.words or ()
@@ -250,7 +251,7 @@ def test_what_cannot_be_aligned_is_spread_evenly(aligner: Aligner, samples: Any,
 def test_no_text_has_no_words(aligner: Aligner, text: str) -> None:
     segment = Segment(start=0.0, end=1.0, text=text)
     silence = np.zeros(16000, np.float32)
-    [[alone]] = aligner.align(
+    [alone] = aligner.align(
         [AlignItem(segment=segment, samples=silence, offset=0.0, language="en")]
     )
     assert alone.words == ()
@@ -271,9 +272,9 @@ def test_no_text_has_no_words(aligner: Aligner, text: str) -> None:
 )
 def test_odd_characters_are_not_lost(aligner: Aligner, speech: Speech, text: str) -> None:
     item = item_of(speech.random("en-adam", 3, seed=1), text)
-    [sentences] = aligner.align([item])
-    assert_sound(item, sentences)
-    assert [word.text for word in words_of(sentences)] == text.split()
+    [aligned] = aligner.align([item])
+    assert_sound(item, aligned)
+    assert [word.text for word in words_of(aligned)] == text.split()
 
 
 def test_silence_and_an_empty_batch_are_no_error(aligner: Aligner) -> None:
@@ -282,8 +283,8 @@ def test_silence_and_an_empty_batch_are_no_error(aligner: Aligner) -> None:
     item = AlignItem(
         segment=segment, samples=np.zeros(32000, np.float32), offset=0.0, language="en"
     )
-    [sentences] = aligner.align([item])
-    assert_sound(item, sentences)
+    [aligned] = aligner.align([item])
+    assert_sound(item, aligned)
 
 
 @pytest.mark.parametrize(

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whisperx_api_server.chunking import Splitter, split, stitch
+from whisperx_api_server.chunking import (
+    LONGEST_PAUSE,
+    Splitter,
+    finish_window,
+    split,
+    stitch,
+    within_speech,
+)
 from whisperx_api_server.domain import (
     AudioClip,
     Segment,
     SpeechRegion,
+    Task,
+    Transcript,
     Window,
     WindowTranscript,
     Word,
@@ -99,7 +109,7 @@ def test_regions_share_a_window_until_the_next_would_not_fit() -> None:
 
 def test_a_window_is_out_before_the_last_region_is_in() -> None:
     def arriving() -> Iterator[SpeechRegion]:
-        yield from regions_of((0, 20), (25, 45))
+        yield from regions_of((0, 20), (22, 45))
         raise AssertionError("nobody should have asked for more")
 
     windows = split(arriving(), clip_of(100), request_id="r", max_window=30)
@@ -121,9 +131,15 @@ def test_an_even_noise_is_cut_into_as_few_windows_as_can_be() -> None:
 
 
 def test_what_lies_outside_the_clip_or_was_heard_already_is_left_out() -> None:
-    regions = regions_of((0, 3), (2, 4), (2.5, 3.5), (9, 12), (15, 16))
+    regions = regions_of((0, 3), (2, 4), (2.5, 3.5), (6, 12), (15, 16))
     windows = list(split(regions, clip_of(10), request_id="r", max_window=30))
-    assert [(r.start, r.end) for r in windows[0].regions] == [(0, 3), (3, 4), (9, 10)]
+    assert [(r.start, r.end) for r in windows[0].regions] == [(0, 3), (3, 4), (6, 10)]
+
+
+def test_a_long_pause_ends_a_window() -> None:
+    regions = regions_of((0, 4), (4 + LONGEST_PAUSE, 9), (9.1 + LONGEST_PAUSE, 14))
+    windows = list(split(regions, clip_of(20), request_id="r", max_window=30))
+    assert times(windows) == [(0, 9), (9.1 + LONGEST_PAUSE, 14)]
 
 
 def test_silence_gives_no_window() -> None:
@@ -135,24 +151,79 @@ def test_a_window_of_no_length_is_refused() -> None:
         Splitter(clip_of(5), request_id="r", max_window=0)
 
 
+def word(text: str, start: float, end: float) -> Word:
+    return Word(text=text, start=start, end=end)
+
+
+def test_words_do_not_stand_in_pauses() -> None:
+    """Speech from 0 to 2, 5 to 7 and 7.3 to 9 s; the last pause is too short to matter."""
+    words = [
+        word("until", 1.5, 4.0),  # the pause after it counted with it
+        word("Then", 4.0, 5.5),  # the pause before it
+        word("on", 5.5, 7.8),
+        word("and", 7.8, 9.0),
+    ]
+    regions = regions_of((0, 2), (5, 7), (7.3, 9))
+    assert within_speech(words, regions) == (
+        word("until", 1.5, 2.2),
+        word("Then", 4.8, 5.5),
+        word("on", 5.5, 7.8),
+        word("and", 7.8, 9.0),
+    )
+
+
+@pytest.mark.parametrize(
+    ("spoken", "kept"), [((0.5, 5.4), (0.5, 2.2)), ((1.8, 6.0), (4.8, 6.0)), ((3, 4), (3, 4))]
+)
+def test_a_word_across_a_pause_is_where_most_of_it_is_heard(
+    spoken: tuple[float, float], kept: tuple[float, float]
+) -> None:
+    regions = regions_of((0, 2), (5, 7))
+    assert within_speech([word("so", *spoken)], regions) == (word("so", *kept),)
+
+
+@given(st.lists(st.floats(0.01, 3), min_size=1, max_size=12), st.lists(st.floats(0, 4), max_size=6))
+def test_words_stay_in_order_and_keep_a_length(lengths: list[float], gaps: list[float]) -> None:
+    now, words, regions = 0.0, [], []
+    for length in lengths:
+        words.append(word("x", now, now + length))
+        now += length
+    start = 0.0
+    for gap in gaps:
+        regions.append(SpeechRegion(start=start, end=start + 0.5))
+        start += 0.5 + gap
+    trimmed = within_speech(words, regions)
+    assert all(each.start < each.end for each in trimmed)
+    assert all(one.end <= other.start for one, other in pairwise(trimmed))
+    assert all(
+        before.start <= after.start and after.end <= before.end
+        for before, after in zip(words, trimmed, strict=True)
+    )
+
+
 def heard(index: int, language: str, *segments: Segment) -> WindowTranscript:
     return WindowTranscript(
         window_index=index, language=language, language_probability=0.9, segments=segments
     )
 
 
-def test_stitching_orders_windows_and_finds_the_main_language() -> None:
-    transcript = stitch(
-        [
-            heard(1, "fr", Segment(start=10, end=25, text=" Bonjour.")),
-            heard(0, "en", Segment(start=0, end=9, text="Hello.")),
-            heard(
-                2, "en", Segment(start=26, end=27, text="Bye."), Segment(start=27, end=28, text=" ")
-            ),
-        ],
-        task="transcribe",
-        duration=30,
+def finished(
+    *transcripts: WindowTranscript, task: Task = "transcribe", duration: float = 30
+) -> Transcript:
+    window = Window(request_id="r", index=0, start=0, end=duration, samples=clip_of(0).samples)
+    return stitch(
+        [finish_window(each, window, task) for each in transcripts],
+        task=task,
+        duration=duration,
         default_language="de",
+    )
+
+
+def test_stitching_finds_the_main_language() -> None:
+    transcript = finished(
+        heard(0, "en", Segment(start=0, end=9, text="Hello.")),
+        heard(1, "fr", Segment(start=10, end=25, text=" Bonjour.")),
+        heard(2, "en", Segment(start=26, end=27, text="Bye."), Segment(start=27, end=28, text=" ")),
     )
     assert transcript.text == "Hello. Bonjour. Bye."
     assert transcript.languages == ("fr", "en")
@@ -160,29 +231,34 @@ def test_stitching_orders_windows_and_finds_the_main_language() -> None:
     assert [segment.language for segment in transcript.segments] == ["en", "fr", "en"]
 
 
-def test_stitching_keeps_all_times_inside_the_recording() -> None:
-    words = (Word(text="a", start=-0.2, end=0.4), Word(text="b", start=9.9, end=10.4))
+def test_all_times_stay_inside_the_window() -> None:
+    words = (word("a", -0.2, 0.4), word("b", 0.4, 10.4))
     segment = Segment(start=-0.2, end=10.4, text="a b", words=words, language="en")
     late = Segment(start=11, end=12, text="c")
-    transcript = stitch(
-        [heard(0, "en", segment, late)], task="transcribe", duration=10, default_language="en"
-    )
+    transcript = finished(heard(0, "en", segment, late), duration=10)
     assert [(s.start, s.end) for s in transcript.segments] == [(0, 10), (10, 10)]
-    assert [(w.start, w.end) for w in transcript.words] == [(0, 0.4), (9.9, 10)]
+    assert [(w.start, w.end) for w in transcript.words] == [(0, 0.4), (0.4, 10)]
+
+
+def test_a_window_with_words_becomes_sentences() -> None:
+    words = tuple(word(text, k, k + 0.5) for k, text in enumerate(["Mr.", "Ab", "left.", "Why?"]))
+    segment = Segment(start=0, end=9, text="Mr. Ab left. Why?", words=words, avg_logprob=-0.3)
+    transcript = finished(heard(0, "en", segment))
+    assert [(s.text, s.start, s.end, s.avg_logprob) for s in transcript.segments] == [
+        ("Mr. Ab left.", 0, 2.5, -0.3),
+        ("Why?", 3, 3.5, -0.3),
+    ]
 
 
 def test_a_translation_is_english_whatever_was_spoken() -> None:
-    transcript = stitch(
-        [
-            heard(0, "ja", Segment(start=0, end=1, text="Good day.", language="ja")),
-            heard(1, "ja", Segment(start=1, end=2, text="How are you?")),
-        ],
+    transcript = finished(
+        heard(0, "ja", Segment(start=0, end=1, text="Good day.", language="ja")),
+        heard(1, "ja", Segment(start=1, end=2, text="How are you?")),
         task="translate",
-        duration=2,
-        default_language="en",
     )
     assert transcript.text == "Good day. How are you?"
     assert transcript.language == "ja"
+    assert {segment.language for segment in transcript.segments} == {"en"}
 
 
 def test_silence_is_in_the_language_that_was_asked_for() -> None:

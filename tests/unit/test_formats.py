@@ -333,6 +333,20 @@ def test_long_cues_are_cut_at_sentences_then_clauses_with_the_words_times() -> N
     assert place == len(words)
 
 
+def test_cues_and_lines_are_not_cut_after_abbreviations() -> None:
+    text = (
+        "We do not know whether it was on the same day that we met. And Mr. John Dashwood had then "
+        "leisure to consider how much there might be, and Dr. J. K. Bell of St. Ives had paid 2.50."
+    )
+    lines = [
+        line
+        for _, _, shown in read_srt(body(transcript_of(spoken(text)), "srt"))
+        for line in shown.split("\n")
+    ]
+    assert " ".join(lines) == text
+    assert not [line for line in lines if line.endswith(("Mr.", "Dr.", "J.", "K.", "St.", "2."))]
+
+
 def test_without_words_time_is_shared_out_by_characters() -> None:
     segment = Segment(start=10, end=20, text=LONG, language="en")
     cues = read_srt(body(transcript_of(segment), "srt"))

@@ -108,7 +108,7 @@ class Aligner(FakeAligner):
     def __init__(self, hold: Hold) -> None:
         self._hold = hold
 
-    def align(self, items: Sequence[AlignItem]) -> list[list[Segment]]:
+    def align(self, items: Sequence[AlignItem]) -> list[Segment]:
         self._hold("align")
         return super().align(items)
 

@@ -211,6 +211,7 @@ def test_punctuation_belongs_to_its_word(vocabulary: Vocabulary) -> None:
     assert (he.start, he.end, he.score) == (8.0, 8.2, 0.5)
     assert said.start == 8.2
     assert you.start == pytest.approx(8.6)  # with its bracket
+    assert [*he.tokens, *said.tokens, *you.tokens] == tokens
 
 
 @pytest.mark.parametrize("prompt", [None, "red cat"])

@@ -166,11 +166,11 @@ class Aligner(Protocol):
 
     def supports(self, language: str) -> bool: ...
 
-    def align(self, items: Sequence[AlignItem]) -> list[list[Segment]]:
-        """For each item, its sentences with `words`, times on the recording's clock.
+    def align(self, items: Sequence[AlignItem]) -> list[Segment]:
+        """For each item, its segment with `words`, times on the recording's clock.
 
-        Items may come from many requests. Text that cannot be aligned comes back as one segment
-        with the item's times and `words` spread evenly, never dropped.
+        Items may come from many requests. Text that cannot be aligned comes back with the item's
+        times and `words` spread evenly, never dropped.
         """
         ...
 

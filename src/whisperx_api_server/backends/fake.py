@@ -245,17 +245,17 @@ def _token(text: str) -> TokenLogprob:
 
 
 class FakeAligner:
-    """Finds the words of a segment where they sound; a sentence ends with its full stop."""
+    """Finds the words of a segment where they sound."""
 
     def supports(self, language: str) -> bool:
         return language in LANGUAGES
 
-    def align(self, items: Sequence[AlignItem]) -> list[list[Segment]]:
-        """Sentences with words; a text of another length than what sounds is spread evenly."""
-        return [list(_sentences(item)) for item in items]
+    def align(self, items: Sequence[AlignItem]) -> list[Segment]:
+        """Segments with words; a text of another length than what sounds is spread evenly."""
+        return [_aligned(item) for item in items]
 
 
-def _sentences(item: AlignItem) -> Iterator[Segment]:
+def _aligned(item: AlignItem) -> Segment:
     segment, texts = item.segment, item.segment.text.split()
     heard = [
         word
@@ -263,25 +263,14 @@ def _sentences(item: AlignItem) -> Iterator[Segment]:
         if segment.start - 1e-6 <= word.start and word.end <= segment.end + 1e-6
     ]
     if len(heard) == len(texts):
-        words = list(_words(heard, texts))
+        words = _words(heard, texts)
     else:
         edges = np.linspace(segment.start, segment.end, len(texts) + 1).tolist()
-        words = [
+        words = tuple(
             Word(text=text, start=start, end=end)
             for text, (start, end) in zip(texts, pairwise(edges), strict=True)
-        ]
-    sentence: list[Word] = []
-    for place, word in enumerate(words):
-        sentence.append(word)
-        if word.text.endswith(".") or place == len(words) - 1:
-            yield replace(
-                segment,
-                start=sentence[0].start,
-                end=word.end,
-                text=" ".join(each.text for each in sentence),
-                words=tuple(sentence),
-            )
-            sentence = []
+        )
+    return replace(segment, start=words[0].start, end=words[-1].end, words=words)
 
 
 class FakeDiarizer:

@@ -12,13 +12,13 @@ from typing import Any
 
 from ..domain import SPACELESS_LANGUAGES, GenerationOptions
 from ..errors import InsufficientMemory, InvalidRequest, ServiceError
+from ..sentences import split_sentences
 from .base import LanguageModel, ModelSpec, Translator, require, shown_name
 from .hub import translate_hub_errors
 from .json_schema import SchemaGuide
 
 EXTRA = "text"
 
-SENTENCES = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])")
 TRANSLATION_BATCH = 16
 """Sentences in one generate call."""
 
@@ -147,7 +147,7 @@ class Seq2SeqTranslator:
             InvalidRequest: a multilingual model does not know one of the languages.
         """
         prefix, options = self._languages(source, target)
-        lines = [[list(self._pieces(line)) for line in text.split("\n")] for text in texts]
+        lines = [[list(self._pieces(line, source)) for line in text.split("\n")] for text in texts]
         pieces = (piece for text in lines for line in text for piece in line)
         translated = iter(self._translate_pieces(pieces, prefix, options))
         gap = "" if target in SPACELESS_LANGUAGES else " "
@@ -164,10 +164,10 @@ class Seq2SeqTranslator:
             for text in self._tokenizer.batch_decode(ids, skip_special_tokens=True):
                 yield text.strip()
 
-    def _pieces(self, line: str) -> Iterator[str]:
+    def _pieces(self, line: str, language: str) -> Iterator[str]:
         """The sentences of a line; one that is too long for the model, cut between words."""
-        for sentence in filter(None, map(str.strip, SENTENCES.split(line))):
-            yield from self._fitting(sentence)
+        for start, end in split_sentences(line, language):
+            yield from self._fitting(line[start:end])
 
     def _fitting(self, sentence: str) -> Iterator[str]:
         # half the context: a language may need twice the tokens of another, and codes come on top

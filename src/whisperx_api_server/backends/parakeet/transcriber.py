@@ -18,7 +18,7 @@ import numpy as np
 from ...domain import DecodeOptions, Samples, Segment, Window, WindowTranscript
 from ...errors import InsufficientMemory, TranscriptionFailed
 from ..base import Capabilities
-from .words import Token, sentence_bounds, timed_words, token_logprob, words_of_tokens
+from .words import Token, timed_words, token_logprob, words_of_tokens
 
 SAMPLE_RATE = 16_000
 
@@ -157,29 +157,22 @@ class ParakeetTranscriber:
         spoken = words_of_tokens(tokens, self._model.tokenizer.ids_to_text)
         timed = timed_words(spoken, window, self._frame)
         text = " ".join(word.text for word in timed)
-        segments = tuple(
-            Segment(
-                start=timed[first].start,
-                end=timed[last - 1].end,
-                text=" ".join(word.text for word in timed[first:last]),
-                language=language,
-                words=tuple(timed[first:last]),
-                tokens=tuple(token.id for word in spoken[first:last] for token in word.tokens),
-                avg_logprob=sum(token.logprob for token in tokens) / len(tokens),
-                compression_ratio=len(text.encode()) / len(zlib.compress(text.encode())),
-                logprobs=tuple(
-                    token_logprob(token) for word in spoken[first:last] for token in word.tokens
-                )
-                if options.logprobs
-                else (),
-            )
-            for first, last in sentence_bounds(timed)
+        segment = Segment(
+            start=timed[0].start if timed else window.start,
+            end=timed[-1].end if timed else window.end,
+            text=text,
+            language=language,
+            words=tuple(timed),
+            tokens=tuple(token.id for token in tokens),
+            avg_logprob=sum(token.logprob for token in tokens) / max(1, len(tokens)),
+            compression_ratio=len(text.encode()) / len(zlib.compress(text.encode())),
+            logprobs=tuple(token_logprob(token) for token in tokens) if options.logprobs else (),
         )
         return WindowTranscript(
             window_index=window.index,
             language=language,
             language_probability=probability,
-            segments=segments,
+            segments=(segment,) if text else (),
         )
 
     def _language(self, options: DecodeOptions) -> tuple[str, float]:

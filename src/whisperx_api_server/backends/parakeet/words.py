@@ -1,18 +1,13 @@
-"""From a transducer's tokens to words with times, and from words to sentences; pure."""
+"""From a transducer's tokens to words with times; pure."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ...domain import TokenLogprob, Window, Word
-
-SENTENCE_END = re.compile(r"[.?!…]['\"”’»)\]]*$")
-TITLES = frozenset({"mr.", "mrs.", "ms.", "dr.", "prof.", "st.", "vs."})
-SENTENCE_PAUSE = 1.5
-"""Seconds without a word that end a sentence even where no punctuation does."""
 
 CLOSING_PUNCTUATION = frozenset(".,?!:;%…")
 WORD_START = "▁"
@@ -78,7 +73,8 @@ def timed_words(words: Sequence[SpokenWord], window: Window, frame: float) -> li
         start = min(max(window.start + sounding[0].start * frame, earliest), window.end)
         end = min(max(end, start), window.end)
         score = math.exp(min(token.logprob for token in sounding))
-        timed.append(Word(text=word.text, start=start, end=end, score=score))
+        tokens = tuple(token.id for token in word.tokens)
+        timed.append(Word(text=word.text, start=start, end=end, score=score, tokens=tokens))
         earliest = end
     return timed
 
@@ -88,16 +84,6 @@ def _first_frame(word: SpokenWord) -> int:
         (token.start for token in word.tokens if re.search(r"\w", token.piece)),
         word.tokens[0].start,
     )
-
-
-def sentence_bounds(words: Sequence[Word]) -> Iterator[tuple[int, int]]:
-    """Index ranges of the sentences: each ends on `.`, `?`, `!` or `…`, or before a long pause."""
-    first = 0
-    for i, word in enumerate(words, 1):
-        ends = SENTENCE_END.search(word.text) and word.text.lower() not in TITLES
-        if i == len(words) or ends or words[i].start - word.end >= SENTENCE_PAUSE:
-            yield first, i
-            first = i
 
 
 def token_logprob(token: Token) -> TokenLogprob:

@@ -1,8 +1,8 @@
 """When each word was said: CTC forced alignment with wav2vec2, in batches of many requests.
 
 It gives whisperx.align's words and times. What differs is the cost: emissions are computed in
-batches, the best path is found by torchaudio's compiled forced_align, and words and sentences are
-put together in one pass over the characters.
+batches, the best path is found by torchaudio's compiled forced_align, and words are put together in
+one pass over the characters.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from ...domain import Segment, Word
 from ...errors import InsufficientMemory, TranscriptionFailed
 from ..base import Aligner, AlignItem, ModelSpec, require
 from .align_models import CtcModel, align_model, forced_align_function, load_ctc_model
-from .sentences import split_sentences
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,12 +81,11 @@ class CtcAligner:
         """Whether the model was loaded for this language, or for any."""
         return self._language is None or language == self._language
 
-    def align(self, items: Sequence[AlignItem]) -> list[list[Segment]]:
-        """Sentences with words for each item, as `backends.base.Aligner` describes.
+    def align(self, items: Sequence[AlignItem]) -> list[Segment]:
+        """Each item's segment with its words, as `backends.base.Aligner` describes.
 
         Texts that are longer than their audio has frames, and audio below 25 ms, cannot be
-        aligned. A sentence repeats its segment's fields, except that `logprobs` stay with the
-        first one, so that joining the sentences gives each token once.
+        aligned.
 
         Raises:
             InsufficientMemory: the device's memory ran out.
@@ -107,9 +105,7 @@ class CtcAligner:
         except RuntimeError as error:
             raise _translated(error, self._torch.OutOfMemoryError) from error
         return [
-            _spread(item)
-            if transcript is None or path is None
-            else _sentences(item, transcript, path)
+            _spread(item) if transcript is None or path is None else _timed(item, transcript, path)
             for item, transcript, path in zip(items, transcripts, paths, strict=True)
         ]
 
@@ -233,14 +229,13 @@ def _scores(
     return mean
 
 
-def _sentences(item: AlignItem, transcript: _Transcript, path: _Path) -> list[Segment]:
-    """The item's sentences, with the times of the path."""
+def _timed(item: AlignItem, transcript: _Transcript, path: _Path) -> Segment:
+    """The item's segment and its words, with the times of the path."""
     segment = item.segment
     start, end = _span(item)
     times = np.round(start + path.bounds * ((end - start) / path.frames), 3).tolist()
     scores = path.scores.tolist()
     token_of = dict(zip(transcript.positions.tolist(), range(len(scores)), strict=True))
-    word_pattern = _CHARACTER if item.language in _CHARACTER_LANGUAGES else _SPACED_WORD
 
     def word(match: re.Match[str]) -> Word:
         first, last = token_of[match.start()], token_of[match.end() - 1]
@@ -252,28 +247,24 @@ def _sentences(item: AlignItem, transcript: _Transcript, path: _Path) -> list[Se
             score=round(min(max(score, 0.0), 1.0), 3),
         )
 
-    sentences: list[Segment] = []
-    for begin, stop in split_sentences(segment.text, item.language):
-        words = tuple(map(word, word_pattern.finditer(segment.text, begin, stop)))
-        sentences.append(
-            replace(
-                segment,
-                start=words[0].start,
-                end=words[-1].end,
-                text=segment.text[begin:stop],
-                language=segment.language or item.language,
-                words=words,
-                logprobs=() if sentences else segment.logprobs,
-            )
-        )
-    return sentences
+    words = tuple(map(word, _word_pattern(item.language).finditer(segment.text)))
+    return replace(
+        segment,
+        start=words[0].start,
+        end=words[-1].end,
+        language=segment.language or item.language,
+        words=words,
+    )
 
 
-def _spread(item: AlignItem) -> list[Segment]:
+def _word_pattern(language: str) -> re.Pattern[str]:
+    return _CHARACTER if language in _CHARACTER_LANGUAGES else _SPACED_WORD
+
+
+def _spread(item: AlignItem) -> Segment:
     """The segment as it is, its words evenly over its time, without scores."""
     segment = item.segment
-    character_words = item.language in _CHARACTER_LANGUAGES
-    texts = (_CHARACTER if character_words else _SPACED_WORD).findall(segment.text)
+    texts = _word_pattern(item.language).findall(segment.text)
     length = max(0.0, segment.end - segment.start)
     times = [
         round(segment.start + length * i / max(1, len(texts)), 3) for i in range(len(texts) + 1)
@@ -282,4 +273,4 @@ def _spread(item: AlignItem) -> list[Segment]:
         Word(text=text, start=begin, end=end)
         for text, begin, end in zip(texts, times[:-1], times[1:], strict=True)
     )
-    return [replace(segment, language=segment.language or item.language, words=words)]
+    return replace(segment, language=segment.language or item.language, words=words)

@@ -41,6 +41,7 @@ def words_of(
             start=edges[index],
             end=edges[index + 1],
             score=min(1.0, float(np.mean(probabilities[first[index] : first[index + 1]]))),
+            tokens=tuple(tokens[first[index] : first[index + 1]]),
         )
         for index, (text, _) in enumerate(texts)
     ]
@@ -74,13 +75,22 @@ def _join_punctuation(words: Sequence[Word]) -> tuple[Word, ...]:
     opening: Word | None = None
     for word in words:
         if opening is not None:
-            word = replace(word, text=opening.text + word.text.lstrip(), start=opening.start)
+            word = replace(
+                word,
+                text=opening.text + word.text.lstrip(),
+                start=opening.start,
+                tokens=opening.tokens + word.tokens,
+            )
         if word.text.startswith(" ") and word.text.strip() in OPENING:
             opening = word
             continue
         opening = None
         if joined and set(word.text) <= CLOSING:
-            joined[-1] = replace(joined[-1], text=joined[-1].text + word.text)
+            joined[-1] = replace(
+                joined[-1],
+                text=joined[-1].text + word.text,
+                tokens=joined[-1].tokens + word.tokens,
+            )
         else:
             joined.append(word)
     joined += [opening] if opening else []
