@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 
@@ -24,18 +23,15 @@ from .domain import (
     Transcript,
     Window,
     WindowTranscript,
-    Word,
 )
 from .sentences import sentence_segments
+from .word_times import keep_in_speech
 
 FRAME = 0.01
 """Seconds between the places where a cut may lie."""
 
 LONGEST_PAUSE = 3.0
 """Seconds of pause that a window may hold between two regions."""
-
-REGION_MARGIN = 0.2
-"""Seconds by which a word may begin before a speech region, or end after it."""
 
 HUSH = 0.15
 """Seconds over which loudness is averaged: longer than a plosive's closure, not than a pause."""
@@ -120,34 +116,6 @@ def _quietest(samples: Samples, rate: int) -> int:
     return int(middles[np.argmin(inside / (after - before))])
 
 
-def within_speech(words: Sequence[Word], regions: Sequence[SpeechRegion]) -> tuple[Word, ...]:
-    """The words of a window with the parts that stand in its pauses cut off.
-
-    Decoders and aligners give a pause to the word before or after it. A word that begins in speech
-    ends with it; one that begins in a pause begins with the speech after it; one that spans a pause
-    keeps the longer side. A word inside a pause stays: voice activity has missed it. Both are in
-    order, on the recording's clock.
-    """
-    pauses = [
-        (before.end, after.start)
-        for before, after in pairwise(regions)
-        if after.start - before.end > 2 * REGION_MARGIN
-    ]
-    trimmed = []
-    for word in words:
-        start, end = word.start, word.end
-        for silent_from, silent_to in pauses:
-            if end <= silent_from + REGION_MARGIN or start >= silent_to - REGION_MARGIN:
-                continue
-            before, after = silent_from - start, end - silent_to
-            if before > max(after, 0):
-                end = silent_from + REGION_MARGIN
-            elif after > 0:
-                start = silent_to - REGION_MARGIN
-        trimmed.append(replace(word, start=start, end=end))
-    return tuple(trimmed)
-
-
 def split(
     regions: Iterable[SpeechRegion], clip: AudioClip, *, request_id: str, max_window: float
 ) -> Iterator[Window]:
@@ -161,21 +129,24 @@ def split(
 def finish_window(transcript: WindowTranscript, window: Window, task: Task) -> WindowTranscript:
     """A window's transcript as it becomes part of the recording's.
 
-    Where words are timed its segments are sentences; all times lie inside the window, words' times
-    in its speech. Blank segments are dropped. A segment that names no language is in its window's;
+    Where words are timed its segments are sentences; all times lie inside the window. Blank
+    segments are dropped. A segment that names no language is in its window's;
     a translation is in English.
     """
-    segments = []
+    whole = SpeechRegion(start=window.start, end=window.end)
+    segments: list[Segment] = []
     for segment in transcript.segments:
         if not segment.text.strip():
             continue
-        words = segment.words
-        if words is not None:
-            words = within_speech([_clamp_word(word, window) for word in words], window.regions)
-        start, end = _clamp_times(segment, window)
-        language = "en" if task == "translate" else segment.language or transcript.language
+        start = min(max(segment.start, window.start), window.end)
         segments += sentence_segments(
-            replace(segment, start=start, end=end, language=language, words=words)
+            replace(
+                segment,
+                start=start,
+                end=min(max(segment.end, start), window.end),
+                language="en" if task == "translate" else segment.language or transcript.language,
+                words=segment.words and keep_in_speech(segment.words, [whole]),
+            )
         )
     return replace(transcript, segments=tuple(segments))
 
@@ -206,13 +177,3 @@ def stitch(
         duration=duration,
         segments=tuple(segment for transcript in transcripts for segment in transcript.segments),
     )
-
-
-def _clamp_word(word: Word, window: Window) -> Word:
-    start, end = _clamp_times(word, window)
-    return replace(word, start=start, end=end)
-
-
-def _clamp_times(timed: Segment | Word, window: Window) -> tuple[float, float]:
-    start = min(max(timed.start, window.start), window.end)
-    return start, min(max(timed.end, start), window.end)

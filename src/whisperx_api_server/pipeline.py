@@ -48,6 +48,7 @@ from .stages import (
     Observer,
     check_options,
 )
+from .word_times import keep_in_speech
 
 R = TypeVar("R")
 
@@ -386,7 +387,14 @@ class _Run:
                     for segment in transcript.segments
                 )
             )
-        return replace(transcript, segments=tuple(aligned))
+        segments = tuple(
+            replace(
+                segment,
+                words=segment.words and keep_in_speech(segment.words, window.regions, anchor=0),
+            )
+            for segment in aligned
+        )
+        return replace(transcript, segments=segments)
 
     # -- diarization --------------------------------------------------------------------------
 

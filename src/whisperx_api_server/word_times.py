@@ -11,18 +11,22 @@ MIN_WORD = 0.04
 """Seconds that a word lasts at least, where there is room."""
 
 
-def keep_in_speech(words: Sequence[Word], regions: Sequence[SpeechRegion]) -> tuple[Word, ...]:
+def keep_in_speech(
+    words: Sequence[Word], regions: Sequence[SpeechRegion], *, anchor: float = 0.5
+) -> tuple[Word, ...]:
     """The words with their times moved into the speech `regions`, at least one, in order.
 
-    A word belongs to the region that its middle lies in. One whose middle lies in a pause belongs
-    to the region behind the pause: a decoder without a word for silence begins the next one early.
-    Starts increase and every word is longer than 0.
+    A word belongs to the region that its anchor lies in: 0.5 is its middle, 0 its start. One whose
+    anchor lies in a pause belongs to the region behind the pause. A decoder without a word for
+    silence begins the next word early, so its words are anchored in the middle; an aligner ends the
+    word before late, so its words are anchored at the start. Starts increase and every word is
+    longer than 0.
     """
     grouped: list[list[Word]] = [[] for _ in regions]
     place = 0
     for word in words:
-        middle = (word.start + word.end) / 2
-        while place < len(regions) - 1 and middle > regions[place].end:
+        moment = word.start + anchor * (word.end - word.start)
+        while place < len(regions) - 1 and moment > regions[place].end:
             place += 1
         grouped[place].append(word)
     return tuple(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -16,7 +15,6 @@ from whisperx_api_server.chunking import (
     finish_window,
     split,
     stitch,
-    within_speech,
 )
 from whisperx_api_server.domain import (
     AudioClip,
@@ -153,52 +151,6 @@ def test_a_window_of_no_length_is_refused() -> None:
 
 def word(text: str, start: float, end: float) -> Word:
     return Word(text=text, start=start, end=end)
-
-
-def test_words_do_not_stand_in_pauses() -> None:
-    """Speech from 0 to 2, 5 to 7 and 7.3 to 9 s; the last pause is too short to matter."""
-    words = [
-        word("until", 1.5, 4.0),  # the pause after it counted with it
-        word("Then", 4.0, 5.5),  # the pause before it
-        word("on", 5.5, 7.8),
-        word("and", 7.8, 9.0),
-    ]
-    regions = regions_of((0, 2), (5, 7), (7.3, 9))
-    assert within_speech(words, regions) == (
-        word("until", 1.5, 2.2),
-        word("Then", 4.8, 5.5),
-        word("on", 5.5, 7.8),
-        word("and", 7.8, 9.0),
-    )
-
-
-@pytest.mark.parametrize(
-    ("spoken", "kept"), [((0.5, 5.4), (0.5, 2.2)), ((1.8, 6.0), (4.8, 6.0)), ((3, 4), (3, 4))]
-)
-def test_a_word_across_a_pause_is_where_most_of_it_is_heard(
-    spoken: tuple[float, float], kept: tuple[float, float]
-) -> None:
-    regions = regions_of((0, 2), (5, 7))
-    assert within_speech([word("so", *spoken)], regions) == (word("so", *kept),)
-
-
-@given(st.lists(st.floats(0.01, 3), min_size=1, max_size=12), st.lists(st.floats(0, 4), max_size=6))
-def test_words_stay_in_order_and_keep_a_length(lengths: list[float], gaps: list[float]) -> None:
-    now, words, regions = 0.0, [], []
-    for length in lengths:
-        words.append(word("x", now, now + length))
-        now += length
-    start = 0.0
-    for gap in gaps:
-        regions.append(SpeechRegion(start=start, end=start + 0.5))
-        start += 0.5 + gap
-    trimmed = within_speech(words, regions)
-    assert all(each.start < each.end for each in trimmed)
-    assert all(one.end <= other.start for one, other in pairwise(trimmed))
-    assert all(
-        before.start <= after.start and after.end <= before.end
-        for before, after in zip(words, trimmed, strict=True)
-    )
 
 
 def heard(index: int, language: str, *segments: Segment) -> WindowTranscript:

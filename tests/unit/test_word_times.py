@@ -35,6 +35,12 @@ def test_a_word_that_stands_in_a_pause_moves_behind_it() -> None:
     assert (vermittelt.start, vermittelt.end) == (20.6, 21.2)
 
 
+def test_an_aligned_word_stays_where_it_begins() -> None:
+    words = words_of((1.5, 4.0), (4.0, 5.5))  # an aligner gives the pause to the word before it
+    regions = [SpeechRegion(start=0.0, end=2.0), SpeechRegion(start=5.0, end=7.0)]
+    assert times_of(keep_in_speech(words, regions, anchor=0.0)) == [(1.5, 2.0), (5.0, 5.5)]
+
+
 def test_a_word_that_reaches_into_a_pause_ends_with_its_region() -> None:
     words = words_of((1.0, 2.6), (9.0, 10.0))
     regions = [SpeechRegion(start=0.0, end=2.0), SpeechRegion(start=9.5, end=12.0)]
