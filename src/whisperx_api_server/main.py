@@ -33,9 +33,11 @@ from .routers.deps import Services
 from .routers.errors import RequestContext, install_error_handlers
 from .routers.forms import FormDefaults
 from .routers.schema import DescribedApi
-from .sources import SourceOpener, UploadStore, UrlFetcher, UrlPolicy
+from .sources import SourceOpener
 from .telemetry import configure_logging
 from .text_service import TextService
+from .uploads import UploadStore
+from .urls import UrlFetcher, UrlPolicy
 from .webhooks import Webhooks
 
 logger = logging.getLogger(__name__)
@@ -147,7 +149,8 @@ def build_services(settings: Settings, catalog: Catalog, keys: KeyRing, workdir:
     """The objects behind the routes; `workdir` is a private directory for uploads and audio."""
     limits = settings.limits
     pool, backlog = build_pool(settings), Backlog(limits.queue_seconds)
-    fetcher = build_fetcher(settings, workdir)
+    uploads = UploadStore(workdir=workdir, max_bytes=limits.upload_bytes)
+    fetcher = build_fetcher(settings, uploads)
     pipeline = build_pipeline(settings, catalog, pool, backlog, fetcher, workdir)
     return Services(
         service=LocalService(
@@ -165,7 +168,7 @@ def build_services(settings: Settings, catalog: Catalog, keys: KeyRing, workdir:
         backlog=backlog,
         catalog=catalog,
         keys=keys,
-        uploads=UploadStore(workdir=workdir, max_bytes=limits.upload_bytes),
+        uploads=uploads,
         max_upload_bytes=limits.upload_bytes,
         defaults=form_defaults(settings, catalog),
         preloaded=asyncio.Event(),
@@ -195,15 +198,14 @@ def build_pool(settings: Settings) -> ModelPool:
     )
 
 
-def build_fetcher(settings: Settings, workdir: Path) -> UrlFetcher:
+def build_fetcher(settings: Settings, uploads: UploadStore) -> UrlFetcher:
     """What fetches and posts to the URLs that clients name."""
     policy = UrlPolicy(
         allowed_hosts=tuple(settings.url_fetch.allowed_hosts),
         allow_private_hosts=settings.url_fetch.allow_private_hosts,
-        max_bytes=settings.limits.upload_bytes,
         timeout=settings.url_fetch.timeout,
     )
-    return UrlFetcher(policy, workdir=workdir)
+    return UrlFetcher(policy, uploads=uploads)
 
 
 def build_pipeline(

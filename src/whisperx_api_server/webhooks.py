@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .errors import InvalidRequest, NotConfigured
-from .sources import UrlFetcher
+from .urls import UrlFetcher
 
 logger = logging.getLogger(__name__)
 

@@ -25,8 +25,9 @@ from whisperx_api_server.errors import Conflict, NotFound, Overloaded, Unavailab
 from whisperx_api_server.job_store import JobStore
 from whisperx_api_server.jobs import LocalService
 from whisperx_api_server.pipeline import Pipeline
-from whisperx_api_server.sources import UrlFetcher, UrlPolicy
 from whisperx_api_server.stages import Checkpoint, Observer
+from whisperx_api_server.uploads import UploadStore
+from whisperx_api_server.urls import UrlFetcher, UrlPolicy
 from whisperx_api_server.webhooks import Webhooks
 
 ID = "0123456789abcdef0123456789abcdef"
@@ -82,12 +83,13 @@ class Place:
         max_age: float = 1000,
         back_off: float = 0.01,
     ) -> AsyncIterator[LocalService]:
-        policy = UrlPolicy(allow_private_hosts=True, max_bytes=1, timeout=5)
+        policy = UrlPolicy(allow_private_hosts=True, timeout=5)
+        uploads = UploadStore(workdir=self.directory, max_bytes=1)
         made = LocalService(
             cast("Pipeline", ScriptedPipeline(work)),
             store=store(self.directory / "jobs", max_age=max_age, max_count=10),
             webhooks=Webhooks(
-                UrlFetcher(policy, workdir=self.directory), secret="secret", back_off=(back_off,)
+                UrlFetcher(policy, uploads=uploads), secret="secret", back_off=(back_off,)
             ),
             retry_window=600,
         )

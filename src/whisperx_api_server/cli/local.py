@@ -21,9 +21,9 @@ from ..main import build_catalog, build_fetcher, build_pipeline, build_pool, for
 from ..pipeline import Pipeline
 from ..routers.forms import FormDefaults
 from ..routers.references import save_references
-from ..sources import UploadStore
 from ..stages import Observer
 from ..telemetry import configure_logging
+from ..uploads import UploadStore
 from .console import Watch, clock
 from .order import Order, TranscriptionFailure
 
@@ -47,11 +47,11 @@ async def local_engine(settings: Settings) -> AsyncIterator[LocalEngine]:
     with tempfile.TemporaryDirectory(prefix="whisperx-api-server-") as directory:
         workdir = Path(directory)
         pool = build_pool(settings)
-        fetcher = build_fetcher(settings, workdir)
+        uploads = UploadStore(workdir=workdir, max_bytes=settings.limits.upload_bytes)
+        fetcher = build_fetcher(settings, uploads)
         # The bound on waiting audio is there for strangers; here only the user queues.
         backlog = Backlog(math.inf)
         pipeline = build_pipeline(settings, catalog, pool, backlog, fetcher, workdir)
-        uploads = UploadStore(workdir=workdir, max_bytes=settings.limits.upload_bytes)
         try:
             yield LocalEngine(pipeline, uploads, form_defaults(settings, catalog))
         finally:

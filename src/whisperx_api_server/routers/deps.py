@@ -17,8 +17,8 @@ from ..errors import Cancelled
 from ..jobs import LocalService
 from ..keys import KeyRing
 from ..model_pool import ModelPool
-from ..sources import UploadStore
 from ..text_service import TextService
+from ..uploads import UploadStore
 from .forms import FormDefaults
 
 T = TypeVar("T")

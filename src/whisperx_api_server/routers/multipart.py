@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect
 
 from ..domain import UploadedFile
 from ..errors import Cancelled, InvalidRequest, TooLarge
-from ..sources import UploadStore
+from ..uploads import UploadStore
 
 MAX_FIELDS = 500
 MAX_FILES = 100

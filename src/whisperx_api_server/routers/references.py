@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 
 from ..domain import KnownSpeaker
 from ..errors import InvalidRequest
-from ..sources import UploadStore
+from ..uploads import UploadStore
 from .forms import TranscriptionForm
 
 PARAM = "known_speaker_references[]"

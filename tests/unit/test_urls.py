@@ -1,4 +1,4 @@
-"""Uploads, and URL fetches from a real server on the loopback interface.
+"""URL fetches from a real server on the loopback interface.
 
 Only name resolution is replaced. Where a test needs a public address, it calls 127.0.0.1 one.
 """
@@ -6,30 +6,26 @@ Only name resolution is replaced. Where a test needs a public address, it calls 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import ipaddress
 import re
 import shutil
+import socket
 import ssl
 import subprocess
+import threading
 import wave
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from whisperx_api_server import sources
+from whisperx_api_server import urls
 from whisperx_api_server.audio import SAMPLE_RATE, AudioDecoder
 from whisperx_api_server.domain import RemoteUrl, UploadedFile
 from whisperx_api_server.errors import InvalidAudio, InvalidRequest, TooLarge
-from whisperx_api_server.sources import (
-    SourceOpener,
-    UploadStore,
-    UrlFetcher,
-    UrlPolicy,
-    is_public_address,
-    resolve_host,
-)
+from whisperx_api_server.sources import SourceOpener
+from whisperx_api_server.uploads import UploadStore
+from whisperx_api_server.urls import SystemResolver, UrlFetcher, UrlPolicy, is_public_address
 
 pytestmark = pytest.mark.anyio
 
@@ -51,8 +47,8 @@ def workdir(tmp_path: Path) -> Path:
 @pytest.fixture
 def loopback_is_public(monkeypatch: pytest.MonkeyPatch) -> None:
     loopback = ipaddress.ip_network("127.0.0.0/8")
-    refused = tuple(network for network in sources._REFUSED_V4 if network != loopback)
-    monkeypatch.setattr(sources, "_REFUSED_V4", refused)
+    refused = tuple(network for network in urls._REFUSED_V4 if network != loopback)
+    monkeypatch.setattr(urls, "_REFUSED_V4", refused)
 
 
 class Site:
@@ -110,11 +106,12 @@ class Names:
     def __init__(self) -> None:
         self.answers: dict[str, list[Sequence[str]]] = {"audio.test": [["127.0.0.1"]]}
         self.queries: list[str] = []
+        self._system = SystemResolver()
 
     async def resolve(self, host: str) -> Sequence[str]:
         self.queries.append(host)
         if host not in self.answers:
-            return await resolve_host(host)
+            return await self._system(host)
         answers = self.answers[host]
         return answers.pop(0) if len(answers) > 1 else answers[0]
 
@@ -136,10 +133,10 @@ def fetcher_with(workdir: Path, names: Names) -> Callable[..., UrlFetcher]:
         policy = UrlPolicy(
             allowed_hosts=allowed_hosts,
             allow_private_hosts=allow_private_hosts,
-            max_bytes=max_bytes,
             timeout=timeout,
         )
-        return UrlFetcher(policy, workdir=workdir, resolve=names.resolve)
+        uploads = UploadStore(workdir=workdir, max_bytes=max_bytes)
+        return UrlFetcher(policy, uploads=uploads, resolve=names.resolve)
 
     return make
 
@@ -150,88 +147,12 @@ def fetcher(fetcher_with: Callable[..., UrlFetcher]) -> UrlFetcher:
 
 
 async def fetch(fetcher: UrlFetcher, url: str) -> bytes:
-    async with fetcher.open(url) as path:
-        return await asyncio.to_thread(path.read_bytes)
-
-
-def contents(folder: Path) -> list[bytes]:
-    return [path.read_bytes() for path in folder.iterdir()]
+    async with fetcher.open(url) as file:
+        return await asyncio.to_thread(file.path.read_bytes)
 
 
 def is_empty(folder: Path) -> bool:
     return not any(folder.iterdir())
-
-
-# Uploads
-
-
-async def chunks_of(*chunks: bytes) -> AsyncIterator[bytes]:
-    for chunk in chunks:
-        yield chunk
-
-
-class Upload:
-    """Reads like Starlette's UploadFile."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-
-    async def read(self, size: int = -1, /) -> bytes:
-        taken, self.data = self.data[:size], self.data[size:]
-        return taken
-
-
-async def test_saves_an_upload_from_chunks_or_a_file(workdir: Path) -> None:
-    store = UploadStore(workdir=workdir, max_bytes=3_000_000)
-    data = bytes(range(256)) * 10_000
-
-    for upload in (Upload(data), chunks_of(data[:9], b"", data[9:2_000_000], data[2_000_000:])):
-        saved = await store.save(upload, filename="talk.mp3")
-        assert saved.path.read_bytes() == data
-        assert saved.filename == "talk.mp3"
-        assert saved.digest == hashlib.blake2b(data).digest()
-        await store.discard(saved)
-        assert is_empty(workdir)
-        await store.discard(saved)
-
-
-@pytest.mark.parametrize("filename", ["../../escape", "/etc/passwd", "a\0b", "", "x" * 5000, "."])
-async def test_a_clients_filename_is_never_a_path(workdir: Path, filename: str) -> None:
-    saved = await UploadStore(workdir=workdir, max_bytes=9).save(Upload(b"abc"), filename=filename)
-
-    assert saved.path.parent == workdir
-    assert contents(workdir) == [b"abc"]
-    assert saved.filename == filename
-
-
-async def test_an_upload_may_be_as_large_as_the_limit_and_no_larger(workdir: Path) -> None:
-    store = UploadStore(workdir=workdir, max_bytes=1000)
-    await store.discard(await store.save(chunks_of(bytes(999), b"x"), filename="fits"))
-
-    with pytest.raises(TooLarge, match="1000 bytes") as caught:
-        await store.save(chunks_of(bytes(999), b"xy"), filename="does not", param="files")
-
-    assert caught.value.param == "files"
-    assert is_empty(workdir)
-
-
-async def test_an_upload_that_breaks_off_leaves_nothing(workdir: Path) -> None:
-    begun = asyncio.Event()
-
-    async def slow() -> AsyncIterator[bytes]:
-        yield bytes(2_000_000)
-        begun.set()
-        await asyncio.sleep(60)
-
-    store = UploadStore(workdir=workdir, max_bytes=9_000_000)
-    task = asyncio.create_task(store.save(slow(), filename="slow"))
-    await begun.wait()
-    assert not is_empty(workdir)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-
-    assert is_empty(workdir)
 
 
 # What is fetched
@@ -243,9 +164,9 @@ async def test_fetches_into_a_file_that_is_deleted(
     data = bytes(range(256)) * 1000
     site.put_file("/a.mp3?signature=x%2Fy", data)
 
-    async with fetcher.open(site.url("/a.mp3?signature=x%2Fy")) as path:
-        assert path.parent == workdir
-        assert path.read_bytes() == data
+    async with fetcher.open(site.url("/a.mp3?signature=x%2Fy")) as file:
+        assert file.path.parent == workdir
+        assert file.path.read_bytes() == data
     assert is_empty(workdir)
     assert "accept-encoding: identity" in site.requests[0].lower()
 
@@ -705,7 +626,40 @@ async def test_posts_under_the_same_guard(
     assert len(site.requests) == 2
 
 
-# Sources
+# Name servers that do not answer
+
+
+async def test_silent_name_servers_hold_up_no_upload(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = threading.Event()
+
+    def silent(*_: object, **__: object) -> list[object]:
+        answer.wait(60)
+        raise OSError
+
+    monkeypatch.setattr(socket, "getaddrinfo", silent)
+    uploads = UploadStore(workdir=workdir, max_bytes=10_000_000)
+    fetcher = UrlFetcher(UrlPolicy(timeout=60), uploads=uploads)
+    asking = [asyncio.create_task(fetcher.check(f"http://{host}.example/")) for host in range(40)]
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(5):
+            yield bytes(1_000_000)
+
+    try:
+        async with asyncio.timeout(20):
+            saved = await uploads.save(chunks(), filename="a.wav")
+            await uploads.discard(saved)
+            await asyncio.to_thread(is_empty, workdir)
+        assert not any(task.done() for task in asking)
+    finally:
+        answer.set()
+    refused = await asyncio.gather(*asking, return_exceptions=True)
+    assert all(isinstance(each, InvalidRequest) for each in refused)
+
+
+# As the source of a request
 
 
 async def test_opens_uploads_and_urls_alike(

@@ -1,0 +1,114 @@
+"""Uploads become files that are bounded, and deleted."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from whisperx_api_server.errors import TooLarge, Unavailable
+from whisperx_api_server.uploads import UploadStore
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def workdir(tmp_path: Path) -> Path:
+    path = tmp_path / "work"
+    path.mkdir()
+    return path
+
+
+def contents(folder: Path) -> list[bytes]:
+    return [path.read_bytes() for path in folder.iterdir()]
+
+
+def is_empty(folder: Path) -> bool:
+    return not any(folder.iterdir())
+
+
+async def chunks_of(*chunks: bytes) -> AsyncIterator[bytes]:
+    for chunk in chunks:
+        yield chunk
+
+
+async def test_saves_an_upload_in_chunks(workdir: Path) -> None:
+    store = UploadStore(workdir=workdir, max_bytes=3_000_000)
+    data = bytes(range(256)) * 10_000
+
+    chunks = chunks_of(data[:9], b"", data[9:2_000_000], data[2_000_000:])
+    saved = await store.save(chunks, filename="talk.mp3")
+
+    assert saved.path.read_bytes() == data
+    assert saved.filename == "talk.mp3"
+    assert saved.digest == hashlib.blake2b(data).digest()
+    await store.discard(saved)
+    assert is_empty(workdir)
+    await store.discard(saved)
+
+
+@pytest.mark.parametrize("filename", ["../../escape", "/etc/passwd", "a\0b", "", "x" * 5000, "."])
+async def test_a_clients_filename_is_never_a_path(workdir: Path, filename: str) -> None:
+    store = UploadStore(workdir=workdir, max_bytes=9)
+    saved = await store.save(chunks_of(b"abc"), filename=filename)
+
+    assert saved.path.parent == workdir
+    assert contents(workdir) == [b"abc"]
+    assert saved.filename == filename
+
+
+async def test_an_upload_may_be_as_large_as_the_limit_and_no_larger(workdir: Path) -> None:
+    store = UploadStore(workdir=workdir, max_bytes=1000)
+    await store.discard(await store.save(chunks_of(bytes(999), b"x"), filename="fits"))
+
+    with pytest.raises(TooLarge, match="1000 bytes") as caught:
+        await store.save(chunks_of(bytes(999), b"xy"), filename="does not", param="files")
+
+    assert caught.value.param == "files"
+    assert is_empty(workdir)
+
+
+async def test_an_upload_that_breaks_off_leaves_nothing(workdir: Path) -> None:
+    begun = asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield bytes(2_000_000)
+        begun.set()
+        await asyncio.sleep(60)
+
+    store = UploadStore(workdir=workdir, max_bytes=9_000_000)
+    task = asyncio.create_task(store.save(slow(), filename="slow"))
+    await begun.wait()
+    assert not is_empty(workdir)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert is_empty(workdir)
+
+
+async def test_a_full_disk_is_said_and_leaves_nothing(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.mkstemp", lambda **_: full_file(workdir))
+
+    with pytest.raises(Unavailable, match="disk is full"):
+        await UploadStore(workdir=workdir, max_bytes=9).save(chunks_of(b"abc"), filename="a")
+
+    assert is_empty(workdir)
+
+
+def full_file(folder: Path) -> tuple[int, str]:
+    """A file in which nothing fits: Linux's device that is always full, under another name."""
+    name = folder / "full"
+    name.touch()
+    return os.open("/dev/full", os.O_WRONLY), str(name)
