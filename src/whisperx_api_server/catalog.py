@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
@@ -25,16 +26,14 @@ ALIASES = (
 PARAKEET_ALIAS = "parakeet"
 """Means the configured Parakeet, which may be a file that a client could not name."""
 
-EMBEDDED_MODEL = "pocketsphinx-en-us"
-"""What the embedded engine's only model is called."""
-
 EMBEDDED_DIARIZER = "resemblyzer-ge2e"
 """What the embedded diarizer's only model is called."""
 
-_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
-"""A published size or a hub id; only the settings may name a path, a client never does."""
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
+"""What a model's name on the hub looks like; a path that it also matches is not taken for one."""
 
-_PARAKEET = re.compile(r"(nvidia/)?parakeet-[\w.-]+", re.IGNORECASE)
+EMBEDDED_MODEL = "pocketsphinx-en-us"
+"""What the embedded engine's only model is called."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +41,9 @@ class Catalog:
     """What is configured, in the backends' words.
 
     `transcription`, `alignment`, `diarization` and `voice_detection` are backend names. `whisper`,
-    `parakeet` and `diarizer` are the default models; another model of the same engine differs from
-    them in its name only.
+    `parakeet` and `diarizer_spec` are the default models; another model of the same engine differs
+    from them in its name only. `allowed_models` are names and `org/*` patterns of Whisper models
+    that clients may name besides the published ones.
     """
 
     transcription: str
@@ -56,6 +56,7 @@ class Catalog:
     align_models: Mapping[str, str] = field(default_factory=dict)
     translation_models: Mapping[str, str] = field(default_factory=dict)
     language_model_name: str | None = None
+    allowed_models: Sequence[str] = ()
 
     @property
     def default_model(self) -> str:
@@ -65,27 +66,29 @@ class Catalog:
     def transcriber(self, name: str) -> ModelKey:
         """The engine and model that a request's `model` means.
 
+        A client may name the configured models, those that an engine says are published, and
+        those of Whisper that `MODELS__ALLOWED` adds. Nothing else is looked for or loaded.
+
         Raises:
-            ModelNotFound: it is not a name that a model can have.
+            ModelNotFound: the name is none of these.
         """
         if name in ALIASES:
-            name = {"embedded": EMBEDDED_MODEL, "parakeet": self.parakeet.name}.get(
-                self.transcription, self.whisper.name
-            )
+            return self._transcriber(self.transcription)
         if name == PARAKEET_ALIAS:
-            name = self.parakeet.name
-        if _means(name, self.parakeet) or _PARAKEET.fullmatch(name):
-            spec = replace(self.parakeet, name=self._parakeet_name(name))
-            return ModelKey(stage="transcription", backend="parakeet", spec=spec)
-        if name == EMBEDDED_MODEL:
-            spec = ModelSpec(name=EMBEDDED_MODEL, threads=self.whisper.threads)
-            return ModelKey(stage="transcription", backend="embedded", spec=spec)
-        name = self.whisper.name if _means(name, self.whisper) else require_name(name)
-        backend = self.transcription
-        if backend in ("embedded", "parakeet"):
-            backend = "whisperx"
-        return ModelKey(
-            stage="transcription", backend=backend, spec=replace(self.whisper, name=name)
+            return self._transcriber("parakeet")
+        for engine, spec in self._engines.items():
+            if _means(name, spec):
+                return self._transcriber(engine)
+        for engine in self._engines:
+            published = getattr(find_backend(engine, "transcription"), "published_model", None)
+            if published is not None and (known := published(name)) is not None:
+                return self._transcriber(engine, known)
+        if self._allows(name):
+            return self._transcriber(self._whisper_engine, name)
+        raise ModelNotFound(
+            f"there is no model {name[:100]!r} here: name a published Whisper size or Parakeet, or "
+            "set MODELS__ALLOWED on the server to allow other Whisper models",
+            param="model",
         )
 
     def is_parakeet(self, name: str) -> bool:
@@ -109,13 +112,21 @@ class Catalog:
         return ModelKey(stage="alignment", backend=self.alignment, spec=spec)
 
     def diarizer(self, name: str | None = None) -> ModelKey:
-        """A diarization pipeline; the configured one when no name is given."""
+        """The configured diarization pipeline.
+
+        Raises:
+            ModelNotFound: `name` is another one. A pipeline's files say which code is called, so
+                only a setting may name it.
+        """
+        spec = self.diarizer_spec
         if self.diarization == "embedded":
-            spec = replace(self.diarizer_spec, name=EMBEDDED_DIARIZER)
-        elif name is None or _means(name, self.diarizer_spec):
-            spec = self.diarizer_spec
-        else:
-            spec = replace(self.diarizer_spec, name=require_name(name))
+            spec = replace(spec, name=EMBEDDED_DIARIZER)
+        if name is not None and not _means(name, spec):
+            raise ModelNotFound(
+                "only the diarization pipeline that DIARIZATION__MODEL names can be loaded: "
+                "leave model out",
+                param="model",
+            )
         return ModelKey(stage="diarization", backend=self.diarization, spec=spec)
 
     def voice_detector(self) -> ModelKey:
@@ -148,31 +159,36 @@ class Catalog:
         )
         return ModelKey(stage="generation", backend="transformers", spec=spec)
 
-    def _parakeet_name(self, name: str) -> str:
-        if _means(name, self.parakeet):
-            return self.parakeet.name
-        if "/" in name:
-            return name
-        return f"nvidia/{name}"
+    @property
+    def _whisper_engine(self) -> str:
+        own = self.transcription in ("parakeet", "embedded")
+        return "whisperx" if own else self.transcription
+
+    @property
+    def _engines(self) -> Mapping[str, ModelSpec]:
+        """The transcription backends, each with its default model."""
+        return {
+            "parakeet": self.parakeet,
+            "embedded": ModelSpec(name=EMBEDDED_MODEL, threads=self.whisper.threads),
+            self._whisper_engine: self.whisper,
+        }
+
+    def _transcriber(self, engine: str, name: str | None = None) -> ModelKey:
+        """A model of an engine, the default one without a name; all differ in their names only."""
+        spec = self._engines[engine]
+        if name is not None:
+            spec = replace(spec, name=name)
+        return ModelKey(stage="transcription", backend=engine, spec=spec)
+
+    def _allows(self, name: str) -> bool:
+        return HUB_ID.fullmatch(name) is not None and any(
+            fnmatchcase(name, pattern) for pattern in self.allowed_models
+        )
 
 
 def _means(name: str, spec: ModelSpec) -> bool:
     """Whether that is what a configured model is called; of a path its last part suffices."""
     return name in (spec.name, shown_name(spec.name))
-
-
-def require_name(name: str) -> str:
-    """The name, if a model on the hub can have it.
-
-    Raises:
-        ModelNotFound: it cannot; a path is none, whether or not it exists.
-    """
-    if not _NAME.fullmatch(name):
-        raise ModelNotFound(
-            "there is no such model: give a Whisper size, a Parakeet name or a Hugging Face id",
-            param="model",
-        )
-    return name
 
 
 def resolve_device(setting: Literal["auto", "cpu", "cuda"]) -> str:

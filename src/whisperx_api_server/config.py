@@ -47,8 +47,10 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
 LanguageCode = Annotated[str, Field(pattern="^[a-z]{2,3}$")]
+ModelPattern = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*(/(\*|[A-Za-z0-9][\w.-]*))?$")]
 JsonObject = Annotated[dict[str, str], NoDecode, BeforeValidator(_from_json)]
 JsonList = Annotated[list[str], NoDecode, BeforeValidator(_from_json)]
+ModelPatterns = Annotated[list[ModelPattern], NoDecode, BeforeValidator(_from_json)]
 
 
 def _webhook_secret(value: SecretStr) -> SecretStr:
@@ -95,6 +97,17 @@ class WhisperSettings(_Section):
     )
     local_files_only: bool = Field(False, description="Never download: models must be on disk.")
     preload: bool = Field(False, description="Load the default model at start.")
+
+
+class ModelSettings(_Section):
+    """Which models clients may name."""
+
+    allowed: ModelPatterns = Field(
+        default_factory=list,
+        description="JSON list of hub ids, `org/*` for all of an organisation: Whisper models in "
+        "CTranslate2's format that clients may name besides the published ones. Parakeets and "
+        "diarization pipelines, whose files can run code, are never loaded because of it.",
+    )
 
 
 class AlignmentSettings(_Section):
@@ -243,6 +256,7 @@ class Settings(BaseSettings):
     )
 
     whisper: WhisperSettings = WhisperSettings()
+    models: ModelSettings = ModelSettings()
     alignment: AlignmentSettings = AlignmentSettings()
     diarization: DiarizationSettings = DiarizationSettings()
     backends: BackendSettings = BackendSettings()

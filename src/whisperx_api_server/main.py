@@ -142,6 +142,7 @@ def build_catalog(settings: Settings) -> Catalog:
         align_models=settings.alignment.models,
         translation_models=settings.translation.models,
         language_model_name=settings.llm.model,
+        allowed_models=settings.models.allowed,
     )
 
 

@@ -190,7 +190,7 @@ def test_every_stage_is_managed(fake_server: Server) -> None:
     for stage, fields in (
         ("models", {"model": "large-v3"}),
         ("align_models", {"language": "de"}),
-        ("diarize_models", {"model": "somebody/diarizer"}),
+        ("diarize_models", {"model": "pyannote/speaker-diarization-community-1"}),
         ("diarize_models", {}),
     ):
         answer = fake_server.http.post(f"/{stage}/load", data=fields)
@@ -215,7 +215,11 @@ def test_every_stage_is_managed(fake_server: Server) -> None:
         ("align_models", {"language": "klingon"}, 400, "invalid_value", "language"),
         ("align_models", {"language": "la"}, 404, "not_found", "language"),
         ("models", {"model": "/etc/passwd"}, 404, "model_not_found", "model"),
+        ("models", {"model": "somebody/whisper"}, 404, "model_not_found", "model"),
+        ("models", {"model": "somebody/parakeet-tdt-0.6b"}, 404, "model_not_found", "model"),
+        ("models", {"model": "nvidia/parakeet-unheard-of"}, 404, "model_not_found", "model"),
         ("diarize_models", {"model": "../up"}, 404, "model_not_found", "model"),
+        ("diarize_models", {"model": "somebody/diarizer"}, 404, "model_not_found", "model"),
     ],
 )
 def test_what_cannot_be_loaded_is_refused(
@@ -225,6 +229,52 @@ def test_what_cannot_be_loaded_is_refused(
         answer = fake_server.http.post(f"/{stage}/{action}", params=fields)
         error = answer.json()["error"]
         assert (answer.status_code, error["code"], error["param"]) == (status, code, param)
+
+
+EVIL_PIPELINE = """\
+pipeline: {{name: unittest.mock.MagicMock}}
+preprocessors: {{x: {{name: subprocess.Popen, params: {{args: [touch, {mark}]}}}}}}
+"""
+
+
+def test_a_client_cannot_name_code_to_run(tmp_path: Path) -> None:
+    """A pipeline's `config.yaml` calls any function: only a setting may name a pipeline.
+
+    It lies in the working directory and in the hub's cache, where a download would put it.
+    """
+    mark, hub = tmp_path / "executed", tmp_path / "huggingface" / "hub" / "models--attacker--evil"
+    for folder in (tmp_path / "attacker" / "evil", hub / "snapshots" / "0123abcd"):
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text(EVIL_PIPELINE.format(mark=mark))
+    (hub / "refs").mkdir()
+    (hub / "refs" / "main").write_text("0123abcd")
+    settings = {
+        "HF_HOME": str(tmp_path / "huggingface"),
+        "MODELS__ALLOWED": '["attacker/*"]',
+    }
+    with Server(tmp_path, settings) as server:
+        refused = server.http.post("/diarize_models/load", data={"model": "attacker/evil"})
+        server.http.post("/models/load", data={"model": "attacker/evil"})
+        server.transcribe(GOOD, model="attacker/evil")
+
+    assert not mark.exists()
+    error = refused.json()["error"]
+    assert (refused.status_code, error["code"]) == (404, "model_not_found")
+    assert "DIARIZATION__MODEL" in error["message"]
+
+
+def test_a_refused_model_names_the_setting_that_allows_it(tmp_path: Path) -> None:
+    with Server(tmp_path, FAKE | {"MODELS__ALLOWED": '["somebody/*", "other/one"]'}) as server:
+
+        def load(name: str) -> httpx.Response:
+            return server.http.post("/models/load", data={"model": name})
+
+        for name in ("somebody/whisper", "other/one"):
+            assert load(name).json()["model"] == name
+        for name in ("other/two", "somebody", "somebody/", "somebody/../x", "nobody/whisper"):
+            answer = load(name)
+            assert answer.status_code == 404
+            assert "MODELS__ALLOWED" in answer.json()["error"]["message"]
 
 
 def test_a_model_that_is_not_listed_is_not_found(fake_server: Server) -> None:
@@ -307,6 +357,7 @@ def on_hub(tmp_path_factory: pytest.TempPathFactory, hub: Hub) -> Iterator[Serve
         "BACKENDS__DIARIZATION": "fake",
         "HF_HUB_OFFLINE": "0",
         "HF_ENDPOINT": hub.url,
+        "MODELS__ALLOWED": '["nobody/nothing"]',
         "HF_HOME": str(folder / "huggingface"),
     }
     with Server(folder, settings) as server:

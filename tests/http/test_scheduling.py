@@ -442,7 +442,7 @@ def error_code(answer: httpx.Response) -> str:
 def test_first_requests_at_once_load_once_and_what_is_used_stays(
     start: Callable[..., Unruly],
 ) -> None:
-    unruly = start()
+    unruly = start(MODELS__ALLOWED='["some/model"]')
     server = unruly.server
     unruly.hold()
     with unruly.clients(8) as pool:

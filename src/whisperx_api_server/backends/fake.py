@@ -42,6 +42,7 @@ from ..domain import (
     Word,
 )
 from .base import Aligner, AlignItem, Capabilities, Diarizer, ModelSpec, Transcriber, VoiceDetector
+from .whisper_names import published_model
 
 VOCABULARY: Mapping[str, tuple[str, ...]] = {
     language: tuple(words.split())

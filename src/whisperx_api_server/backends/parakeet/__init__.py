@@ -27,6 +27,17 @@ V3_LANGUAGES = frozenset({
 # fmt: on
 """From the model card of nvidia/parakeet-tdt-0.6b-v3."""
 
+PUBLISHED = (
+    "nvidia/parakeet-tdt-0.6b-v2",
+    "nvidia/parakeet-tdt-0.6b-v3",
+    "nvidia/parakeet-tdt-1.1b",
+    "nvidia/parakeet-tdt_ctc-110m",
+    "nvidia/parakeet-tdt_ctc-1.1b",
+    "nvidia/parakeet-rnnt-0.6b",
+    "nvidia/parakeet-rnnt-1.1b",
+)
+"""NVIDIA's transducers of this family. A `.nemo` file names the classes that NeMo builds, so that
+loading one trusts its publisher: clients may name these, every other one takes PARAKEET__MODEL."""
 
 _PRECISIONS = {
     "default": "float32",
@@ -35,6 +46,12 @@ _PRECISIONS = {
     "float16": "float16",
 }
 _CHATTY_LOGGERS = ("nv_one_logger", "nemo_logger", "lightning", "lightning.pytorch", "lhotse")
+
+
+def published_model(name: str) -> str | None:
+    """The entry of `PUBLISHED` that a name means, with or without `nvidia/`, in any case."""
+    wanted = name.casefold().removeprefix("nvidia/")
+    return next((each for each in PUBLISHED if each == f"nvidia/{wanted}"), None)
 
 
 def supported_languages(name: str) -> frozenset[str]:

@@ -13,13 +13,21 @@ from typing import TYPE_CHECKING, Any
 from ...domain import Samples
 from ...errors import InsufficientMemory, ModelUnavailable, NotInstalled
 from ..base import ModelSource, ModelSpec, Transcriber, require, shown_name, usable_cores
+from ..whisper_names import published_model
 from .align_models import align_model, torch_device
 from .aligner import load_aligner
 
 if TYPE_CHECKING:
     from .features import Mel
 
-__all__ = ["align_model", "engine_info", "load_aligner", "load_transcriber", "model_source"]
+__all__ = [
+    "align_model",
+    "engine_info",
+    "load_aligner",
+    "load_transcriber",
+    "model_source",
+    "published_model",
+]
 
 logger = logging.getLogger(__name__)
 

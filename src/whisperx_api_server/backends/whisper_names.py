@@ -1,0 +1,63 @@
+"""The published Whisper models: their names, repositories and languages.
+
+Facts of our own, so that a name can be judged without importing faster-whisper; a test compares
+them with the installed one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+REPOSITORIES: Mapping[str, str] = {
+    "tiny.en": "Systran/faster-whisper-tiny.en",
+    "tiny": "Systran/faster-whisper-tiny",
+    "base.en": "Systran/faster-whisper-base.en",
+    "base": "Systran/faster-whisper-base",
+    "small.en": "Systran/faster-whisper-small.en",
+    "small": "Systran/faster-whisper-small",
+    "medium.en": "Systran/faster-whisper-medium.en",
+    "medium": "Systran/faster-whisper-medium",
+    "large-v1": "Systran/faster-whisper-large-v1",
+    "large-v2": "Systran/faster-whisper-large-v2",
+    "large-v3": "Systran/faster-whisper-large-v3",
+    "large-v3-turbo": "mobiuslabsgmbh/faster-whisper-large-v3-turbo",
+    "distil-small.en": "Systran/faster-distil-whisper-small.en",
+    "distil-medium.en": "Systran/faster-distil-whisper-medium.en",
+    "distil-large-v2": "Systran/faster-distil-whisper-large-v2",
+    "distil-large-v3": "Systran/faster-distil-whisper-large-v3",
+    "distil-large-v3.5": "distil-whisper/distil-large-v3.5-ct2",
+}
+"""Published size to its CTranslate2 conversion on the Hugging Face hub, as faster-whisper has it."""
+
+SYNONYMS: Mapping[str, str] = {"large": "large-v3", "turbo": "large-v3-turbo"}
+"""Sizes that are second names of others."""
+
+
+def published_model(name: str) -> str | None:
+    """The size, a key of `REPOSITORIES`, that a name means; None if it is none of these names.
+
+    Case does not matter. Besides the sizes: `[openai/]whisper-SIZE`, `[Systran/]faster-whisper-SIZE`
+    and the repositories; for distilled sizes `[Systran/]faster-distil-whisper-…` and
+    `distil-whisper/SIZE`.
+    """
+    return _SIZES.get(name.casefold())
+
+
+def _names() -> Iterator[tuple[str, str]]:
+    for size, repository in REPOSITORIES.items():
+        yield repository, size
+    for name, size in {**{size: size for size in REPOSITORIES}, **SYNONYMS}.items():
+        yield name, size
+        distilled = name.removeprefix("distil-")
+        if distilled != name:
+            yield f"distil-whisper/{name}", size
+            name = f"faster-distil-whisper-{distilled}"
+        else:
+            yield f"whisper-{name}", size
+            yield f"openai/whisper-{name}", size
+            name = f"faster-whisper-{name}"
+        yield name, size
+        yield f"Systran/{name}", size
+
+
+_SIZES: Mapping[str, str] = {name.casefold(): size for name, size in _names()}
