@@ -12,7 +12,7 @@ A backend is one module. For each stage that it serves it has a factory of that 
 and, where it applies:
 
     def align_model(language: str, models: Mapping[str, str]) -> str | None   # the aligner's table
-    def published_model(name: str) -> str | None   # the transcriber's model that a client's name means
+    def published_model(name: str) -> str | None   # what a client's name means
     def engine_info() -> Mapping[str, object]   # for /info; imports nothing heavy
     def model_source(spec: ModelSpec) -> ModelSource   # for /info and `doctor`; loads nothing
 

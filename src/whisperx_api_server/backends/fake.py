@@ -42,7 +42,7 @@ from ..domain import (
     Word,
 )
 from .base import Aligner, AlignItem, Capabilities, Diarizer, ModelSpec, Transcriber, VoiceDetector
-from .whisper_names import published_model
+from .whisper_names import published_model as published_model  # its models are called so
 
 VOCABULARY: Mapping[str, tuple[str, ...]] = {
     language: tuple(words.split())

@@ -27,7 +27,7 @@ REPOSITORIES: Mapping[str, str] = {
     "distil-large-v3": "Systran/faster-distil-whisper-large-v3",
     "distil-large-v3.5": "distil-whisper/distil-large-v3.5-ct2",
 }
-"""Published size to its CTranslate2 conversion on the Hugging Face hub, as faster-whisper has it."""
+"""Published size to the hub repository with its CTranslate2 conversion, as in faster-whisper."""
 
 SYNONYMS: Mapping[str, str] = {"large": "large-v3", "turbo": "large-v3-turbo"}
 """Sizes that are second names of others."""
@@ -36,28 +36,26 @@ SYNONYMS: Mapping[str, str] = {"large": "large-v3", "turbo": "large-v3-turbo"}
 def published_model(name: str) -> str | None:
     """The size, a key of `REPOSITORIES`, that a name means; None if it is none of these names.
 
-    Case does not matter. Besides the sizes: `[openai/]whisper-SIZE`, `[Systran/]faster-whisper-SIZE`
-    and the repositories; for distilled sizes `[Systran/]faster-distil-whisper-…` and
-    `distil-whisper/SIZE`.
+    Case does not matter. Besides the sizes and the repositories these are names of a size:
+    `[openai/]whisper-SIZE`, `[Systran/]faster-whisper-SIZE`, and for distilled ones
+    `distil-whisper/distil-SIZE`, `[Systran/]faster-distil-whisper-SIZE`.
     """
     return _SIZES.get(name.casefold())
 
 
 def _names() -> Iterator[tuple[str, str]]:
+    """Each name and the size that it means; of a name that comes twice, the last holds."""
     for size, repository in REPOSITORIES.items():
         yield repository, size
     for name, size in {**{size: size for size in REPOSITORIES}, **SYNONYMS}.items():
-        yield name, size
         distilled = name.removeprefix("distil-")
-        if distilled != name:
-            yield f"distil-whisper/{name}", size
-            name = f"faster-distil-whisper-{distilled}"
+        if distilled == name:
+            converted = f"faster-whisper-{name}"
+            yield from ((f"whisper-{name}", size), (f"openai/whisper-{name}", size))
         else:
-            yield f"whisper-{name}", size
-            yield f"openai/whisper-{name}", size
-            name = f"faster-whisper-{name}"
-        yield name, size
-        yield f"Systran/{name}", size
+            converted = f"faster-distil-whisper-{distilled}"
+            yield f"distil-whisper/{name}", size
+        yield from ((name, size), (converted, size), (f"Systran/{converted}", size))
 
 
 _SIZES: Mapping[str, str] = {name.casefold(): size for name, size in _names()}
