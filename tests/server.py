@@ -106,6 +106,10 @@ class Server:
         found: dict[str, Any] = next(lane for lane in lanes if lane["stage"] == stage)
         return found
 
+    def assert_loop_was_free(self) -> None:
+        """Its event loop was never blocked for long, whatever was asked of it."""
+        assert "the event loop was blocked" not in self.log, self.log
+
     def temp_files(self) -> list[Path]:
         """What lies in the server's temporary directory, its own empty directories aside."""
         return [path for path in self.temp.rglob("*") if not path.is_dir()]
@@ -133,6 +137,8 @@ class Server:
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
+        if error is None:
+            self.assert_loop_was_free()
 
 
 FAKE = {

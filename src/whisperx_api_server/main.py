@@ -26,6 +26,7 @@ from .errors import ServiceError
 from .job_store import JobStore, default_directory
 from .jobs import LocalService
 from .keys import KeyRing
+from .loop_lag import LoopLag
 from .model_pool import ModelPool, PoolPolicy
 from .pipeline import Pipeline, PipelineDefaults
 from .routers import jobs, models, reflector, system, transcriptions
@@ -68,6 +69,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.state.services = services
         await services.service.start()
         background = [
+            asyncio.create_task(services.loop_lag.watch()),
             asyncio.create_task(services.pool.sweep_forever()),
             asyncio.create_task(_preload(settings, services)),
         ]
@@ -173,6 +175,7 @@ def build_services(settings: Settings, catalog: Catalog, keys: KeyRing, workdir:
         max_upload_bytes=limits.upload_bytes,
         defaults=form_defaults(settings, catalog),
         preloaded=asyncio.Event(),
+        loop_lag=LoopLag(),
         info=_describe(settings, catalog),
     )
 

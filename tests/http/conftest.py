@@ -35,6 +35,7 @@ def serving(directory: Path, settings: Mapping[str, str]) -> Iterator[Server]:
     assert status == 0, server.log
     assert server.temp_files() == []
     assert "unexpected failure" not in server.log
+    server.assert_loop_was_free()
 
 
 @pytest.fixture(scope="session")

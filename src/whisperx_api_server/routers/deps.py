@@ -16,6 +16,7 @@ from ..catalog import Catalog
 from ..errors import Cancelled
 from ..jobs import LocalService
 from ..keys import KeyRing
+from ..loop_lag import LoopLag
 from ..model_pool import ModelPool
 from ..text_service import TextService
 from ..uploads import UploadStore
@@ -42,6 +43,7 @@ class Services:
     max_upload_bytes: int
     defaults: FormDefaults
     preloaded: asyncio.Event
+    loop_lag: LoopLag
     info: Mapping[str, object] = field(default_factory=dict)
 
 

@@ -409,6 +409,13 @@ class Queue(TypedDict):
 
 
 @exact
+class EventLoop(TypedDict):
+    """The longest times for which nothing was answered: at all, and by computing on the loop."""
+
+    longest_delay_seconds: float
+    longest_blocked_seconds: float
+
+
 class Info(TypedDict):
     """What this server is and does."""
 
@@ -419,6 +426,7 @@ class Info(TypedDict):
     engine: dict[str, Any]
     default_model: str
     limits: dict[str, float]
+    event_loop: EventLoop
     queue: Queue
 
 

@@ -54,6 +54,10 @@ async def info(services: ServicesDep, _: ClientDep) -> dict[str, Any]:
     ]
     return {
         **services.info,
+        "event_loop": {
+            "longest_delay_seconds": round(services.loop_lag.longest, 3),
+            "longest_blocked_seconds": round(services.loop_lag.longest_blocked, 3),
+        },
         "queue": {
             "requests": services.service.active,
             "seconds": round(services.backlog.seconds, 3),
