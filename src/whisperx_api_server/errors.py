@@ -8,6 +8,7 @@
     ├── Unauthorized                  401 invalid_api_key
     ├── NotFound                      404 not_found
     │   └── ModelNotFound             404 model_not_found
+    ├── RequestTimeout                408 request_timeout
     ├── Conflict                      409 conflict
     ├── TooLarge                      413 file_too_large
     ├── Overloaded                    429 overloaded, Retry-After
@@ -91,6 +92,14 @@ class ModelNotFound(NotFound):
     """The hub says there is no such model, or it is not on disk while downloads are off."""
 
     code = "model_not_found"
+
+
+class RequestTimeout(ServiceError):
+    """The client stopped sending its request."""
+
+    status = 408
+    code = "request_timeout"
+    type = "invalid_request_error"
 
 
 class Conflict(ServiceError):

@@ -52,6 +52,8 @@ def install_error_handlers(app: FastAPI) -> None:
         headers = {}
         if error.retry_after is not None:
             headers["Retry-After"] = str(math.ceil(error.retry_after))
+        if error.status == 408:
+            headers["Connection"] = "close"  # its client is still in the middle of a request
         if error.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         return JSONResponse(service_error_body(error), status_code=error.status, headers=headers)

@@ -419,7 +419,9 @@ def choose_source(form: Form, audio_url: str | None) -> Source:
     if audio_url:
         return RemoteUrl(url=audio_url)
     if any(name == "file" for name, _ in form.fields):
-        raise InvalidRequest("file is not a file: send it with a filename", param="file")
+        raise InvalidRequest(
+            "file is not a file: send the form as multipart/form-data", param="file"
+        )
     raise MissingParameter("file is missing: send a recording, or audio_url", param="file")
 
 

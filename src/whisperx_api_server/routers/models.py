@@ -51,7 +51,7 @@ async def list_loaded(
 
 @router.post(
     "/{stage}/load",
-    responses=schema.answers(shapes.ModelChange, 400, 404, 413, 501, 503),
+    responses=schema.answers(shapes.ModelChange, 400, 404, 408, 413, 501, 503),
     openapi_extra=schema.MODEL_NAME,
 )
 async def load(
@@ -66,7 +66,7 @@ async def load(
 
 @router.post(
     "/{stage}/unload",
-    responses=schema.answers(shapes.ModelChange, 400, 404, 409, 413),
+    responses=schema.answers(shapes.ModelChange, 400, 404, 408, 409, 413),
     openapi_extra=schema.MODEL_NAME,
 )
 async def unload(

@@ -14,11 +14,11 @@ from urllib.parse import parse_qsl
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
-from starlette.requests import ClientDisconnect
 
 from ..domain import UploadedFile
-from ..errors import Cancelled, InvalidRequest, TooLarge
+from ..errors import InvalidRequest, TooLarge
 from ..uploads import UploadStore
+from .body import read_body
 
 MAX_FIELDS = 500
 MAX_FILES = 100
@@ -30,7 +30,8 @@ MAX_REFERENCE_BYTES = 8 * 1024**2
 MAX_REFERENCES = 4
 
 REFERENCE_FIELDS = ("known_speaker_references", "known_speaker_references[]")
-FILE_FIELDS = ("file", "files", "files[]")
+FILE_FIELDS = ("file", "files", "files[]", "audio_file")
+"""Parts of these names are files, with or without a filename: some clients send none."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -55,17 +56,13 @@ async def read_form(request: Request, store: UploadStore, *, max_bytes: int) -> 
 
     Raises:
         InvalidRequest: it is no well-formed form.
-        TooLarge: the files together are over the limit, or the fields are.
-        Cancelled: the client hung up before the form's end.
+        TooLarge: the files together are over the limit, the fields are, or the whole body is,
+            whatever its parts are called.
+        RequestTimeout, Cancelled: the client stopped sending it, or disconnected.
     """
     form = Form()
     content_type = request.headers.get("content-type", "")
     kind, options = parse_options_header(content_type)
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > max_bytes + MAX_REFERENCE_BYTES * (
-        MAX_REFERENCES + 1
-    ):
-        raise TooLarge(f"the upload is larger than {max_bytes} bytes", param="file")
     try:
         if kind == b"multipart/form-data":
             await _read_multipart(request, options, store, form, max_bytes)
@@ -74,8 +71,6 @@ async def read_form(request: Request, store: UploadStore, *, max_bytes: int) -> 
         else:
             raise InvalidRequest("send the request as multipart/form-data")
         yield form
-    except ClientDisconnect as error:
-        raise Cancelled from error
     finally:
         for _, upload in form.files:
             await store.discard(upload)
@@ -83,10 +78,8 @@ async def read_form(request: Request, store: UploadStore, *, max_bytes: int) -> 
 
 async def _read_urlencoded(request: Request, form: Form) -> None:
     body = bytearray()
-    async for chunk in request.stream():
+    async for chunk in read_body(request, max_bytes=MAX_FIELD_BYTES):
         body += chunk
-        if len(body) > MAX_FIELD_BYTES:
-            raise TooLarge("the form is too large")
     try:
         text = body.decode()
         form.fields.extend(parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_FIELDS))
@@ -104,24 +97,31 @@ async def _read_multipart(
     boundary = options.get(b"boundary")
     if not boundary:
         raise InvalidRequest("the multipart form has no boundary")
-    parts = _Parts(request, boundary)
+    limit = max_bytes + MAX_REFERENCE_BYTES * (MAX_REFERENCES + 1)
+    parts = _Parts(read_body(request, max_bytes=limit), boundary)
     stored = 0
     sizes = {False: 0, True: 0}  # characters of fields, and of references
     while (part := await parts.next_part()) is not None:
         shown = part.name[:60]
-        if part.filename is not None:
-            if part.name in FILE_FIELDS:
-                saved = await store.save(parts.content(), filename=part.filename, param=shown)
-                form.files.append((part.name, saved))
-                stored += saved.path.stat().st_size
-                if len(form.files) > MAX_FILES:
-                    raise TooLarge(f"the form has more than {MAX_FILES} files", param=shown)
-                if stored > max_bytes:
-                    raise TooLarge(f"the files are larger than {max_bytes} bytes", param=shown)
+        if part.name in FILE_FIELDS:
+            saved = await store.save(parts.content(), filename=part.filename or "", param=shown)
+            form.files.append((part.name, saved))
+            size = saved.path.stat().st_size
+            if not size and not part.filename:  # a form's file input in which nothing was chosen
+                form.files.pop()
+                await store.discard(saved)
+            stored += size
+            if len(form.files) > MAX_FILES:
+                raise TooLarge(f"the form has more than {MAX_FILES} files", param=shown)
+            if stored > max_bytes:
+                raise TooLarge(f"the files are larger than {max_bytes} bytes", param=shown)
             continue
+        if part.filename is not None:
+            continue  # a file that no field asks for: skipped
         reference = part.name in REFERENCE_FIELDS
-        limit = MAX_REFERENCE_BYTES if reference else MAX_FIELD_BYTES
-        value = await _read_value(parts, part.name, limit)
+        value = await _read_value(
+            parts, part.name, MAX_REFERENCE_BYTES if reference else MAX_FIELD_BYTES
+        )
         sizes[reference] += len(value)
         if (
             sizes[False] > MAX_FIELD_BYTES
@@ -137,8 +137,6 @@ async def _read_value(parts: _Parts, name: str, limit: int) -> str:
     shown = name[:60]
     value = bytearray()
     async for chunk in parts.content():
-        if name in FILE_FIELDS:
-            raise InvalidRequest(f"{shown} is not a file: send it with a filename", param=shown)
         value += chunk
         if len(value) > limit:
             raise TooLarge(f"the field {shown!r} is too large", param=shown)
@@ -164,8 +162,8 @@ class _Parts:
     The parser calls back while it is fed; what it says is queued here until it is asked for.
     """
 
-    def __init__(self, request: Request, boundary: bytes) -> None:
-        self._body = request.stream()
+    def __init__(self, body: AsyncIterator[bytes], boundary: bytes) -> None:
+        self._body = body
         self._events: deque[_Part | bytes | None] = deque()
         self._header_name = b""
         self._header_value = b""
@@ -206,8 +204,6 @@ class _Parts:
                 chunk = await anext(self._body)
             except StopAsyncIteration:
                 raise InvalidRequest("the multipart form ends too early") from None
-            if not chunk:
-                continue
             try:
                 self._parser.write(chunk)
             except FormParserError as error:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ..catalog import ALIASES, PARAKEET_ALIAS, Catalog
 from ..domain import RemoteUrl, Source, Transcript, TranscriptionRequest
-from ..errors import InvalidRequest, MissingParameter, ServiceError, TooLarge, UnservableCombination
+from ..errors import InvalidRequest, MissingParameter, ServiceError, UnservableCombination
 from ..formats import (
     reflector_diarization,
     reflector_file,
@@ -23,6 +23,7 @@ from ..formats import (
     reflector_url,
 )
 from . import schema, shapes
+from .body import read_body
 from .deps import ClientDep, Services, ServicesDep, is_retry, new_request_id, unless_disconnected
 from .forms import TranscriptionForm, choose_source, parse_form
 from .multipart import Form, read_form
@@ -318,10 +319,8 @@ async def _json(body: Callable[[], dict[str, Any]]) -> Response:
 async def _read_json(request: Request) -> dict[str, Any]:
     """The JSON object in a request's body; empty if there is no body."""
     body = bytearray()
-    async for chunk in request.stream():
+    async for chunk in read_body(request, max_bytes=MAX_JSON_BYTES):
         body += chunk
-        if len(body) > MAX_JSON_BYTES:
-            raise TooLarge(f"the JSON is larger than {MAX_JSON_BYTES} bytes: send less at once")
     try:
         parsed = json.loads(body, parse_constant=_no_constant) if body.strip() else {}
         json.dumps(parsed, ensure_ascii=False).encode()  # half a surrogate pair cannot be encoded

@@ -27,6 +27,7 @@ ERRORS: Mapping[int, str] = {
     400: "A field is missing or has a value that it cannot have, or the file is no audio.",
     401: "No API key, or a wrong one.",
     404: "There is nothing under that name: no such job, model or path.",
+    408: "The client stopped sending its request.",
     409: "Not now: the job has no result, or the model is in use.",
     413: "The upload, the recording or a field is over its limit.",
     422: "Each field is fine, but not together with the others.",
@@ -36,10 +37,10 @@ ERRORS: Mapping[int, str] = {
     503: "For the moment only: the server shuts down, a model cannot be had, or memory is short.",
 }
 
-RUN_ERRORS = (400, 404, 413, 422, 429, 501, 503)
+RUN_ERRORS = (400, 404, 408, 413, 422, 429, 501, 503)
 """How a recording may fail to become a transcript, or to be taken at all."""
 
-TEXT_ERRORS = (400, 404, 413, 429, 501, 503)
+TEXT_ERRORS = (400, 404, 408, 413, 429, 501, 503)
 """How a text may fail to become another."""
 
 TAGS = [
