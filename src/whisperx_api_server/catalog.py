@@ -11,7 +11,7 @@ from typing import Literal
 
 from .backends import ModelKey, find_backend
 from .backends.base import ModelSpec, shown_name
-from .errors import ModelNotFound, NotConfigured
+from .errors import ModelNotFound, NotConfigured, ServiceError
 
 ALIASES = (
     "whisper-1",
@@ -110,6 +110,27 @@ class Catalog:
             options=(),
         )
         return ModelKey(stage="alignment", backend=self.alignment, spec=spec)
+
+    def aligner_problem(self, language: str) -> ServiceError | None:
+        """Why words of a language cannot be aligned; None where nothing speaks against it.
+
+        To be asked before a recording is decoded: an absent package (NotInstalled), a language
+        without an align model, and a model that is not on disk while downloads are off (both
+        ModelNotFound) are known without loading anything. What only loading tells, such as a
+        download that fails, is not. Reads the disk for some milliseconds at its first call, and
+        imports none of the engine's packages.
+        """
+        key = self.aligner(language)
+        if key is None:
+            return ModelNotFound(
+                f"there is no align model for {language!r}: name one in ALIGNMENT__MODELS",
+                param="language",
+            )
+        backend = find_backend(key.backend, "alignment")
+        if not hasattr(backend, "aligner_problem"):
+            return None
+        problem: ServiceError | None = backend.aligner_problem(key.spec)
+        return problem
 
     def diarizer(self, name: str | None = None) -> ModelKey:
         """The configured diarization pipeline.

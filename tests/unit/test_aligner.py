@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import subprocess
 import sys
 import urllib.error
 import warnings
@@ -20,8 +21,11 @@ from support import ALIGNER, FIXTURES
 from whisperx_api_server.backends.base import Aligner, AlignItem, ModelSpec
 from whisperx_api_server.backends.whisperx.align_models import (
     HUB_MODELS,
+    TORCHAUDIO_FILES,
     TORCHAUDIO_MODELS,
+    _bundle_file,
     align_model,
+    aligner_problem,
 )
 from whisperx_api_server.backends.whisperx.aligner import load_aligner
 from whisperx_api_server.domain import Segment, TokenLogprob, Word
@@ -416,3 +420,67 @@ def test_a_bundle_that_is_not_there(
         load_aligner(spec)
     with pytest.raises(ModelNotFound):  # features only: it has no letters
         load_aligner(replace(spec, name="WAV2VEC2_BASE"))
+
+
+# -- before anything is loaded ----------------------------------------------------------------
+
+
+def test_the_files_of_bundles_are_those_of_torchaudio() -> None:
+    import torchaudio.pipelines
+
+    bundles = {name: getattr(torchaudio.pipelines, name) for name in torchaudio.pipelines.__all__}
+    assert {
+        name: Path(bundle._path).name
+        for name, bundle in bundles.items()
+        if hasattr(bundle, "_path") and hasattr(bundle, "get_labels")
+    } == TORCHAUDIO_FILES
+
+
+@pytest.mark.parametrize("name", ["WAV2VEC2_ASR_BASE_960H", "somebody/wav2vec2"])
+def test_a_model_that_would_need_a_download_is_a_problem_when_downloads_are_off(
+    name: str, tmp_path: Path
+) -> None:
+    spec = ModelSpec(name=name, download_root=tmp_path, local_files_only=True)
+
+    problem = aligner_problem(spec)
+    assert isinstance(problem, ModelNotFound)
+    assert "downloads are off" in problem.message
+    with pytest.raises(ModelNotFound) as loading:
+        load_aligner(spec)
+    assert "downloads are off" in loading.value.message
+
+    (tmp_path / "wav2vec2_fairseq_base_ls960_asr_ls960.pth").touch()
+    cached = tmp_path / "models--somebody--wav2vec2"
+    (cached / "snapshots" / "12ab").mkdir(parents=True)
+    (cached / "snapshots" / "12ab" / "pytorch_model.bin").touch()
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("12ab")
+    assert aligner_problem(spec) is None
+
+
+def test_where_torch_keeps_bundles(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import torch
+
+    spec = ModelSpec(name="WAV2VEC2_ASR_BASE_960H")
+    for settings in ({"TORCH_HOME": str(tmp_path)}, {"XDG_CACHE_HOME": str(tmp_path)}, {}):
+        for variable in ("TORCH_HOME", "XDG_CACHE_HOME"):
+            monkeypatch.delenv(variable, raising=False)
+        for variable, value in settings.items():
+            monkeypatch.setenv(variable, value)
+        assert _bundle_file(spec).parent == Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def test_absent_packages_are_told_without_importing_those_that_are_there() -> None:
+    script = f"""
+import sys
+from whisperx_api_server.backends.base import ModelSpec
+from whisperx_api_server.backends.whisperx import aligner_problem
+spec = ModelSpec(name={str(ALIGNER)!r})
+assert aligner_problem(spec) is None
+sys.modules["torchaudio"] = None
+print(type(aligner_problem(spec)).__name__, "torch" in sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == ["NotInstalled", "False"], done.stderr

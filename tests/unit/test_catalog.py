@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from support import ALIGNER
 from whisperx_api_server.backends import ModelKey
 from whisperx_api_server.backends.whisper_names import REPOSITORIES, SYNONYMS
 from whisperx_api_server.catalog import Catalog
@@ -82,3 +84,14 @@ def test_what_could_run_code_is_never_loaded_because_clients_may_name_it(
     except ModelNotFound:
         return
     assert key.backend == "whisperx", "CTranslate2's format holds no code"
+
+
+def test_the_catalog_tells_why_a_language_cannot_be_aligned(tmp_path: Path) -> None:
+    whisper = {"local_files_only": True, "download_root": tmp_path}
+    models = catalog(whisper=whisper, alignment={"models": {"fr": str(ALIGNER)}})
+
+    problems = {code: models.aligner_problem(code) for code in ("fr", "en", "la")}
+    assert problems["fr"] is None
+    assert "downloads are off" in str(problems["en"])
+    assert "ALIGNMENT__MODELS" in str(problems["la"])
+    assert catalog(backends={"alignment": "fake"}).aligner_problem("en") is None

@@ -12,6 +12,7 @@ A backend is one module. For each stage that it serves it has a factory of that 
 and, where it applies:
 
     def align_model(language: str, models: Mapping[str, str]) -> str | None   # the aligner's table
+    def aligner_problem(spec: ModelSpec) -> ServiceError | None   # why it cannot be loaded
     def published_model(name: str) -> str | None   # what a client's name means
     def engine_info() -> Mapping[str, object]   # for /info; imports nothing heavy
     def model_source(spec: ModelSpec) -> ModelSource   # for /info and `doctor`; loads nothing
@@ -28,6 +29,7 @@ lane can try smaller batches.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -227,10 +229,22 @@ def require(module: str, *, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise NotInstalled(
-            f"this needs the package {(error.name or module).partition('.')[0]!r}: "
-            f'pip install "whisperx-api-server[{extra}]"'
-        ) from error
+        raise _not_installed(error.name or module, extra) from error
+
+
+def absent(packages: Sequence[str], *, extra: str) -> NotInstalled | None:
+    """What `require` would raise for the first of these packages that is absent; imports none."""
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            return _not_installed(package, extra)
+    return None
+
+
+def _not_installed(module: str, extra: str) -> NotInstalled:
+    return NotInstalled(
+        f"this needs the package {module.partition('.')[0]!r}: "
+        f'pip install "whisperx-api-server[{extra}]"'
+    )
 
 
 def is_local_path(name: str) -> bool:

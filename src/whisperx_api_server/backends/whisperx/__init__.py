@@ -14,7 +14,7 @@ from ...domain import Samples
 from ...errors import InsufficientMemory, ModelUnavailable, NotInstalled
 from ..base import ModelSource, ModelSpec, Transcriber, require, shown_name, usable_cores
 from ..whisper_names import published_model
-from .align_models import align_model, torch_device
+from .align_models import align_model, aligner_problem, torch_device
 from .aligner import load_aligner
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "align_model",
+    "aligner_problem",
     "engine_info",
     "load_aligner",
     "load_transcriber",

@@ -7,15 +7,16 @@ test compares them with the installed ones.
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
-from ...errors import InsufficientMemory, ModelNotFound, ModelUnavailable
-from ..base import ModelSpec, require, shown_name
-from ..hub import translate_hub_errors
+from ...errors import InsufficientMemory, ModelNotFound, ModelUnavailable, ServiceError
+from ..base import ModelSpec, absent, is_local_path, require, shown_name
+from ..hub import downloads_are_off, is_cached, translate_hub_errors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +29,35 @@ TORCHAUDIO_MODELS: Mapping[str, str] = {
     "it": "VOXPOPULI_ASR_BASE_10K_IT",
 }
 """Language to the name of a bundle in torchaudio.pipelines: whisperx's defaults."""
+
+TORCHAUDIO_FILES: Mapping[str, str] = {
+    "WAV2VEC2_ASR_BASE_10M": "wav2vec2_fairseq_base_ls960_asr_ll10m.pth",
+    "WAV2VEC2_ASR_BASE_100H": "wav2vec2_fairseq_base_ls960_asr_ls100.pth",
+    "WAV2VEC2_ASR_BASE_960H": "wav2vec2_fairseq_base_ls960_asr_ls960.pth",
+    "WAV2VEC2_ASR_LARGE_10M": "wav2vec2_fairseq_large_ls960_asr_ll10m.pth",
+    "WAV2VEC2_ASR_LARGE_100H": "wav2vec2_fairseq_large_ls960_asr_ls100.pth",
+    "WAV2VEC2_ASR_LARGE_960H": "wav2vec2_fairseq_large_ls960_asr_ls960.pth",
+    "WAV2VEC2_ASR_LARGE_LV60K_10M": "wav2vec2_fairseq_large_lv60k_asr_ll10m.pth",
+    "WAV2VEC2_ASR_LARGE_LV60K_100H": "wav2vec2_fairseq_large_lv60k_asr_ls100.pth",
+    "WAV2VEC2_ASR_LARGE_LV60K_960H": "wav2vec2_fairseq_large_lv60k_asr_ls960.pth",
+    "VOXPOPULI_ASR_BASE_10K_EN": "wav2vec2_voxpopuli_base_10k_asr_en.pt",
+    "VOXPOPULI_ASR_BASE_10K_ES": "wav2vec2_voxpopuli_base_10k_asr_es.pt",
+    "VOXPOPULI_ASR_BASE_10K_DE": "wav2vec2_voxpopuli_base_10k_asr_de.pt",
+    "VOXPOPULI_ASR_BASE_10K_FR": "wav2vec2_voxpopuli_base_10k_asr_fr.pt",
+    "VOXPOPULI_ASR_BASE_10K_IT": "wav2vec2_voxpopuli_base_10k_asr_it.pt",
+    "HUBERT_ASR_LARGE": "hubert_fairseq_large_ll60k_asr_ls960.pth",
+    "HUBERT_ASR_XLARGE": "hubert_fairseq_xlarge_ll60k_asr_ls960.pth",
+    "MMS_FA": "model.pt",
+}
+"""The bundles of torchaudio.pipelines that align, and the file that each is downloaded to."""
+
+WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+"""The files of which transformers reads the first that a model has."""
 
 HUB_MODELS: Mapping[str, str] = {
     "ar": "jonatasgrosman/wav2vec2-large-xlsr-53-arabic",
@@ -83,6 +113,36 @@ def align_model(language: str, models: Mapping[str, str]) -> str | None:
         or models.get(MULTILINGUAL)
         or TORCHAUDIO_MODELS.get(language)
         or HUB_MODELS.get(language)
+    )
+
+
+def aligner_problem(spec: ModelSpec) -> ServiceError | None:
+    """Why an align model cannot be loaded: a package is absent, or it would have to be downloaded
+    while downloads are off. None if neither is so. Reads the disk; imports none of the packages.
+    """
+    if (error := absent(("torch", "torchaudio", "transformers"), extra="cpu")) is not None:
+        return error
+    if is_local_path(spec.name):
+        there = any((Path(spec.name).expanduser() / file).exists() for file in WEIGHTS)
+    elif spec.name in TORCHAUDIO_FILES:
+        there = not spec.local_files_only or _bundle_file(spec).exists()
+    else:
+        there = not downloads_are_off(spec) or is_cached(spec, spec.name, *WEIGHTS)
+    return None if there else _not_on_disk(spec)
+
+
+def _bundle_file(spec: ModelSpec) -> Path:
+    """Where torch.hub keeps a bundle's weights."""
+    cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    home = os.environ.get("TORCH_HOME", f"{cache}/torch")
+    root = spec.download_root or Path(home).expanduser() / "hub" / "checkpoints"
+    return root / TORCHAUDIO_FILES[spec.name]
+
+
+def _not_on_disk(spec: ModelSpec) -> ModelNotFound:
+    return ModelNotFound(
+        f"the align model {shown_name(spec.name)!r} is not on disk while downloads are off: "
+        "download it before, name one on disk in ALIGNMENT__MODELS, or send align=false"
     )
 
 
@@ -190,17 +250,14 @@ def _not_ctc(spec: ModelSpec) -> ModelNotFound:
 
 def _from_torchaudio(spec: ModelSpec) -> CtcModel:
     torch = require("torch", extra="cpu")
-    bundle = getattr(require("torchaudio.pipelines", extra="cpu"), spec.name)
-    if not hasattr(bundle, "get_labels") or not hasattr(bundle, "_normalize_waveform"):
+    if spec.name not in TORCHAUDIO_FILES:
         raise _not_ctc(spec)
-    root = spec.download_root or Path(torch.hub.get_dir()) / "checkpoints"
-    if spec.local_files_only and not (root / Path(bundle._path).name).exists():
-        raise ModelNotFound(
-            f"the align model {spec.name!r} is not on disk while downloads are off: "
-            "download it before, or allow downloads"
-        )
+    bundle = getattr(require("torchaudio.pipelines", extra="cpu"), spec.name)
+    file = _bundle_file(spec)
+    if spec.local_files_only and not file.exists():
+        raise _not_on_disk(spec)
     try:
-        model = bundle.get_model(dl_kwargs={"model_dir": str(root), "progress": False})
+        model = bundle.get_model(dl_kwargs={"model_dir": str(file.parent), "progress": False})
     except OSError as error:
         raise ModelUnavailable(
             f"the align model {spec.name!r} could not be downloaded: try again later, "
