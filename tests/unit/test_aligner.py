@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
 import sys
@@ -456,6 +457,29 @@ def test_a_model_that_would_need_a_download_is_a_problem_when_downloads_are_off(
     (cached / "refs").mkdir()
     (cached / "refs" / "main").write_text("12ab")
     assert aligner_problem(spec) is None
+
+
+def test_a_hub_out_of_reach_is_not_taken_for_a_wrong_model(tmp_path: Path) -> None:
+    script = f"""
+from pathlib import Path
+from whisperx_api_server.backends.base import ModelSpec
+from whisperx_api_server.backends.whisperx import load_aligner
+from whisperx_api_server.errors import ServiceError
+try:
+    load_aligner(ModelSpec(name="somebody/wav2vec2", download_root=Path({str(tmp_path)!r})))
+except ServiceError as error:
+    print(error.code, error.message)
+"""
+    offline = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **offline},
+    )
+    assert done.stdout.startswith("model_unavailable"), done.stderr
+    assert "cannot be reached" in done.stdout
 
 
 def test_where_torch_keeps_bundles(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -210,10 +210,12 @@ def _from_transformers(spec: ModelSpec) -> CtcModel:
     }
     try:
         with translate_hub_errors(spec.name):
-            tokenizer = transformers.Wav2Vec2CTCTokenizer.from_pretrained(spec.name, **source)
+            # The tokenizer comes last: where there is no file, it raises a TypeError.
+            config = transformers.Wav2Vec2Config.from_pretrained(spec.name, **source)
             model, loading = transformers.Wav2Vec2ForCTC.from_pretrained(
-                spec.name, output_loading_info=True, **source
+                spec.name, config=config, output_loading_info=True, **source
             )
+            tokenizer = transformers.Wav2Vec2CTCTokenizer.from_pretrained(spec.name, **source)
     except (ValueError, TypeError, KeyError) as error:
         raise _not_ctc(spec) from error
     if "lm_head.weight" in loading["missing_keys"] or model.wav2vec2.adapter is not None:
