@@ -151,6 +151,12 @@ def finish_window(transcript: WindowTranscript, window: Window, task: Task) -> W
     return replace(transcript, segments=tuple(segments))
 
 
+def without_words(transcript: WindowTranscript) -> WindowTranscript:
+    """The same segments, without the words that cut them."""
+    segments = tuple(replace(segment, words=None) for segment in transcript.segments)
+    return replace(transcript, segments=segments)
+
+
 def stitch(
     transcripts: Sequence[WindowTranscript],
     *,
@@ -176,4 +182,5 @@ def stitch(
         languages=languages,
         duration=duration,
         segments=tuple(segment for transcript in transcripts for segment in transcript.segments),
+        warnings=tuple(dict.fromkeys(text for each in transcripts for text in each.warnings)),
     )

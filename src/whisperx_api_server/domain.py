@@ -137,11 +137,13 @@ class DiarizeOptions:
 class AlignMode(StrEnum):
     """Where word times come from.
 
-    OFF: none are asked for. AUTO: the engine's own when it gives them for nothing, else forced
-    alignment. FORCED: forced alignment wherever there is an aligner for the language.
+    OFF: nothing is timed. SEGMENTS: the decoder times words, only to cut segments. AUTO: the
+    engine's own when it gives them for nothing, else forced alignment, else the decoder's. FORCED:
+    forced alignment wherever there is an aligner for the language, an error where it cannot be had.
     """
 
     OFF = "off"
+    SEGMENTS = "segments"
     AUTO = "auto"
     FORCED = "forced"
 
@@ -283,12 +285,16 @@ class Diarization:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WindowTranscript:
-    """What was heard in one window; segment times are on the recording's clock."""
+    """What was heard in one window; segment times are on the recording's clock.
+
+    `warnings` are sentences about what could not be done as usual.
+    """
 
     window_index: int
     language: str
     language_probability: float
     segments: tuple[Segment, ...]
+    warnings: tuple[str, ...] = ()
 
 
 JobState = Literal["queued", "running", "completed", "failed", "cancelled"]
@@ -348,6 +354,7 @@ class Transcript:
     """What was said in a recording of `duration` seconds.
 
     `language` is the one that most speech is in; `languages` all that occur, that one first.
+    `warnings` are sentences about what could not be done as usual.
     """
 
     task: Task
@@ -356,6 +363,7 @@ class Transcript:
     duration: float
     segments: tuple[Segment, ...]
     speaker_embeddings: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:

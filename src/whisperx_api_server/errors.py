@@ -173,3 +173,28 @@ class InsufficientMemory(ServiceError):
 
 class Cancelled(Exception):
     """The request was withdrawn: its client left, it timed out, or it was deleted."""
+
+
+def error_to_tell(group: BaseExceptionGroup[BaseException]) -> ServiceError:
+    """What a client is told of errors that happened together.
+
+    A refusal before a failure, and of several the first; what is not ours becomes
+    TranscriptionFailed, with the first error as its cause.
+    """
+    leaves: list[BaseException] = []
+    pending: list[BaseException] = [group]
+    while pending:
+        error = pending.pop(0)
+        if isinstance(error, BaseExceptionGroup):
+            pending.extend(error.exceptions)
+        else:
+            leaves.append(error)
+    for error in leaves:
+        if isinstance(error, ServiceError) and error.status < 500:
+            return error
+    for error in leaves:
+        if isinstance(error, ServiceError):
+            return error
+    failure = TranscriptionFailed("the recording could not be transcribed")
+    failure.__cause__ = leaves[0]
+    return failure

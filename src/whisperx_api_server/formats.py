@@ -80,7 +80,7 @@ def _json(transcript: Transcript, options: OutputOptions) -> str:
         body["languages"] = _languages(transcript)
     if options.logprobs:
         body["logprobs"] = _all_logprobs(transcript)
-    return _dump(body)
+    return _dump(body | _warnings(transcript))
 
 
 def _verbose_json(transcript: Transcript, options: OutputOptions) -> str:
@@ -104,6 +104,7 @@ def _diarized_json(transcript: Transcript, _: OutputOptions) -> str:
             ],
             "usage": _usage(transcript),
         }
+        | _warnings(transcript)
     )
 
 
@@ -252,7 +253,7 @@ def done_event(transcript: Transcript, options: OutputOptions) -> Json:
     }
     if options.logprobs:
         event["logprobs"] = _all_logprobs(transcript)
-    return event
+    return event | _warnings(transcript)
 
 
 # Reflector's shapes.
@@ -338,7 +339,7 @@ def _verbose(transcript: Transcript, options: OutputOptions) -> Json:
             speaker: [_finite(value) for value in vector]
             for speaker, vector in transcript.speaker_embeddings.items()
         }
-    return body | {"usage": _usage(transcript)}
+    return body | {"usage": _usage(transcript)} | _warnings(transcript)
 
 
 def _segment(segment: Segment, index: int, *, with_words: bool) -> Json:
@@ -375,6 +376,11 @@ def _word(word: Word) -> Json:
 def _usage(transcript: Transcript) -> Json:
     """OpenAI bills whole seconds, rounded up."""
     return {"type": "duration", "seconds": math.ceil(_time(transcript.duration))}
+
+
+def _warnings(transcript: Transcript) -> Json:
+    """What could not be done as usual, where there is something to say."""
+    return {"warnings": list(transcript.warnings)} if transcript.warnings else {}
 
 
 def _languages(transcript: Transcript) -> list[Json]:

@@ -8,57 +8,42 @@ results are stitched back in order. Nothing here computes: every stage runs on i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
 
-from .backends.base import AlignItem, Capabilities
 from .backlog import Backlog, Reservation
 from .catalog import Catalog
-from .chunking import Splitter, finish_window, stitch
+from .chunking import Splitter, finish_window, stitch, without_words
 from .domain import (
     AlignMode,
     AudioClip,
     DecodeOptions,
     Diarization,
     DiarizeOptions,
-    KnownSpeaker,
     Source,
     Transcript,
     TranscriptionRequest,
     Window,
     WindowTranscript,
 )
-from .errors import InvalidRequest, ServiceError, TranscriptionFailed, Unavailable
-from .model_pool import ModelPool, until_loaded
-from .scheduler import Lane, Work
+from .errors import Unavailable, error_to_tell
+from .known_voices import embed_samples, open_samples
+from .model_pool import ModelPool
 from .sources import SourceOpener
-from .speakers import label, match_known, rename
+from .speakers import Labeller, match_known, rename
 from .stages import (
-    ALIGN,
-    DETECT_LANGUAGE,
-    DIARIZE,
-    EMBED,
-    NEXT_REGIONS,
-    TRANSCRIBE,
     UNDETERMINED,
     Checkpoint,
-    Decode,
+    Engines,
     Observer,
+    Transcribing,
     check_options,
 )
-from .word_times import keep_in_speech
-
-R = TypeVar("R")
+from .word_timing import Aligners, WordTiming
 
 VOTERS = 3
 """How many of the first windows decide on the language of those that do not tell by themselves."""
-
-REFERENCE_SECONDS = (2.0, 10.0)
-"""How long the sample of a known voice may be, as OpenAI has it."""
-
-REFERENCE_PARAM = "known_speaker_references[]"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,6 +69,7 @@ class Pipeline:
         self._opener = opener
         self._pool = pool
         self._catalog = catalog
+        self._aligners = Aligners(catalog, pool)
         self._backlog = backlog
         self._defaults = defaults
 
@@ -106,7 +92,7 @@ class Pipeline:
             try:
                 return await run.transcribe()
             except BaseExceptionGroup as group:
-                error = _first_error(group)
+                error = error_to_tell(group)
                 # The vendor's own words are the cause, and are for the log.
                 raise error from error.__cause__ or group
 
@@ -118,8 +104,7 @@ class Pipeline:
         run = _Run(self, request, Observer(), Checkpoint())
         async with self._bounded(request_id), self._opener.open(source) as clip:
             with self._backlog.reserve(clip.duration):
-                diarization, _ = await run.diarize(clip, DiarizeOptions())
-                return diarization
+                return await run.diarize(clip, DiarizeOptions(), {})
 
     @asynccontextmanager
     async def _bounded(self, request_id: str) -> AsyncIterator[None]:
@@ -153,78 +138,68 @@ class _Run:
         observer: Observer,
         checkpoint: Checkpoint,
     ) -> None:
-        self._pool = pipeline._pool
-        self._catalog = pipeline._catalog
+        self._engines = Engines(pipeline._pool, pipeline._catalog, request)
+        self._aligners = pipeline._aligners
         self._opener = pipeline._opener
         self._backlog = pipeline._backlog
         self._chunk_size = request.chunk_size or pipeline._defaults.chunk_size
         self._request = request
         self._observer = observer
         self._checkpoint = checkpoint
-        self._unlabelled: list[WindowTranscript] = []
 
     async def transcribe(self) -> Transcript:
         request, observer = self._request, self._observer
+        decode, diarize = request.decode, request.diarize
+        if request.align is AlignMode.FORCED and decode.task == "transcribe" and decode.language:
+            await self._aligners.require(decode.language)
         observer.stage("open")
-        async with self._opener.open(request.source) as clip:
+        known = diarize.known_speakers if diarize and not self._checkpoint.diarization else ()
+        async with (
+            open_samples(known, self._opener) as samples,
+            self._opener.open(request.source) as clip,
+        ):
             observer.opened(clip.duration)
             with self._backlog.reserve(clip.duration) as reservation:
+                heard: asyncio.Queue[WindowTranscript | None] = asyncio.Queue()
                 async with asyncio.TaskGroup() as group:
-                    heard = group.create_task(self._hear(clip, reservation, group))
-                    told_apart = (
-                        group.create_task(self.diarize(clip, request.diarize))
-                        if request.diarize
-                        else None
-                    )
+                    group.create_task(self._transcribe(clip, reservation, group, heard))
+                    windows = group.create_task(self._windows_with_speakers(heard, clip, samples))
                 observer.stage("finish")
-                return await asyncio.to_thread(
-                    self._assemble,
-                    heard.result(),
-                    clip.duration,
-                    told_apart.result() if told_apart else None,
-                )
+                return await asyncio.to_thread(self._stitched, windows.result(), clip.duration)
 
-    def _assemble(
-        self,
-        windows: list[WindowTranscript],
-        duration: float,
-        told_apart: tuple[Diarization, Mapping[str, str]] | None,
-    ) -> Transcript:
-        decode = self._request.decode
+    def _stitched(self, windows: Sequence[WindowTranscript], duration: float) -> Transcript:
+        decode, diarize = self._request.decode, self._request.diarize
         transcript = stitch(
             windows,
             task=decode.task,
             duration=duration,
             default_language=decode.language or UNDETERMINED,
         )
-        if told_apart is None or self._request.diarize is None:
+        diarization = self._checkpoint.diarization
+        if diarization is None or diarize is None or not diarize.embeddings:
             return transcript
-        diarization, names = told_apart
-        transcript = replace(
-            transcript,
-            segments=label(transcript.segments, diarization.exclusive),
-            speaker_embeddings=diarization.embeddings if self._request.diarize.embeddings else {},
-        )
-        return rename(transcript, names)
+        return replace(transcript, speaker_embeddings=diarization.embeddings)
 
     # -- transcription ------------------------------------------------------------------------
 
-    async def _hear(
-        self, clip: AudioClip, reservation: Reservation, group: asyncio.TaskGroup
-    ) -> list[WindowTranscript]:
-        """Transcribe and align every window, each in a task of `group`; in order."""
+    async def _transcribe(
+        self,
+        clip: AudioClip,
+        reservation: Reservation,
+        group: asyncio.TaskGroup,
+        heard: asyncio.Queue[WindowTranscript | None],
+    ) -> None:
+        """Transcribe and time every window, each in a task of `group`; in order, then None."""
         self._observer.stage("transcribe")
-        transcripts: list[WindowTranscript] = []
-        async with self._pool.lease(self._catalog.transcriber(self._request.model)) as lane:
-            capabilities: Capabilities = lane.model.capabilities
-            options = check_options(self._request, capabilities)
+        async with self._engines.transcriber() as engine:
+            options = check_options(self._request, engine.capabilities)
             ordered: asyncio.Queue[tuple[Window, asyncio.Task[WindowTranscript]] | None]
             ordered = asyncio.Queue()
 
             async def produce() -> None:
-                async with aclosing(self._planned(clip, lane, options, capabilities)) as planned:
+                async with aclosing(self._planned(clip, engine, options)) as planned:
                     async for window, planned_options in planned:
-                        work = self._window(window, planned_options, lane, capabilities)
+                        work = self._window(window, planned_options, engine)
                         ordered.put_nowait((window, group.create_task(work)))
                 ordered.put_nowait(None)
 
@@ -233,20 +208,14 @@ class _Run:
             while (item := await ordered.get()) is not None:
                 window, task = item
                 transcript = await task
-                transcripts.append(transcript)
                 reservation.done(window.end - reached)
                 reached = window.end
                 self._observer.heard(transcript, reached)
-                self._unlabelled.append(transcript)
-                self._tell_speakers(clip.duration)
-        return transcripts
+                heard.put_nowait(transcript)
+        heard.put_nowait(None)
 
     async def _planned(
-        self,
-        clip: AudioClip,
-        lane: Lane[Any],
-        options: DecodeOptions,
-        capabilities: Capabilities,
+        self, clip: AudioClip, engine: Transcribing, options: DecodeOptions
     ) -> AsyncGenerator[tuple[Window, DecodeOptions], None]:
         """Windows as voice activity yields them, each with how to decode it.
 
@@ -255,14 +224,14 @@ class _Run:
         """
         undecided = options.language is None
         held: list[Window] = []
-        limit = min(self._chunk_size, capabilities.max_window)
+        limit = min(self._chunk_size, engine.capabilities.max_window)
         async with aclosing(self._windows(clip, limit)) as windows:
             async for window in windows:
                 if undecided:
                     held.append(window)
                     if len(held) < VOTERS:
                         continue
-                    options = await self._vote(held, lane, options, capabilities)
+                    options = await _vote(held, engine, options)
                     undecided = False
                     for waiting in held:
                         yield waiting, options
@@ -270,219 +239,96 @@ class _Run:
                 else:
                     yield window, options
         if len(held) > 1:
-            options = await self._vote(held, lane, options, capabilities)
+            options = await _vote(held, engine, options)
         for waiting in held:
             yield waiting, options
 
     async def _windows(self, clip: AudioClip, limit: float) -> AsyncGenerator[Window, None]:
         splitter = Splitter(clip, request_id=self._request.id, max_window=limit)
-        async with self._pool.lease(self._catalog.voice_detector()) as lane:
-            steps = lane.model.detect(clip, self._request.vad)
-            while (regions := await self._submit(lane, NEXT_REGIONS, steps)) is not None:
+        async with (
+            self._engines.voice_detector() as detector,
+            aclosing(detector.regions(clip, self._request.vad)) as blocks,
+        ):
+            async for regions in blocks:
                 for window in splitter.push(regions):
                     yield window
         for window in splitter.finish():
             yield window
 
-    async def _vote(
-        self,
-        windows: Sequence[Window],
-        lane: Lane[Any],
-        options: DecodeOptions,
-        capabilities: Capabilities,
-    ) -> DecodeOptions:
-        """The language that the windows together most probably are in, as the fallback."""
-        padded = capabilities.padded_to
-        answers = await asyncio.gather(
-            *(
-                self._submit(
-                    lane, DETECT_LANGUAGE, window, cost=padded or window.end - window.start
-                )
-                for window in windows
-            )
-        )
-        votes: dict[str, float] = {}
-        for probabilities in answers:
-            for language, probability in probabilities.items():
-                if not options.languages or language in options.languages:
-                    votes[language] = votes.get(language, 0.0) + probability
-        winner = max(votes, key=lambda language: votes[language]) if votes else None
-        return replace(options, fallback_language=winner)
-
     async def _window(
-        self,
-        window: Window,
-        options: DecodeOptions,
-        lane: Lane[Any],
-        capabilities: Capabilities,
+        self, window: Window, options: DecodeOptions, engine: Transcribing
     ) -> WindowTranscript:
         """One window, transcribed and, where words are asked for, with their times."""
         known = self._checkpoint.windows.get(window.index)
         if known is None:
-            heard = await self._transcribe_window(window, options, lane, capabilities)
+            timing = WordTiming(self._request, self._engines, self._aligners)
+            heard = await timing.transcribe(window, options, engine)
             known = finish_window(heard, window, options.task)
+            if self._request.align is AlignMode.SEGMENTS:
+                known = without_words(known)
             self._checkpoint.windows[window.index] = known
         return known
 
-    async def _transcribe_window(
-        self,
-        window: Window,
-        options: DecodeOptions,
-        lane: Lane[Any],
-        capabilities: Capabilities,
-    ) -> WindowTranscript:
-        language = options.language or options.fallback_language
-        mode = self._request.align
-        if mode is AlignMode.OFF or capabilities.native_words:
-            pass
-        elif options.task == "translate" or (language and self._catalog.aligner(language) is None):
-            options = replace(options, word_timestamps=capabilities.can_time_words)
-        transcript = await self._decode(window, options, lane, capabilities)
-        if mode is AlignMode.OFF or options.task == "translate":
-            return transcript
-        if mode is AlignMode.AUTO and capabilities.native_words:
-            return transcript
-        if self._catalog.aligner(transcript.language) is not None:
-            return await self._align(window, transcript)
-        if capabilities.can_time_words and not options.word_timestamps:
-            # Only now is it known that the language has no align model.
-            options = replace(options, language=transcript.language, word_timestamps=True)
-            return await self._decode(window, options, lane, capabilities)
-        return transcript
-
-    async def _decode(
-        self,
-        window: Window,
-        options: DecodeOptions,
-        lane: Lane[Any],
-        capabilities: Capabilities,
-    ) -> WindowTranscript:
-        await until_loaded(lane)  # it may be loaded again, its thread having died meanwhile
-        return await self._submit(
-            lane,
-            TRANSCRIBE,
-            Decode(window=window, options=options),
-            key=lane.model.batch_key(options),
-            cost=capabilities.padded_to or window.end - window.start,
-        )
-
-    async def _align(self, window: Window, transcript: WindowTranscript) -> WindowTranscript:
-        key = self._catalog.aligner(transcript.language)
-        if key is None or not transcript.segments:
-            return transcript
-        async with self._pool.lease(key) as lane:
-            aligned = await asyncio.gather(
-                *(
-                    self._submit(
-                        lane,
-                        ALIGN,
-                        AlignItem(
-                            segment=segment,
-                            samples=window.samples,
-                            offset=window.start,
-                            language=transcript.language,
-                        ),
-                        cost=segment.end - segment.start,
-                    )
-                    for segment in transcript.segments
-                )
-            )
-        segments = tuple(
-            replace(
-                segment,
-                words=segment.words and keep_in_speech(segment.words, window.regions, anchor=0),
-            )
-            for segment in aligned
-        )
-        return replace(transcript, segments=segments)
-
     # -- diarization --------------------------------------------------------------------------
 
-    async def diarize(
-        self, clip: AudioClip, options: DiarizeOptions
-    ) -> tuple[Diarization, Mapping[str, str]]:
-        """Who spoke when, and the names of those whose voice is known."""
-        if self._checkpoint.told_apart is None:
-            self._checkpoint.told_apart = await self._tell_apart(clip, options)
-            self._tell_speakers(clip.duration)
-        return self._checkpoint.told_apart
-
-    def _tell_speakers(self, duration: float) -> None:
-        """Show the segments that are final, once the speakers are known."""
-        if self._request.diarize is None or self._checkpoint.told_apart is None:
-            return
-        for transcript in self._unlabelled:
-            part = self._assemble([transcript], duration, self._checkpoint.told_apart)
-            self._observer.spoken(part.segments)
-        self._unlabelled.clear()
-
-    async def _tell_apart(
-        self, clip: AudioClip, options: DiarizeOptions
-    ) -> tuple[Diarization, Mapping[str, str]]:
-        self._observer.stage("diarize")
-        async with self._pool.lease(self._catalog.diarizer()) as lane:
-            threshold = lane.model.match_threshold
-            diarization = await self._submit(lane, DIARIZE, (clip, options), cost=clip.duration)
-            if not options.known_speakers:
-                return diarization, {}
-            references = {
-                known.name: await self._voice(known, lane) for known in options.known_speakers
-            }
-            return diarization, match_known(diarization.embeddings, references, threshold)
-
-    async def _voice(self, known: KnownSpeaker, lane: Lane[Any]) -> tuple[float, ...]:
-        shortest, longest = REFERENCE_SECONDS
-        try:
-            async with self._opener.open(known.reference) as clip:
-                if not shortest <= clip.duration <= longest:
-                    raise InvalidRequest(f"it must last {shortest:g} to {longest:g} s")
-                vector = await self._submit(lane, EMBED, clip, cost=clip.duration)
-            if vector is None:
-                raise InvalidRequest("there is no speech in it")
-        except InvalidRequest as error:
-            raise InvalidRequest(
-                f"the reference of {known.name!r}: {error.message}", param=REFERENCE_PARAM
-            ) from error
-        return vector
-
-    async def _submit(
+    async def _windows_with_speakers(
         self,
-        lane: Lane[Any],
-        work: Work[Any, Any, R],
-        payload: object,
-        *,
-        key: Hashable = None,
-        cost: float = 1.0,
-    ) -> R:
-        return await asyncio.wrap_future(
-            lane.submit(
-                work,
-                payload,
-                client=self._request.client,
-                request_id=self._request.id,
-                key=key,
-                cost=cost,
-                max_batch=self._request.batch_size or 1_000_000,
-            )
-        )
+        heard: asyncio.Queue[WindowTranscript | None],
+        clip: AudioClip,
+        samples: Mapping[str, AudioClip],
+    ) -> list[WindowTranscript]:
+        """All windows, in order; each with its speakers where those are asked for."""
+        labeller = None
+        if self._request.diarize is not None:
+            diarization = await self.diarize(clip, self._request.diarize, samples)
+            labeller = Labeller(diarization.exclusive)
+        finished: list[WindowTranscript] = []
+        while batch := await _all_waiting(heard):
+            if labeller is not None:
+                batch = await asyncio.to_thread(_labelled, batch, labeller)
+                for transcript in batch:
+                    self._observer.spoken(transcript.segments)
+            finished += batch
+        return finished
+
+    async def diarize(
+        self, clip: AudioClip, options: DiarizeOptions, samples: Mapping[str, AudioClip]
+    ) -> Diarization:
+        """Who spoke when; speakers whose voice sample is known have their name."""
+        if self._checkpoint.diarization is None:
+            self._observer.stage("diarize")
+            async with self._engines.diarizer() as engine:
+                voices = await embed_samples(samples, engine)
+                diarization = await engine.diarize(clip, options)
+                names = match_known(diarization.embeddings, voices, engine.match_threshold)
+            self._checkpoint.diarization = rename(diarization, names)
+        return self._checkpoint.diarization
 
 
-def _first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """What went wrong first, of what went wrong together: a refusal before a failure."""
-    leaves: list[BaseException] = []
-    pending: list[BaseException] = [group]
-    while pending:
-        error = pending.pop(0)
-        if isinstance(error, BaseExceptionGroup):
-            pending.extend(error.exceptions)
-        else:
-            leaves.append(error)
-    for error in leaves:
-        if isinstance(error, ServiceError) and error.status < 500:
-            return error
-    for error in leaves:
-        if isinstance(error, ServiceError):
-            return error
-    failure = TranscriptionFailed("the recording could not be transcribed")
-    failure.__cause__ = leaves[0]
-    return failure
+async def _vote(
+    windows: Sequence[Window], engine: Transcribing, options: DecodeOptions
+) -> DecodeOptions:
+    """The language that the windows together most probably are in, as the fallback."""
+    votes: dict[str, float] = {}
+    for probabilities in await asyncio.gather(*map(engine.detect_language, windows)):
+        for language, probability in probabilities.items():
+            if not options.languages or language in options.languages:
+                votes[language] = votes.get(language, 0.0) + probability
+    winner = max(votes, key=lambda language: votes[language]) if votes else None
+    return replace(options, fallback_language=winner)
+
+
+async def _all_waiting(
+    queue: asyncio.Queue[WindowTranscript | None],
+) -> list[WindowTranscript]:
+    """The next window and all that wait behind it; none when the last has come."""
+    batch = [await queue.get()]
+    while batch[-1] is not None and not queue.empty():
+        batch.append(queue.get_nowait())
+    if batch[-1] is None and len(batch) > 1:
+        queue.put_nowait(None)  # for the next call
+    return [window for window in batch if window is not None]
+
+
+def _labelled(windows: Sequence[WindowTranscript], labeller: Labeller) -> list[WindowTranscript]:
+    return [replace(each, segments=labeller.label(each.segments)) for each in windows]

@@ -12,57 +12,50 @@ import numpy as np
 
 from .domain import (
     SPACELESS_LANGUAGES,
+    Diarization,
     Segment,
     SpeakerTurn,
-    Transcript,
     Word,
     join_texts,
     word_spans,
 )
 
 
-def label(
-    segments: Iterable[Segment], exclusive_turns: Iterable[SpeakerTurn]
-) -> tuple[Segment, ...]:
-    """Give each word its speaker, and cut segments where the speaker changes.
+class Labeller:
+    """Gives words their speakers. The turns are sorted once, however many segments follow.
 
-    A word is said by whom it overlaps most, else by the nearest turn; a segment without words is
-    labelled as a whole in the same way. In languages written with spaces a segment is cut only at
-    a space, so the text stays what it was. Without turns nothing is labelled. Nothing is smoothed:
-    the turns are exclusive already, and a lone "yes" inside another's sentence is somebody's.
+    A word is said by the speaker whose turns overlap it most, else by the nearest turn; a segment
+    without words is labelled as a whole in the same way. Nothing is smoothed: the turns are
+    exclusive already, and a lone "yes" inside another's sentence is somebody's.
     """
-    turns = _Turns(exclusive_turns)
-    if not turns:
-        return tuple(segments)
-    return tuple(part for segment in segments for part in _label_segment(segment, turns))
+
+    def __init__(self, exclusive_turns: Iterable[SpeakerTurn]) -> None:
+        self._turns = _Turns(exclusive_turns)
+
+    def label(self, segments: Iterable[Segment]) -> tuple[Segment, ...]:
+        """The segments with speakers, cut where the speaker changes.
+
+        In languages written with spaces a segment is cut only at a space, so the text stays what it
+        was. Without turns nothing is labelled.
+        """
+        if not self._turns:
+            return tuple(segments)
+        return tuple(part for each in segments for part in _label_segment(each, self._turns))
 
 
-def rename(transcript: Transcript, names: Mapping[str, str]) -> Transcript:
-    """The transcript with speakers called by `names` (label -> name), wherever they occur."""
-    return replace(
-        transcript,
-        segments=rename_segments(transcript.segments, names),
-        speaker_embeddings={
+def rename(diarization: Diarization, names: Mapping[str, str]) -> Diarization:
+    """The diarization with speakers called by `names` (label -> name), wherever they occur."""
+
+    def renamed(turns: Iterable[SpeakerTurn]) -> tuple[SpeakerTurn, ...]:
+        return tuple(replace(turn, speaker=names.get(turn.speaker, turn.speaker)) for turn in turns)
+
+    return Diarization(
+        turns=renamed(diarization.turns),
+        exclusive=renamed(diarization.exclusive),
+        embeddings={
             names.get(speaker, speaker): vector
-            for speaker, vector in transcript.speaker_embeddings.items()
+            for speaker, vector in diarization.embeddings.items()
         },
-    )
-
-
-def rename_segments(segments: Iterable[Segment], names: Mapping[str, str]) -> tuple[Segment, ...]:
-    """The segments and their words with speakers called by `names` (label -> name)."""
-
-    def name(speaker: str | None) -> str | None:
-        return None if speaker is None else names.get(speaker, speaker)
-
-    return tuple(
-        replace(
-            segment,
-            speaker=name(segment.speaker),
-            words=segment.words
-            and tuple(replace(word, speaker=name(word.speaker)) for word in segment.words),
-        )
-        for segment in segments
     )
 
 
@@ -167,6 +160,7 @@ def _parts(
                 text=text,
                 words=run,
                 speaker=run[0].speaker,
+                tokens=tuple(token for word in run for token in word.tokens) or segment.tokens,
                 # Whoever lists the tokens of all segments must meet each once.
                 logprobs=() if index else segment.logprobs,
             )

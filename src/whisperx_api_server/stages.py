@@ -1,12 +1,16 @@
-"""What runs on the lanes for each stage, and what can be asked of an engine."""
+"""The models of each stage as one request uses them, and what can be asked of an engine."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Generic, TypeVar
 
+from .backends import ModelKey
 from .backends.base import Aligner, AlignItem, Capabilities, Diarizer, Transcriber, VoiceDetector
+from .catalog import Catalog
 from .domain import (
     AudioClip,
     DecodeOptions,
@@ -15,43 +19,178 @@ from .domain import (
     Segment,
     SpeechRegion,
     TranscriptionRequest,
+    VadOptions,
     Window,
     WindowTranscript,
 )
 from .errors import InvalidRequest
-from .scheduler import Work
+from .model_pool import ModelPool, until_loaded
+from .scheduler import Lane, Work
+from .word_times import keep_in_speech
+
+M = TypeVar("M")
+P = TypeVar("P")
+R = TypeVar("R")
 
 UNDETERMINED = "en"
 """What a silent recording is said to be in when nobody named a language, as WhisperX does."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Decode:
+class _Decode:
     """A window, and how to decode it."""
 
     window: Window
     options: DecodeOptions
 
 
-TRANSCRIBE: Work[Transcriber, Decode, WindowTranscript] = Work(
+_TRANSCRIBE: Work[Transcriber, _Decode, WindowTranscript] = Work(
     run=lambda model, batch, features: model.transcribe(
         [each.window for each in batch], [each.options for each in batch], features
     ),
     prepare=lambda model, each: model.features(each.window),
 )
-DETECT_LANGUAGE: Work[Transcriber, Window, Mapping[str, float]] = Work(
+_DETECT_LANGUAGE: Work[Transcriber, Window, Mapping[str, float]] = Work(
     run=lambda model, batch, _: model.detect_language(batch)
 )
-ALIGN: Work[Aligner, AlignItem, Segment] = Work(run=lambda model, batch, _: model.align(batch))
-DIARIZE: Work[Diarizer, tuple[AudioClip, DiarizeOptions], Diarization] = Work(
+_ALIGN: Work[Aligner, AlignItem, Segment] = Work(run=lambda model, batch, _: model.align(batch))
+_DIARIZE: Work[Diarizer, tuple[AudioClip, DiarizeOptions], Diarization] = Work(
     run=lambda model, batch, _: [model.diarize(clip, options) for clip, options in batch]
 )
-EMBED: Work[Diarizer, AudioClip, tuple[float, ...] | None] = Work(
+_EMBED: Work[Diarizer, AudioClip, tuple[float, ...] | None] = Work(
     run=lambda model, batch, _: model.embed(batch)
 )
-NEXT_REGIONS: Work[VoiceDetector, Any, Sequence[SpeechRegion] | None] = Work(
-    run=lambda _model, batch, _: [next(steps, None) for steps in batch]
-)
+_NEXT_REGIONS: Work[
+    VoiceDetector, Iterator[Sequence[SpeechRegion]], Sequence[SpeechRegion] | None
+] = Work(run=lambda _model, batch, _: [next(steps, None) for steps in batch])
+
+
+@dataclass(frozen=True, slots=True)
+class _Leased(Generic[M]):
+    """A leased model, used in the name of one request."""
+
+    lane: Lane[M]
+    request: TranscriptionRequest
+
+    async def submit(
+        self, work: Work[M, P, R], payload: P, *, key: Hashable = None, cost: float = 1.0
+    ) -> R:
+        """Wait for one payload's turn on the lane, and for its result; `cost` in padded seconds."""
+        await until_loaded(self.lane)  # it may be loaded again, its thread having died meanwhile
+        return await asyncio.wrap_future(
+            self.lane.submit(
+                work,
+                payload,
+                client=self.request.client,
+                request_id=self.request.id,
+                key=key,
+                cost=cost,
+                max_batch=self.request.batch_size or 1_000_000,
+            )
+        )
+
+
+class Transcribing(_Leased[Transcriber]):
+    """A leased transcriber."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the engine can do."""
+        return self.lane.model.capabilities
+
+    async def detect_language(self, window: Window) -> Mapping[str, float]:
+        """Probability of each language (ISO-639-1) in a window."""
+        return await self.submit(_DETECT_LANGUAGE, window, cost=self._cost(window))
+
+    async def transcribe(self, window: Window, options: DecodeOptions) -> WindowTranscript:
+        """Decode one window, in a batch with those of others."""
+        return await self.submit(
+            _TRANSCRIBE,
+            _Decode(window=window, options=options),
+            key=self.lane.model.batch_key(options),
+            cost=self._cost(window),
+        )
+
+    def _cost(self, window: Window) -> float:
+        return self.capabilities.padded_to or window.end - window.start
+
+
+class VoiceDetecting(_Leased[VoiceDetector]):
+    """A leased voice activity detector."""
+
+    async def regions(
+        self, clip: AudioClip, options: VadOptions
+    ) -> AsyncGenerator[Sequence[SpeechRegion], None]:
+        """Speech regions in order, as they become final."""
+        steps = self.lane.model.detect(clip, options)
+        while (regions := await self.submit(_NEXT_REGIONS, steps)) is not None:
+            yield regions
+
+
+class Aligning(_Leased[Aligner]):
+    """A leased aligner."""
+
+    async def align(self, segment: Segment, window: Window, language: str) -> Segment:
+        """A segment of a window with its words, which keep within the window's speech."""
+        item = AlignItem(
+            segment=segment, samples=window.samples, offset=window.start, language=language
+        )
+        aligned = await self.submit(_ALIGN, item, cost=segment.end - segment.start)
+        words = aligned.words and keep_in_speech(aligned.words, window.regions, anchor=0)
+        return replace(aligned, words=words)
+
+
+class Diarizing(_Leased[Diarizer]):
+    """A leased diarizer."""
+
+    @property
+    def match_threshold(self) -> float:
+        """Cosine similarity above which two voices are the same."""
+        return self.lane.model.match_threshold
+
+    async def diarize(self, clip: AudioClip, options: DiarizeOptions) -> Diarization:
+        """Who spoke when in a whole clip."""
+        return await self.submit(_DIARIZE, (clip, options), cost=clip.duration)
+
+    async def embed(self, clip: AudioClip) -> tuple[float, ...] | None:
+        """The voice in a clip as a vector; None where there is no speech."""
+        return await self.submit(_EMBED, clip, cost=clip.duration)
+
+
+class Engines:
+    """Leases the models that one request needs.
+
+    Each method raises ServiceError where its model cannot be loaded.
+    """
+
+    def __init__(self, pool: ModelPool, catalog: Catalog, request: TranscriptionRequest) -> None:
+        self._pool = pool
+        self._catalog = catalog
+        self._request = request
+
+    @asynccontextmanager
+    async def transcriber(self) -> AsyncIterator[Transcribing]:
+        """The model that the request names."""
+        async with self._pool.lease(self._catalog.transcriber(self._request.model)) as lane:
+            yield Transcribing(lane, self._request)
+
+    @asynccontextmanager
+    async def voice_detector(self) -> AsyncIterator[VoiceDetecting]:
+        """The configured voice activity detector."""
+        async with self._pool.lease(self._catalog.voice_detector()) as lane:
+            yield VoiceDetecting(lane, self._request)
+
+    @asynccontextmanager
+    async def aligner(self, key: ModelKey) -> AsyncIterator[Aligning]:
+        """The aligner of one language."""
+        async with self._pool.lease(key) as lane:
+            yield Aligning(lane, self._request)
+
+    @asynccontextmanager
+    async def diarizer(self) -> AsyncIterator[Diarizing]:
+        """The configured diarizer."""
+        async with self._pool.lease(self._catalog.diarizer()) as lane:
+            yield Diarizing(lane, self._request)
 
 
 class Observer:
@@ -75,7 +214,7 @@ class Checkpoint:
     """What a run has found out: another run of the same request goes on from there."""
 
     windows: dict[int, WindowTranscript] = field(default_factory=dict)
-    told_apart: tuple[Diarization, Mapping[str, str]] | None = None
+    diarization: Diarization | None = None
 
 
 def check_options(request: TranscriptionRequest, capabilities: Capabilities) -> DecodeOptions:

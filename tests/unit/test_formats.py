@@ -173,6 +173,15 @@ def test_vtt_json_is_verbose_json_and_the_subtitles() -> None:
     assert both == json.loads(body(TALK, "verbose_json"))
 
 
+@pytest.mark.parametrize("form", ["json", "verbose_json", "vtt_json", "diarized_json"])
+def test_warnings_stand_beside_the_answer_where_there_are_any(form: OutputFormat) -> None:
+    assert "warnings" not in json.loads(body(TALK, form))
+    warned = replace(TALK, warnings=("No aligner.",))
+    assert json.loads(body(warned, form))["warnings"] == ["No aligner."]
+    done = checked(TranscriptionTextDoneEvent, done_event(warned, OutputOptions()))
+    assert done["warnings"] == ["No aligner."]
+
+
 def test_speaker_embeddings_are_given_when_there_are_any() -> None:
     assert "speaker_embeddings" not in json.loads(body(TALK, "verbose_json"))
     voiced = replace(TALK, speaker_embeddings={"SPEAKER_03": (0.5, -1.0)})

@@ -7,48 +7,30 @@ import gc
 import json
 import subprocess
 import sys
-import threading
 import time
-import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from pipeline_world import RECORDINGS, Diarizer, VoiceDetector, World, known_as, play, sentences
 from whisperx_api_server import pipeline, runs, scheduler
-from whisperx_api_server.audio import SAMPLE_RATE
-from whisperx_api_server.backends import ModelKey
-from whisperx_api_server.backends.base import AlignItem, ModelSpec
-from whisperx_api_server.backends.fake import (
-    FakeAligner,
-    FakeDiarizer,
-    FakeTranscriber,
-    FakeVoiceDetector,
-    say,
-    silence,
-)
-from whisperx_api_server.backlog import Backlog
-from whisperx_api_server.catalog import Catalog
+from whisperx_api_server.backends.fake import say
 from whisperx_api_server.domain import (
     AlignMode,
     AudioClip,
     DecodeOptions,
     Diarization,
     DiarizeOptions,
-    KnownSpeaker,
-    Samples,
     Segment,
-    Source,
+    SpeakerTurn,
     SpeechRegion,
-    TranscriptionRequest,
     UploadedFile,
     VadOptions,
-    Window,
     WindowTranscript,
+    Word,
 )
 from whisperx_api_server.errors import (
     InvalidRequest,
@@ -56,218 +38,9 @@ from whisperx_api_server.errors import (
     TranscriptionFailed,
     Unavailable,
 )
-from whisperx_api_server.model_pool import ModelPool, PoolPolicy
-from whisperx_api_server.pipeline import Pipeline, PipelineDefaults
 from whisperx_api_server.runs import Runs
-from whisperx_api_server.sources import SourceOpener
+from whisperx_api_server.speakers import Labeller
 from whisperx_api_server.stages import Checkpoint, Observer
-
-POISON = "black"
-"""A window in which this is said makes the transcriber fail."""
-
-
-class Hold:
-    """Stops the engines at one stage until it is let go."""
-
-    def __init__(self) -> None:
-        self.stage: str | None = None
-        self.entered = threading.Event()
-        self.go = threading.Event()
-        self.calls: list[str] = []
-
-    def __call__(self, stage: str) -> None:
-        self.calls.append(stage)
-        if stage == self.stage:
-            self.entered.set()
-            assert self.go.wait(20)
-
-
-class Transcriber(FakeTranscriber):
-    def __init__(self, hold: Hold) -> None:
-        super().__init__()
-        self._hold = hold
-
-    def detect_language(self, windows: Sequence[Window]) -> list[Mapping[str, float]]:
-        self._hold("detect")
-        return super().detect_language(windows)
-
-    def transcribe(
-        self,
-        windows: Sequence[Window],
-        options: Sequence[DecodeOptions],
-        features: Sequence[object | None],
-    ) -> list[WindowTranscript]:
-        self._hold("transcribe")
-        answers = super().transcribe(windows, options, features)
-        if any(POISON in segment.text for answer in answers for segment in answer.segments):
-            raise ValueError("poison")
-        return answers
-
-
-class Aligner(FakeAligner):
-    def __init__(self, hold: Hold) -> None:
-        self._hold = hold
-
-    def align(self, items: Sequence[AlignItem]) -> list[Segment]:
-        self._hold("align")
-        return super().align(items)
-
-
-class Diarizer(FakeDiarizer):
-    def __init__(self, hold: Hold) -> None:
-        self._hold = hold
-
-    def diarize(self, clip: AudioClip, options: DiarizeOptions) -> Diarization:
-        self._hold("diarize")
-        return super().diarize(clip, options)
-
-    def embed(self, clips: Sequence[AudioClip]) -> list[tuple[float, ...] | None]:
-        self._hold("embed")
-        return super().embed(clips)
-
-
-class VoiceDetector(FakeVoiceDetector):
-    def __init__(self, hold: Hold) -> None:
-        self._hold = hold
-
-    def detect(self, clip: AudioClip, options: VadOptions) -> Iterator[Sequence[SpeechRegion]]:
-        for regions in super().detect(clip, options):
-            self._hold("vad")
-            yield regions
-
-
-class Clips(SourceOpener):
-    """Recordings by name, without files; `last` is what was opened last, if it is still there."""
-
-    def __init__(self, recordings: Mapping[str, Samples], hold: Hold) -> None:
-        self.recordings = recordings
-        self.opened = 0
-        self.open_now = 0
-        self.last: weakref.ref[Samples] | None = None
-        self._hold = hold
-
-    @asynccontextmanager
-    async def open(self, source: Source) -> AsyncIterator[AudioClip]:
-        assert isinstance(source, UploadedFile)
-        self.opened += 1
-        self.open_now += 1
-        try:
-            await asyncio.to_thread(self._hold, "decode")
-            samples = self.recordings[source.path.name.partition("-")[0]].copy()
-            self.last = weakref.ref(samples)
-            clip = AudioClip(samples=samples, sample_rate=SAMPLE_RATE)
-            del samples
-            yield clip
-        finally:
-            self.open_now -= 1
-
-
-def sentences(*texts: str, language: str = "en", speaker: int = 0) -> Samples:
-    pieces = [
-        piece
-        for text in texts
-        for piece in (say(text, language=language, speaker=speaker), silence(1.5))
-    ]
-    return np.concatenate(pieces)
-
-
-RECORDINGS: dict[str, Samples] = {
-    "english": sentences(*["red door", "open tree", "find water", "bring bread"] * 3),
-    "french": sentences(*["rouge porte", "ouvre arbre", "trouve eau"] * 2, language="fr"),
-    "german": sentences("rot tür", language="de", speaker=2),
-    "dialogue": np.concatenate([sentences("red door"), sentences("blue night", speaker=3)]),
-    "poisoned": sentences("red door", "open tree", f"find {POISON}", "bring bread"),
-    "reference": sentences(*["day night"] * 2, speaker=3),
-    "silent": silence(3),
-}
-
-
-class World:
-    """A pipeline on the fake engines, every one of which can be held."""
-
-    def __init__(self, *, limit: float = 1e9, timeout: float = 0.0) -> None:
-        self.hold = Hold()
-        self.clips = Clips(RECORDINGS, self.hold)
-        self.backlog = Backlog(limit)
-        self.pool = ModelPool(PoolPolicy(), load=self._load)
-        spec = ModelSpec(name="small")
-        catalog = Catalog(
-            transcription="fake",
-            alignment="fake",
-            diarization="fake",
-            voice_detection="fake",
-            whisper=spec,
-            parakeet=ModelSpec(name="parakeet"),
-            diarizer_spec=spec,
-        )
-        self.pipeline = Pipeline(
-            opener=self.clips,
-            pool=self.pool,
-            catalog=catalog,
-            backlog=self.backlog,
-            defaults=PipelineDefaults(chunk_size=2.5, timeout=timeout),
-        )
-        self._count = 0
-
-    def _load(self, key: ModelKey) -> object:
-        self.hold(f"load {key.stage}")
-        engines: dict[str, Callable[[Hold], object]] = {
-            "transcription": Transcriber,
-            "alignment": Aligner,
-            "diarization": Diarizer,
-            "vad": VoiceDetector,
-        }
-        return engines[key.stage](self.hold)
-
-    def request(self, name: str, **changes: Any) -> TranscriptionRequest:
-        self._count += 1
-        source = UploadedFile(path=Path(name), filename=name)
-        request = TranscriptionRequest(id=f"r{self._count}", source=source, model="small")
-        return replace(request, **changes)
-
-    async def text(self, name: str, **changes: Any) -> str:
-        transcript = await self.pipeline.run(self.request(name, **changes))
-        return transcript.text
-
-    def assert_nothing_left(self) -> None:
-        for status in self.pool.statuses():
-            assert (status.waiting, status.leases) == (0, 0), status
-        assert self.backlog.seconds == 0
-        assert self.clips.open_now == 0
-
-    async def let_go(self) -> None:
-        """The last recording is in nobody's memory."""
-        last = self.clips.last
-        assert last is not None
-        deadline = time.monotonic() + 10
-        while last() is not None:
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.005)
-
-    async def settled(self) -> None:
-        """All lanes idle."""
-        deadline = time.monotonic() + 10
-        while any(status.lane.in_flight for status in self.pool.statuses()):
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.002)
-
-
-def play(scene: Callable[[World], Coroutine[Any, Any, None]], **settings: float) -> None:
-    async def run() -> None:
-        world = World(**settings)
-        try:
-            async with asyncio.timeout(60):
-                await scene(world)
-        finally:
-            world.hold.go.set()
-            await world.pool.close()
-
-    asyncio.run(run())
-
-
-def known_as(name: str, recording: str) -> KnownSpeaker:
-    return KnownSpeaker(name=name, reference=UploadedFile(path=Path(recording), filename=name))
-
 
 SPEAKERS = DiarizeOptions(known_speakers=(known_as("Ann", "reference"),))
 
@@ -369,7 +142,7 @@ def test_a_remembered_run_does_not_keep_its_recording(
     play(scene)
 
 
-@pytest.mark.parametrize("place", ["stitch", "label"])
+@pytest.mark.parametrize("place", ["stitch", "Labeller"])
 def test_a_failure_is_logged_with_the_line_where_it_happened(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -461,13 +234,122 @@ def test_beyond_the_bound_nothing_is_even_decoded() -> None:
     play(scene, limit=5)
 
 
-def test_a_reference_that_is_too_short_is_named() -> None:
+@pytest.mark.parametrize(
+    ("recording", "fault"), [("blip", "it must last 2 to 10 s"), ("silent", "there is no speech")]
+)
+def test_a_bad_voice_sample_is_refused_before_the_long_work(recording: str, fault: str) -> None:
     async def scene(world: World) -> None:
-        too_short = known_as("Bo", "german")
-        world.clips.recordings = {**RECORDINGS, "german": say("rot", language="de")}
-        with pytest.raises(InvalidRequest, match="'Bo': it must last 2 to 10 s"):
-            await world.text("english", diarize=DiarizeOptions(known_speakers=(too_short,)))
+        world.clips.recordings = {**RECORDINGS, "blip": say("rot", language="de")}
+        speakers = (known_as("Ann", "reference"), known_as("Bo", recording))
+        with pytest.raises(InvalidRequest, match=f"'Bo': {fault}") as refused:
+            await world.text("english", diarize=DiarizeOptions(known_speakers=speakers))
+        assert refused.value.param == "known_speaker_references[]"
+        assert "diarize" not in world.hold.calls
+        if recording == "blip":  # its length is known before the recording is even opened
+            assert world.clips.opened == 2
         world.assert_nothing_left()
+
+    play(scene)
+
+
+HOURS = 12
+WINDOWS = 1728
+TURNS = 9132
+
+
+def twelve_hours() -> tuple[Checkpoint, Diarization]:
+    """What was heard in 12 h of talk between four people: 60 words in each window of 25 s."""
+    windows = {}
+    for index in range(WINDOWS):
+        start = 25.0 * index
+        words = tuple(
+            Word(
+                text="word" if k % 20 else "Word.", start=start + 0.4 * k, end=start + 0.4 * k + 0.3
+            )
+            for k in range(60)
+        )
+        text = " ".join(word.text for word in words)
+        segment = Segment(start=start, end=start + 24, text=text, language="en", words=words)
+        windows[index] = WindowTranscript(
+            window_index=index, language="en", language_probability=1.0, segments=(segment,)
+        )
+    step = HOURS * 3600 / TURNS
+    turns = tuple(
+        SpeakerTurn(start=step * k, end=step * (k + 1), speaker=f"SPEAKER_{k % 4:02d}")
+        for k in range(TURNS)
+    )
+    return Checkpoint(windows=windows), Diarization(turns=turns, exclusive=turns)
+
+
+def test_speakers_of_twelve_hours_are_labelled_once_and_not_on_the_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The speakers become known last, when every window waits for them."""
+    checkpoint, diarization = twelve_hours()
+    labellers: list[Labeller] = []
+    labelled: list[Segment] = []
+
+    class Counted(Labeller):
+        def __init__(self, turns: Iterable[SpeakerTurn]) -> None:
+            super().__init__(turns)
+            labellers.append(self)
+
+        def label(self, segments: Iterable[Segment]) -> tuple[Segment, ...]:
+            labelled.extend(segments := tuple(segments))
+            return super().label(segments)
+
+    class Regions(VoiceDetector):
+        def detect(self, clip: AudioClip, options: VadOptions) -> Iterator[Sequence[SpeechRegion]]:
+            yield [SpeechRegion(start=25.0 * k, end=25.0 * k + 24.9) for k in range(WINDOWS)]
+
+    class Turns(Diarizer):
+        def diarize(self, clip: AudioClip, options: DiarizeOptions) -> Diarization:
+            self._hold("diarize")
+            return diarization
+
+    class Told(Observer):
+        def __init__(self, world: World) -> None:
+            self.world = world
+            self.heard_count = 0
+            self.segments: list[Segment] = []
+
+        def heard(self, transcript: WindowTranscript, until: float) -> None:
+            self.heard_count += 1
+            if self.heard_count == WINDOWS:
+                self.world.hold.go.set()
+
+        def spoken(self, segments: Sequence[Segment]) -> None:
+            assert self.heard_count == WINDOWS
+            self.segments += segments
+
+    async def longest_callback(longest: list[float]) -> None:
+        """CPU seconds of the loop's thread between two turns of this task, which asks for one
+        every 10 ms: what other processes use of the machine does not count."""
+        while True:
+            before = time.thread_time()
+            await asyncio.sleep(0.01)
+            longest[0] = max(longest[0], time.thread_time() - before)
+
+    async def scene(world: World) -> None:
+        world.clips.recordings = {"long": np.zeros(HOURS * 36000, np.float32)}
+        world.clips.sample_rate = 10
+        world.engines |= {"vad": Regions, "diarization": Turns}
+        world.hold.stage = "diarize"
+        monkeypatch.setattr(pipeline, "Labeller", Counted)
+        told = Told(world)
+        longest = [0.0]
+        watching = asyncio.create_task(longest_callback(longest))
+        request = world.request(
+            "long", decode=DecodeOptions(language="en"), diarize=DiarizeOptions(), chunk_size=25
+        )
+        transcript = await world.pipeline.run(request, told, checkpoint)
+        watching.cancel()
+        assert longest[0] < 0.2
+        assert len(labellers) == 1
+        assert len(labelled) == WINDOWS
+        assert tuple(told.segments) == transcript.segments
+        assert len(transcript.words) == 60 * WINDOWS
+        assert {word.speaker for word in transcript.words} == {f"SPEAKER_{k:02d}" for k in range(4)}
 
     play(scene)
 

@@ -8,8 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whisperx_api_server.domain import Segment, SpeakerTurn, TokenLogprob, Transcript, Word
-from whisperx_api_server.speakers import label, match_known, rename
+from whisperx_api_server.domain import (
+    Diarization,
+    Segment,
+    SpeakerTurn,
+    TokenLogprob,
+    Transcript,
+    Word,
+)
+from whisperx_api_server.speakers import Labeller, match_known, rename
 
 
 def turns(*triples: tuple[float, float, str]) -> list[SpeakerTurn]:
@@ -23,6 +30,10 @@ def spoken(text: str, *, start: float = 0.0, step: float = 1.0, language: str = 
         for i, word in enumerate(text.split())
     )
     return Segment(start=start, end=words[-1].end, text=text, words=words, language=language)
+
+
+def label(segments: list[Segment], exclusive: list[SpeakerTurn]) -> tuple[Segment, ...]:
+    return Labeller(exclusive).label(segments)
 
 
 def said(segments: tuple[Segment, ...]) -> list[tuple[str | None, str]]:
@@ -149,18 +160,16 @@ def test_a_vector_without_direction_is_nobody(vector: tuple[float, float]) -> No
     assert match_known({"SPEAKER_00": vector}, {"ann": (1.0, 1.0)}, -0.5) == {}
 
 
-def test_renaming_reaches_segments_words_and_embeddings() -> None:
-    parts = label([spoken("hello you")], turns((0, 1, "SPEAKER_00"), (1, 2, "SPEAKER_01")))
-    transcript = Transcript(
-        task="transcribe",
-        language="en",
-        languages=("en",),
-        duration=2,
-        segments=(*parts, Segment(start=2, end=2, text="x")),
-        speaker_embeddings={"SPEAKER_00": (1.0,), "SPEAKER_01": (2.0,)},
+def test_renaming_reaches_turns_and_embeddings() -> None:
+    found = turns((0, 1, "SPEAKER_00"), (1, 2, "SPEAKER_01"))
+    named = rename(
+        Diarization(
+            turns=tuple(found),
+            exclusive=tuple(found),
+            embeddings={"SPEAKER_00": (1.0,), "SPEAKER_01": (2.0,)},
+        ),
+        {"SPEAKER_01": "ann"},
     )
-    named = rename(transcript, {"SPEAKER_01": "ann"})
-    assert [s.speaker for s in named.segments] == ["SPEAKER_00", "ann", None]
-    assert [w.speaker for w in named.words] == ["SPEAKER_00", "ann"]
-    assert named.speaker_embeddings == {"SPEAKER_00": (1.0,), "ann": (2.0,)}
-    assert named.segments[2].words is None
+    assert named.turns == named.exclusive
+    assert [turn.speaker for turn in named.turns] == ["SPEAKER_00", "ann"]
+    assert named.embeddings == {"SPEAKER_00": (1.0,), "ann": (2.0,)}

@@ -133,7 +133,7 @@ class TranslationForm(AudioForm):
                     temperature=self.temperature,
                     beam_size=defaults.beam_size,
                 ),
-                align=AlignMode.AUTO if output in SUBTITLES else AlignMode.OFF,
+                align=AlignMode.OFF if output in ("json", "text") else AlignMode.AUTO,
                 batch_size=self.batch_size,
                 chunk_size=self.chunk_size,
             ),
@@ -375,8 +375,10 @@ class TranscriptionForm(AudioForm):
     def _align_mode(self, output: OutputOptions, *, diarize: bool) -> AlignMode:
         """Words are timed when somebody may read them: bare text is the same without."""
         bare = output.format in ("json", "text") and not diarize and not self.asynchronous
-        if self.align is False or bare:
+        if bare:
             return AlignMode.OFF
+        if self.align is False:
+            return AlignMode.SEGMENTS
         return AlignMode.FORCED if self.align else AlignMode.AUTO
 
 

@@ -39,6 +39,11 @@ class Error(TypedDict):
 # -- transcripts ------------------------------------------------------------------------------
 
 
+Warnings = Annotated[
+    list[str], Field(description="What could not be done as usual; absent if there is nothing.")
+]
+
+
 @exact
 class Usage(TypedDict):
     """The recording's length in whole seconds, rounded up."""
@@ -71,6 +76,7 @@ class Transcription(TypedDict):
     usage: Usage
     languages: NotRequired[list[SpokenLanguage]]
     logprobs: NotRequired[list[Logprob]]
+    warnings: NotRequired[Warnings]
 
 
 @exact
@@ -114,6 +120,7 @@ class VerboseTranscription(TypedDict):
     words: NotRequired[list[TranscriptWord]]
     speaker_embeddings: NotRequired[dict[str, list[float]]]
     usage: Usage
+    warnings: NotRequired[Warnings]
 
 
 @exact
@@ -144,6 +151,7 @@ class DiarizedTranscription(TypedDict):
     text: str
     segments: list[DiarizedSegment]
     usage: Usage
+    warnings: NotRequired[Warnings]
 
 
 # -- events -----------------------------------------------------------------------------------
@@ -166,6 +174,7 @@ class TextDone(TypedDict):
     text: str
     languages: list[SpokenLanguage]
     logprobs: NotRequired[list[Logprob]]
+    warnings: NotRequired[Warnings]
 
 
 # -- jobs -------------------------------------------------------------------------------------

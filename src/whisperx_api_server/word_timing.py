@@ -1,0 +1,128 @@
+"""Where word times come from: a language's aligner, or the decoder where there is none."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from .backends import ModelKey
+from .catalog import Catalog
+from .domain import AlignMode, DecodeOptions, TranscriptionRequest, Window, WindowTranscript
+from .errors import ServiceError
+from .model_pool import ModelPool
+from .stages import Engines, Transcribing
+
+logger = logging.getLogger(__name__)
+
+RETRY_SECONDS = 300.0
+"""Seconds for which an aligner that could not be had is not tried again."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Failure:
+    reason: str
+    until: float
+
+
+class Aligners:
+    """Which languages' words can be aligned. Remembers failures, and logs each reason once."""
+
+    def __init__(
+        self, catalog: Catalog, pool: ModelPool, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._catalog = catalog
+        self._pool = pool
+        self._clock = clock
+        self._failures: dict[ModelKey, _Failure] = {}
+        self._reported: set[str] = set()
+
+    def key(self, language: str) -> ModelKey | None:
+        """The language's align model; None where there is none."""
+        return self._catalog.aligner(language)
+
+    def foreseen_problem(self, language: str) -> str | None:
+        """Why the language cannot be aligned, as far as that is known without loading anything."""
+        key = self.key(language)
+        if key is None:
+            return f"there is no align model for {language!r}: name one in ALIGNMENT__MODELS"
+        failure = self._failures.get(key)
+        return failure.reason if failure is not None and self._clock() < failure.until else None
+
+    async def problem(self, language: str) -> str | None:
+        """Why the language cannot be aligned, after an attempt to load its model."""
+        reason = self.foreseen_problem(language)
+        key = self.key(language)
+        if reason is None and key is not None:
+            try:
+                await self._pool.load(key)
+            except ServiceError as error:
+                reason = error.message
+                self._failures[key] = _Failure(reason=reason, until=self._clock() + RETRY_SECONDS)
+        if reason is not None and reason not in self._reported:
+            self._reported.add(reason)
+            logger.warning("word times are the decoder's own: %s", reason)
+        return reason
+
+    async def require(self, language: str) -> None:
+        """Load the language's aligner, if it has one.
+
+        Raises:
+            ServiceError: it cannot be loaded.
+        """
+        if (key := self.key(language)) is not None:
+            await self._pool.load(key)
+
+
+class WordTiming:
+    """Transcribes the windows of one request, and times their words as it asks for."""
+
+    def __init__(self, request: TranscriptionRequest, engines: Engines, aligners: Aligners) -> None:
+        self._mode = request.align
+        self._engines = engines
+        self._aligners = aligners
+
+    async def transcribe(
+        self, window: Window, options: DecodeOptions, engine: Transcribing
+    ) -> WindowTranscript:
+        """One window's transcript, with word times where something needs them.
+
+        Raises:
+            ServiceError: a stage failed, or forced alignment was asked for and cannot be had.
+        """
+        capabilities = engine.capabilities
+        timed = replace(options, word_timestamps=capabilities.can_time_words)
+        if self._mode is AlignMode.OFF:
+            return await engine.transcribe(window, options)
+        native = capabilities.native_words and self._mode is not AlignMode.FORCED
+        if native or self._mode is AlignMode.SEGMENTS or options.task == "translate":
+            return await engine.transcribe(window, timed)
+        language = options.language or options.fallback_language
+        own_times = language is not None and self._aligners.foreseen_problem(language) is not None
+        transcript = await engine.transcribe(window, timed if own_times else options)
+        if not transcript.segments:
+            return transcript
+        if self._mode is AlignMode.FORCED:
+            await self._aligners.require(transcript.language)
+        problem = await self._aligners.problem(transcript.language)
+        if problem is None:
+            return await self._align(window, transcript)
+        if not own_times and capabilities.can_time_words:
+            # Only the transcript told the language, or the load that its aligner cannot be had.
+            timed = replace(timed, language=transcript.language)
+            transcript = await engine.transcribe(window, timed)
+        return replace(transcript, warnings=(f"word times are the decoder's own: {problem}",))
+
+    async def _align(self, window: Window, transcript: WindowTranscript) -> WindowTranscript:
+        key = self._aligners.key(transcript.language)
+        assert key is not None
+        async with self._engines.aligner(key) as engine:
+            aligned = await asyncio.gather(
+                *(
+                    engine.align(segment, window, transcript.language)
+                    for segment in transcript.segments
+                )
+            )
+        return replace(transcript, segments=tuple(aligned))

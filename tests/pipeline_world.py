@@ -1,0 +1,263 @@
+"""A pipeline on the fake engines, every one of which can be held."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import weakref
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from whisperx_api_server.audio import SAMPLE_RATE
+from whisperx_api_server.backends import ModelKey
+from whisperx_api_server.backends.base import AlignItem, ModelSpec
+from whisperx_api_server.backends.fake import (
+    FakeAligner,
+    FakeDiarizer,
+    FakeTranscriber,
+    FakeVoiceDetector,
+    say,
+    silence,
+)
+from whisperx_api_server.backlog import Backlog
+from whisperx_api_server.catalog import Catalog
+from whisperx_api_server.domain import (
+    AudioClip,
+    DecodeOptions,
+    Diarization,
+    DiarizeOptions,
+    KnownSpeaker,
+    Samples,
+    Segment,
+    Source,
+    SpeechRegion,
+    TranscriptionRequest,
+    UploadedFile,
+    VadOptions,
+    Window,
+    WindowTranscript,
+)
+from whisperx_api_server.errors import ServiceError
+from whisperx_api_server.model_pool import ModelPool, PoolPolicy
+from whisperx_api_server.pipeline import Pipeline, PipelineDefaults
+from whisperx_api_server.sources import SourceOpener
+
+POISON = "black"
+"""A window in which this is said makes the transcriber fail."""
+
+
+class Hold:
+    """Stops the engines at one stage until it is let go."""
+
+    def __init__(self) -> None:
+        self.stage: str | None = None
+        self.entered = threading.Event()
+        self.go = threading.Event()
+        self.calls: list[str] = []
+        self.decoded: list[DecodeOptions] = []
+        """How each window was decoded."""
+
+    def __call__(self, stage: str) -> None:
+        self.calls.append(stage)
+        if stage == self.stage:
+            self.entered.set()
+            assert self.go.wait(20)
+
+
+class Transcriber(FakeTranscriber):
+    def __init__(self, hold: Hold) -> None:
+        super().__init__()
+        self._hold = hold
+
+    def detect_language(self, windows: Sequence[Window]) -> list[Mapping[str, float]]:
+        self._hold("detect")
+        return super().detect_language(windows)
+
+    def transcribe(
+        self,
+        windows: Sequence[Window],
+        options: Sequence[DecodeOptions],
+        features: Sequence[object | None],
+    ) -> list[WindowTranscript]:
+        self._hold("transcribe")
+        self._hold.decoded += options
+        answers = super().transcribe(windows, options, features)
+        if any(POISON in segment.text for answer in answers for segment in answer.segments):
+            raise ValueError("poison")
+        return answers
+
+
+class Aligner(FakeAligner):
+    def __init__(self, hold: Hold) -> None:
+        self._hold = hold
+
+    def align(self, items: Sequence[AlignItem]) -> list[Segment]:
+        self._hold("align")
+        return super().align(items)
+
+
+class Diarizer(FakeDiarizer):
+    def __init__(self, hold: Hold) -> None:
+        self._hold = hold
+
+    def diarize(self, clip: AudioClip, options: DiarizeOptions) -> Diarization:
+        self._hold("diarize")
+        return super().diarize(clip, options)
+
+    def embed(self, clips: Sequence[AudioClip]) -> list[tuple[float, ...] | None]:
+        self._hold("embed")
+        return super().embed(clips)
+
+
+class VoiceDetector(FakeVoiceDetector):
+    def __init__(self, hold: Hold) -> None:
+        self._hold = hold
+
+    def detect(self, clip: AudioClip, options: VadOptions) -> Iterator[Sequence[SpeechRegion]]:
+        for regions in super().detect(clip, options):
+            self._hold("vad")
+            yield regions
+
+
+class Clips(SourceOpener):
+    """Recordings by name, without files; `last` is what was opened last, if it is still there."""
+
+    def __init__(self, recordings: Mapping[str, Samples], hold: Hold) -> None:
+        self.recordings = recordings
+        self.sample_rate = SAMPLE_RATE
+        self.opened = 0
+        self.open_now = 0
+        self.last: weakref.ref[Samples] | None = None
+        self._hold = hold
+
+    @asynccontextmanager
+    async def open(self, source: Source) -> AsyncIterator[AudioClip]:
+        assert isinstance(source, UploadedFile)
+        self.opened += 1
+        self.open_now += 1
+        try:
+            await asyncio.to_thread(self._hold, "decode")
+            samples = self.recordings[source.path.name.partition("-")[0]].copy()
+            self.last = weakref.ref(samples)
+            clip = AudioClip(samples=samples, sample_rate=self.sample_rate)
+            del samples
+            yield clip
+        finally:
+            self.open_now -= 1
+
+
+def sentences(*texts: str, language: str = "en", speaker: int = 0) -> Samples:
+    pieces = [
+        piece
+        for text in texts
+        for piece in (say(text, language=language, speaker=speaker), silence(1.5))
+    ]
+    return np.concatenate(pieces)
+
+
+RECORDINGS: dict[str, Samples] = {
+    "english": sentences(*["red door", "open tree", "find water", "bring bread"] * 3),
+    "french": sentences(*["rouge porte", "ouvre arbre", "trouve eau"] * 2, language="fr"),
+    "german": sentences("rot tür", language="de", speaker=2),
+    "dialogue": np.concatenate([sentences("red door"), sentences("blue night", speaker=3)]),
+    "poisoned": sentences("red door", "open tree", f"find {POISON}", "bring bread"),
+    "reference": sentences(*["day night"] * 2, speaker=3),
+    "silent": silence(3),
+}
+
+
+class World:
+    """A pipeline on the fake engines, every one of which can be held."""
+
+    def __init__(self, *, limit: float = 1e9, timeout: float = 0.0) -> None:
+        self.hold = Hold()
+        self.engines: dict[str, Callable[[Hold], object]] = {
+            "transcription": Transcriber,
+            "alignment": Aligner,
+            "diarization": Diarizer,
+            "vad": VoiceDetector,
+        }
+        self.failures: dict[str, ServiceError] = {}
+        """Why the models of a stage cannot be loaded."""
+        self.clips = Clips(RECORDINGS, self.hold)
+        self.backlog = Backlog(limit)
+        self.pool = ModelPool(PoolPolicy(), load=self._load)
+        spec = ModelSpec(name="small")
+        self.catalog = Catalog(
+            transcription="fake",
+            alignment="fake",
+            diarization="fake",
+            voice_detection="fake",
+            whisper=spec,
+            parakeet=ModelSpec(name="parakeet"),
+            diarizer_spec=spec,
+        )
+        self.pipeline = Pipeline(
+            opener=self.clips,
+            pool=self.pool,
+            catalog=self.catalog,
+            backlog=self.backlog,
+            defaults=PipelineDefaults(chunk_size=2.5, timeout=timeout),
+        )
+        self._count = 0
+
+    def _load(self, key: ModelKey) -> object:
+        self.hold(f"load {key.stage}")
+        if key.stage in self.failures:
+            raise self.failures[key.stage]
+        return self.engines[key.stage](self.hold)
+
+    def request(self, name: str, **changes: Any) -> TranscriptionRequest:
+        self._count += 1
+        source = UploadedFile(path=Path(name), filename=name)
+        request = TranscriptionRequest(id=f"r{self._count}", source=source, model="small")
+        return replace(request, **changes)
+
+    async def text(self, name: str, **changes: Any) -> str:
+        transcript = await self.pipeline.run(self.request(name, **changes))
+        return transcript.text
+
+    def assert_nothing_left(self) -> None:
+        for status in self.pool.statuses():
+            assert (status.waiting, status.leases) == (0, 0), status
+        assert self.backlog.seconds == 0
+        assert self.clips.open_now == 0
+
+    async def let_go(self) -> None:
+        """The last recording is in nobody's memory."""
+        last = self.clips.last
+        assert last is not None
+        deadline = time.monotonic() + 10
+        while last() is not None:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.005)
+
+    async def settled(self) -> None:
+        """All lanes idle."""
+        deadline = time.monotonic() + 10
+        while any(status.lane.in_flight for status in self.pool.statuses()):
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.002)
+
+
+def play(scene: Callable[[World], Coroutine[Any, Any, None]], **settings: float) -> None:
+    async def run() -> None:
+        world = World(**settings)
+        try:
+            async with asyncio.timeout(60):
+                await scene(world)
+        finally:
+            world.hold.go.set()
+            await world.pool.close()
+
+    asyncio.run(run())
+
+
+def known_as(name: str, recording: str) -> KnownSpeaker:
+    return KnownSpeaker(name=name, reference=UploadedFile(path=Path(recording), filename=name))

@@ -1,0 +1,151 @@
+"""Where word times come from, and what happens where a language cannot be aligned."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+import pytest
+
+from pipeline_world import World, play
+from whisperx_api_server.backends import fake
+from whisperx_api_server.domain import AlignMode, DecodeOptions, DiarizeOptions, Transcript
+from whisperx_api_server.errors import ModelUnavailable
+from whisperx_api_server.word_timing import RETRY_SECONDS, Aligners
+
+OFFLINE = "the align model 'x' could not be downloaded: try again later"
+WARNING = f"word times are the decoder's own: {OFFLINE}"
+ENGLISH = DecodeOptions(language="en")
+
+
+def texts(transcript: Transcript) -> list[str]:
+    return [segment.text for segment in transcript.segments]
+
+
+def assert_sentences(transcript: Transcript) -> None:
+    """The recording "english" has twelve sentences of two words, 1.5 s of silence after each."""
+    assert len(transcript.segments) == 12
+    assert texts(transcript)[:4] == ["red door.", "open tree.", "find water.", "bring bread."]
+    starts = [segment.start for segment in transcript.segments]
+    assert starts == pytest.approx([2.1 * k for k in range(12)], abs=0.05)
+
+
+def test_without_an_aligner_words_have_the_decoders_times(caplog: pytest.LogCaptureFixture) -> None:
+    async def scene(world: World) -> None:
+        world.failures["alignment"] = ModelUnavailable(OFFLINE)
+        for decode in (ENGLISH, DecodeOptions()):
+            transcript = await world.pipeline.run(world.request("english", decode=decode))
+            assert_sentences(transcript)
+            assert len(transcript.words) == 24
+            assert {word.score for word in transcript.words} == {0.9}  # the fake decoder's
+            assert transcript.warnings == (WARNING,)
+        speakers = await world.pipeline.run(
+            world.request("dialogue", decode=ENGLISH, diarize=DiarizeOptions())
+        )
+        assert {word.speaker for word in speakers.words} == {"SPEAKER_00", "SPEAKER_01"}
+        assert world.hold.calls.count("load alignment") == 1
+        world.assert_nothing_left()
+
+    caplog.set_level(logging.WARNING)
+    play(scene)
+    assert [record.message for record in caplog.records if OFFLINE in record.message] == [WARNING]
+
+
+def test_what_is_known_beforehand_is_decoded_with_its_times_at_once() -> None:
+    async def scene(world: World) -> None:
+        world.failures["alignment"] = ModelUnavailable(OFFLINE)
+        await world.pipeline.run(world.request("english", decode=ENGLISH))
+        world.hold.decoded.clear()
+        await world.pipeline.run(world.request("english", decode=ENGLISH))
+        assert {options.word_timestamps for options in world.hold.decoded} == {True}
+        windows = len(world.hold.decoded)
+        await world.pipeline.run(world.request("english", decode=ENGLISH, align=AlignMode.OFF))
+        assert len(world.hold.decoded) == 2 * windows
+
+    play(scene)
+
+
+def test_an_aligner_that_failed_is_tried_again_after_a_while() -> None:
+    async def scene(world: World) -> None:
+        now = [0.0]
+        aligners = Aligners(world.catalog, world.pool, clock=lambda: now[0])
+        world.failures["alignment"] = ModelUnavailable(OFFLINE)
+        assert await aligners.problem("en") == OFFLINE
+        world.failures.clear()
+        now[0] = RETRY_SECONDS - 1
+        assert await aligners.problem("en") == OFFLINE
+        now[0] = RETRY_SECONDS
+        assert await aligners.problem("en") is None
+        assert world.hold.calls.count("load alignment") == 2
+
+    play(scene)
+
+
+def test_forced_alignment_that_cannot_be_had_fails_before_anything_is_decoded() -> None:
+    async def scene(world: World) -> None:
+        world.failures["alignment"] = ModelUnavailable(OFFLINE)
+        with pytest.raises(ModelUnavailable, match=OFFLINE):
+            await world.text("english", align=AlignMode.FORCED, decode=ENGLISH)
+        assert world.clips.opened == 0
+        with pytest.raises(ModelUnavailable, match=OFFLINE):  # as soon as the language is known
+            await world.text("english", align=AlignMode.FORCED)
+        assert world.hold.calls.count("transcribe") <= 2
+        assert await world.text("english", align=AlignMode.FORCED, decode=DecodeOptions(
+            task="translate"
+        ))  # fmt: skip
+        world.assert_nothing_left()
+
+    play(scene)
+
+
+@pytest.mark.parametrize("mode", [AlignMode.AUTO, AlignMode.FORCED])
+def test_a_language_without_an_align_model_has_the_decoders_times(
+    mode: AlignMode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(_language: str, _models: Mapping[str, str]) -> None:
+        return None
+
+    monkeypatch.setattr(fake, "align_model", none)
+
+    async def scene(world: World) -> None:
+        transcript = await world.pipeline.run(world.request("english", align=mode))
+        assert_sentences(transcript)
+        assert transcript.warnings == (
+            "word times are the decoder's own: there is no align model for 'en': "
+            "name one in ALIGNMENT__MODELS",
+        )
+
+    play(scene)
+
+
+def test_segments_alone_are_sentences_without_words() -> None:
+    async def scene(world: World) -> None:
+        transcript = await world.pipeline.run(world.request("english", align=AlignMode.SEGMENTS))
+        assert_sentences(transcript)
+        assert transcript.words == ()
+        assert all(segment.words is None for segment in transcript.segments)
+        assert transcript.warnings == ()
+        assert "load alignment" not in world.hold.calls
+
+    play(scene)
+
+
+def test_a_translation_is_cut_into_sentences_by_the_decoders_times() -> None:
+    async def scene(world: World) -> None:
+        transcript = await world.pipeline.run(
+            world.request("french", decode=DecodeOptions(task="translate"))
+        )
+        assert texts(transcript) == ["red door.", "open tree.", "find water."] * 2
+        assert transcript.warnings == ()
+        assert "load alignment" not in world.hold.calls
+
+    play(scene)
+
+
+def test_bare_text_does_not_pay_for_word_times() -> None:
+    async def scene(world: World) -> None:
+        await world.pipeline.run(world.request("english", align=AlignMode.OFF))
+        assert not any(options.word_timestamps for options in world.hold.decoded)
+        assert "load alignment" not in world.hold.calls
+
+    play(scene)
