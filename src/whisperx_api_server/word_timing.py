@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -37,6 +38,7 @@ class Aligners:
         self._pool = pool
         self._clock = clock
         self._failures: dict[ModelKey, _Failure] = {}
+        self._attempts: defaultdict[ModelKey, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._reported: set[str] = set()
 
     def key(self, language: str) -> ModelKey | None:
@@ -53,18 +55,25 @@ class Aligners:
 
     async def problem(self, language: str) -> str | None:
         """Why the language cannot be aligned, after an attempt to load its model."""
-        reason = self.foreseen_problem(language)
         key = self.key(language)
-        if reason is None and key is not None:
-            try:
-                await self._pool.load(key)
-            except ServiceError as error:
-                reason = error.message
-                self._failures[key] = _Failure(reason=reason, until=self._clock() + RETRY_SECONDS)
+        if key is None:
+            reason = self.foreseen_problem(language)
+        else:
+            async with self._attempts[key]:  # windows that wait for one attempt share its outcome
+                reason = self.foreseen_problem(language) or await self._load(key)
         if reason is not None and reason not in self._reported:
             self._reported.add(reason)
             logger.warning("word times are the decoder's own: %s", reason)
         return reason
+
+    async def _load(self, key: ModelKey) -> str | None:
+        try:
+            await self._pool.load(key)
+        except ServiceError as error:
+            until = self._clock() + RETRY_SECONDS
+            self._failures[key] = _Failure(reason=error.message, until=until)
+            return error.message
+        return None
 
     async def require(self, language: str) -> None:
         """Load the language's aligner, if it has one.
