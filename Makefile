@@ -104,7 +104,7 @@ test: check
 	@echo "== tests"
 	@tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && \
 		TMPDIR="$$tmp" HF_HUB_OFFLINE=1 HF_HOME="$$tmp/huggingface" TORCH_HOME="$$tmp/torch" \
-		MPLCONFIGDIR="$$tmp/matplotlib" XDG_CACHE_HOME="$$tmp/cache" PYANNOTE_METRICS_ENABLED=0 \
+		MPLCONFIGDIR="$$tmp/matplotlib" XDG_CACHE_HOME="$$tmp/cache" XDG_STATE_HOME="$$tmp/state" PYANNOTE_METRICS_ENABLED=0 \
 		ORT_DISABLE_TELEMETRY=1 \
 		$(BIN)/pytest $(PYTEST)
 

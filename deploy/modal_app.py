@@ -5,7 +5,9 @@
 
 Two targets serve the same application: `Live` on an A10G for many short recordings at once, and
 `File` on an L40S for long ones. Each has its own URL, scales on its own and keeps its models on
-one volume. Settings are those of the server (`.env.example`); the ones below are the deployment's.
+one volume. Each container keeps its own jobs, and a request may reach any container: do not send
+`async=true` here, unless a target is deployed with `max_containers=1`. Settings are those of the
+server (`.env.example`); the ones below are the deployment's.
 """
 
 from __future__ import annotations

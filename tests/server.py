@@ -9,7 +9,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -55,7 +56,8 @@ class Server:
                 [*command, str(self.port)],
                 cwd=directory,
                 env={name: os.environ[name] for name in kept if name in os.environ}
-                | {"TMPDIR": str(self.temp), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
+                | {"TMPDIR": str(self.temp), "XDG_STATE_HOME": str(directory / "state")}
+                | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
                 | dict(env)
                 | {"PYTHONPATH": os.pathsep.join(filter(None, (source, env.get("PYTHONPATH"))))},
                 stdin=subprocess.DEVNULL,
@@ -139,6 +141,20 @@ class Server:
         self.stop()
         if error is None:
             self.assert_loop_was_free()
+
+
+@contextmanager
+def serving(directory: Path, settings: Mapping[str, str]) -> Iterator[Server]:
+    """A server that leaves no file and no traceback behind, whatever its clients did."""
+    server = Server(directory, settings)
+    try:
+        yield server.wait_until_healthy()
+    finally:
+        status = server.stop()
+    assert status == 0, server.log
+    assert server.temp_files() == []
+    assert "unexpected failure" not in server.log
+    server.assert_loop_was_free()
 
 
 FAKE = {

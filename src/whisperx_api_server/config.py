@@ -233,7 +233,9 @@ class JobSettings(_Section):
     """Jobs that are submitted with `async=true`, and the answers kept for retries."""
 
     directory: UserPath | None = Field(
-        None, description="Where results are kept; unset is a directory under the temp directory."
+        None,
+        description="Where results are kept, one directory per server; unset is "
+        "`~/.local/state/whisperx-api-server/jobs-PORT`.",
     )
     max_age: PositiveFloat = Field(24 * 3600.0, description="Seconds that a result is kept.")
     max_count: PositiveInt = Field(1000, description="Most results kept.")

@@ -325,7 +325,8 @@ class Job:
 
     `progress` is the part in [0, 1] of the recording that is transcribed, `eta` the seconds it
     should still take, `queue_position` how many requests that came before it are not done yet.
-    `callback_url` is told of the end; `notified` whether that has happened.
+    `diarize` and `words` tell what it was asked to find out. `callback_url` is told of the end;
+    `notified` whether that has happened.
     """
 
     id: str
@@ -340,6 +341,8 @@ class Job:
     stages: tuple[StageTimes, ...] = ()
     error: JobError | None = None
     output: OutputOptions = OutputOptions()
+    diarize: bool = False
+    words: bool = True
     callback_url: str | None = None
     notified: bool = False
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import re
 import tempfile
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -22,18 +24,79 @@ _ID = re.compile(r"[0-9a-f]{32}")
 _UNFINISHED = ".unfinished-"
 
 
-def default_directory() -> Path:
-    """Where jobs are kept when no setting says so: a directory of this user's."""
-    return Path(tempfile.gettempdir()) / f"whisperx-api-server-jobs-{os.getuid()}"
+class JobDirectoryError(Exception):
+    """The directory is not for this server; the message is one line that names the setting."""
+
+
+def default_directory(environment: Mapping[str, str], port: int | None) -> Path:
+    """Where the server on a port keeps its jobs: in the user's state directory, as XDG has it.
+
+    Raises:
+        JobDirectoryError: the user has none.
+    """
+    state = Path(environment.get("XDG_STATE_HOME", ""))
+    if not state.is_absolute():
+        try:
+            state = Path("~/.local/state").expanduser()
+        except RuntimeError as error:
+            raise JobDirectoryError(
+                "JOBS__DIRECTORY: set it, you have no home directory"
+            ) from error
+    return state / "whisperx-api-server" / (f"jobs-{port}" if port else "jobs")
 
 
 class JobStore:
-    """One JSON file a job and one a transcript, in a directory of its own; called off the loop."""
+    """One JSON file per job and one per transcript, in a directory of its own.
+
+    Its methods are called off the event loop.
+    """
 
     def __init__(self, directory: Path, *, max_age: float, max_count: int) -> None:
         self._directory = directory
         self._max_age = max_age
         self._max_count = max_count
+        self._claim: int | None = None
+
+    def claim(self) -> None:
+        """Take the directory for this process, until `release`; a second time does nothing.
+
+        One that cannot be used is logged: the server then refuses jobs, and nothing else.
+
+        Raises:
+            JobDirectoryError: another server has it, or it is another user's.
+        """
+        if self._claim is not None:
+            return
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            logger.warning("jobs cannot be kept in JOBS__DIRECTORY: %s", error.strerror)
+            return
+        with ExitStack() as undo:
+            undo.callback(os.close, directory)
+            status = os.fstat(directory)
+            foreign = status.st_uid not in (0, os.getuid())
+            if foreign or (status.st_uid and status.st_mode & 0o002):
+                raise JobDirectoryError(
+                    f"JOBS__DIRECTORY: other users can write to {self._directory}: set it to a "
+                    "directory of your own"
+                )
+            try:
+                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise JobDirectoryError(
+                    f"JOBS__DIRECTORY: another server uses {self._directory}: stop that one, or "
+                    "set another directory for this one"
+                ) from error
+            undo.pop_all()
+        self._claim = directory
+
+    def release(self) -> None:
+        """Let other servers have the directory."""
+        if self._claim is not None:
+            os.close(self._claim)
+            self._claim = None
 
     def load(self) -> list[Job]:
         """All jobs on disk, oldest first; a damaged file is reported and left out."""

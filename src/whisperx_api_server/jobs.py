@@ -1,4 +1,4 @@
-"""Transcription as a service: what the routers call, wherever the work is done."""
+"""Transcription as a service: what the routers call."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from collections.abc import AsyncGenerator, Coroutine, Iterator
 from contextlib import AsyncExitStack, aclosing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
+from .backlog import Backlog
 from .domain import (
+    AlignMode,
     Diarization,
     Job,
     JobError,
@@ -31,53 +33,10 @@ from .webhooks import Webhooks
 logger = logging.getLogger(__name__)
 
 PRUNE_INTERVAL = 60.0
-"""Seconds between two looks for jobs that have grown too old."""
+"""Seconds between two sweeps of jobs and results that have grown too old."""
 
-ALMOST = 0.999
-"""The most that is shown of a job that is under way: speakers may still be missing."""
-
-
-class TranscriptionService(Protocol):
-    """What can be asked for; `LocalService` does it in this process."""
-
-    async def run(self, request: TranscriptionRequest, *, retry: bool = False) -> Transcript:
-        """The transcript. Cancelling the call withdraws the request.
-
-        `retry`: the client says that it sent the same before, and got no answer.
-        """
-        ...
-
-    def stream(
-        self, request: TranscriptionRequest, *, retry: bool = False
-    ) -> AsyncGenerator[RunEvent, None]:
-        """What happens in its run, as it happens. Closing it withdraws the request."""
-        ...
-
-    async def diarize(self, request_id: str, client: str, source: Source) -> Diarization:
-        """Who speaks when, without a transcript."""
-        ...
-
-    async def submit(
-        self,
-        request: TranscriptionRequest,
-        output: OutputOptions,
-        resources: AsyncExitStack,
-        callback_url: str | None = None,
-    ) -> Job:
-        """Start a job; `resources` (its uploads) are closed at its end."""
-        ...
-
-    def job(self, job_id: str, client: str) -> Job: ...
-
-    def watch(self, job_id: str, client: str) -> AsyncGenerator[Job, None]:
-        """The job, now and after each change, to its end."""
-        ...
-
-    async def result(self, job_id: str, client: str) -> Transcript: ...
-
-    async def cancel(self, job_id: str, client: str) -> Job:
-        """Withdraw a job that is under way, or delete one that has ended."""
-        ...
+MAX_RUNNING_PROGRESS = 0.999
+"""Maximum progress of a job that is under way: its speakers may still be missing."""
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -89,12 +48,19 @@ class _Record:
 
 
 class LocalService:
-    """Runs requests in this process, and sees them through when the server shuts down."""
+    """Runs requests in this process, and finishes accepted ones when the server shuts down."""
 
     def __init__(
-        self, pipeline: Pipeline, *, store: JobStore, webhooks: Webhooks, retry_window: float
+        self,
+        pipeline: Pipeline,
+        *,
+        backlog: Backlog,
+        store: JobStore,
+        webhooks: Webhooks,
+        retry_window: float,
     ) -> None:
         self._pipeline = pipeline
+        self._backlog = backlog
         self._runs = Runs(pipeline, retry_window=retry_window)
         self._store = store
         self._webhooks = webhooks
@@ -126,14 +92,28 @@ class LocalService:
         if self._draining:
             raise ShuttingDown("the server is shutting down; try again shortly", retry_after=5)
 
+    def admit(self) -> None:
+        """`check_open`, and see whether there is room in the queue for more audio.
+
+        Raises:
+            ShuttingDown: new requests are not taken.
+            Overloaded: the queue is full.
+        """
+        self.check_open()
+        self._backlog.check()
+
     async def start(self) -> None:
-        """Take up the jobs on disk: what was under way when the last process ended has failed."""
+        """Take up the jobs on disk: those that were under way when the last process ended failed.
+
+        Raises:
+            JobDirectoryError: they are another server's, or another user's.
+        """
+        await asyncio.to_thread(self._store.claim)
         for job in await asyncio.to_thread(self._store.load):
             if not job.ended:
                 job = replace(
-                    job,
+                    _finished(job, time.time()),
                     state="failed",
-                    finished_at=time.time(),
                     error=JobError(
                         message="the server was restarted before the job was done: submit it again",
                         type="server_error",
@@ -170,11 +150,15 @@ class LocalService:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._store.release()
 
     # -- answering at once --------------------------------------------------------------------
 
     async def run(self, request: TranscriptionRequest, *, retry: bool = False) -> Transcript:
-        """See `TranscriptionService.run`."""
+        """The transcript. Cancelling the call withdraws the request.
+
+        `retry`: the client says that it sent the same before, and got no answer.
+        """
         with self.accepted():
             identity = self._runs.identity(request)
             async with self._runs.join(request, identity, retry=retry) as run:
@@ -183,7 +167,7 @@ class LocalService:
     async def stream(
         self, request: TranscriptionRequest, *, retry: bool = False
     ) -> AsyncGenerator[RunEvent, None]:
-        """See `TranscriptionService.stream`."""
+        """The events of the request's run, as they happen. Closing it withdraws the request."""
         with self.accepted():
             identity = self._runs.identity(request)
             async with (
@@ -194,7 +178,7 @@ class LocalService:
                     yield event
 
     async def diarize(self, request_id: str, client: str, source: Source) -> Diarization:
-        """See `TranscriptionService.diarize`."""
+        """Who speaks when, without a transcript."""
         with self.accepted():
             work = partial(self._pipeline.diarize, request_id, client, source)
             return await released(work, logger, f"diarization {request_id} failed")
@@ -220,7 +204,7 @@ class LocalService:
         resources: AsyncExitStack,
         callback_url: str | None = None,
     ) -> Job:
-        """See `TranscriptionService.submit`.
+        """Start a job; `resources` (its uploads) are closed at its end.
 
         Raises:
             Unavailable: the disk does not take the job.
@@ -234,6 +218,8 @@ class LocalService:
             state="queued",
             submitted_at=time.time(),
             output=output,
+            diarize=request.diarize is not None,
+            words=request.align is not AlignMode.OFF,
             callback_url=callback_url,
             notified=callback_url is None,
         )
@@ -243,7 +229,7 @@ class LocalService:
         return job
 
     def job(self, job_id: str, client: str) -> Job:
-        """See `TranscriptionService.job`.
+        """The job as it is now.
 
         Raises:
             NotFound: no such job, or another client's.
@@ -251,7 +237,7 @@ class LocalService:
         return self._record(job_id, client).job
 
     async def watch(self, job_id: str, client: str) -> AsyncGenerator[Job, None]:
-        """See `TranscriptionService.watch`."""
+        """The job, now and after each change, to its end."""
         record = self._record(job_id, client)
         while True:
             changed, job = record.changed, record.job
@@ -261,7 +247,7 @@ class LocalService:
             await changed.wait()
 
     async def result(self, job_id: str, client: str) -> Transcript:
-        """See `TranscriptionService.result`.
+        """The transcript of a job that is completed.
 
         Raises:
             NotFound: no such job, or what it gave is gone.
@@ -278,7 +264,7 @@ class LocalService:
         return transcript
 
     async def cancel(self, job_id: str, client: str) -> Job:
-        """See `TranscriptionService.cancel`."""
+        """Withdraw a job that is under way, or delete one that has ended."""
         record = self._record(job_id, client)
         if not record.job.ended and record.task is not None:
             if not record.ending:
@@ -317,23 +303,22 @@ class LocalService:
         await self._end(record, ended)
 
     async def _transcribe(self, record: _Record, request: TranscriptionRequest) -> Transcript:
-        """Run a job; where the server is full by now, wait for room: the job was accepted."""
+        """Run a job, which waits while the queue is full: it was accepted."""
         identity = self._runs.identity(request)
         while True:
             try:
-                async with self._runs.join(request, identity) as run:
+                async with self._runs.join(request, identity, waits=True) as run:
                     async with aclosing(run.changes()) as changes:
                         async for progress in changes:
                             self._show(record, run, progress)
                     return await run.result()
-            except Overloaded as error:
-                self._change(record, replace(record.job, state="queued", stages=()))
-                await asyncio.sleep(error.retry_after or 1.0)
+            except Overloaded:  # the run was begun by an equal request that does not wait
+                continue
 
     def _show(self, record: _Record, run: Run, progress: Progress) -> None:
         """Update a job from its run."""
         now, since = time.time(), progress.transcribing_since
-        part = min(progress.part, ALMOST)
+        part = min(progress.part, MAX_RUNNING_PROGRESS)
         eta = None
         if since is not None and part > 0:
             eta = max(0.0, (now - since) * (1 - part) / part)
@@ -341,7 +326,7 @@ class LocalService:
             record,
             replace(
                 record.job,
-                state="running" if progress.stages else "queued",
+                state="queued" if progress.waits else "running",
                 stages=progress.stages,
                 duration=progress.duration,
                 progress=part,
@@ -352,11 +337,7 @@ class LocalService:
 
     async def _end(self, record: _Record, job: Job) -> None:
         record.ending = True
-        now = time.time()
-        stages = tuple(
-            each if each.finished_at else replace(each, finished_at=now) for each in job.stages
-        )
-        job = replace(job, finished_at=now, eta=None, queue_position=0, stages=stages)
+        job = _finished(job, time.time())
         await self._keep(job)
         self._change(record, job)
         logger.info("job %s: %s", job.id, job.state)
@@ -384,6 +365,7 @@ class LocalService:
     async def _prune_forever(self) -> None:
         while True:
             await self._prune()
+            self._runs.forget_old()
             await asyncio.sleep(PRUNE_INTERVAL)
 
     # -- webhooks -----------------------------------------------------------------------------
@@ -393,6 +375,9 @@ class LocalService:
             self._in_background(self._deliver(job, job.callback_url))
 
     async def _deliver(self, job: Job, url: str) -> None:
+        if not self._webhooks.enabled:
+            logger.warning("job %s: its webhook is not sent, WEBHOOK_SECRET is not set", job.id)
+            return
         event = webhook_event(job)
         await self._webhooks.deliver(url, event["id"], event)
         record = self._records.get(job.id)
@@ -409,6 +394,13 @@ class LocalService:
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+
+
+def _finished(job: Job, now: float) -> Job:
+    stages = tuple(
+        each if each.finished_at else replace(each, finished_at=now) for each in job.stages
+    )
+    return replace(job, finished_at=now, eta=None, queue_position=0, stages=stages)
 
 
 def _failed(job: Job, error: ServiceError) -> Job:

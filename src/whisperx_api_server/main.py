@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
@@ -35,7 +36,6 @@ from .routers.errors import RequestContext, install_error_handlers
 from .routers.forms import FormDefaults
 from .routers.schema import DescribedApi
 from .sources import SourceOpener
-from .telemetry import configure_logging
 from .text_service import TextService
 from .uploads import UploadStore
 from .urls import UrlFetcher, UrlPolicy
@@ -47,14 +47,15 @@ LAST_BATCH = 5.0
 """Seconds that a model may still compute when the server ends; a stuck one must not keep it."""
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
+def create_app(settings: Settings | None = None, *, port: int | None = None) -> FastAPI:
     """The application; without settings, from the environment (uvicorn's `--factory`).
 
+    Servers on several ports keep their jobs apart by `port`, where no setting says where.
+
     Raises:
-        ConfigurationError, KeyFileError: one line that names what is wrong.
+        ConfigurationError, JobDirectoryError, KeyFileError: one line that names what is wrong.
     """
     settings = settings or load_settings()
-    configure_logging(settings.log_level)
     keys = KeyRing(api_key=_secret(settings.api_key), file=settings.api_keys_file)
     catalog = build_catalog(settings)
     # A backend that does not exist stops the start, not the first request.
@@ -62,26 +63,34 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     find_backend(catalog.alignment, "alignment")
     find_backend(catalog.diarization, "diarization")
 
+    job_store = JobStore(
+        settings.jobs.directory or default_directory(os.environ, port),
+        max_age=settings.jobs.max_age,
+        max_count=settings.jobs.max_count,
+    )
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         workdir = Path(tempfile.mkdtemp(prefix="whisperx-api-server-"))
-        services = build_services(settings, catalog, keys, workdir)
-        app.state.services = services
-        await services.service.start()
-        background = [
-            asyncio.create_task(services.loop_lag.watch()),
-            asyncio.create_task(services.pool.sweep_forever()),
-            asyncio.create_task(_preload(settings, services)),
-        ]
         try:
-            yield
+            services = build_services(settings, catalog, keys, job_store, workdir)
+            app.state.services = services
+            await services.service.start()
+            background = [
+                asyncio.create_task(services.loop_lag.watch()),
+                asyncio.create_task(services.pool.sweep_forever()),
+                asyncio.create_task(_preload(settings, services)),
+            ]
+            try:
+                yield
+            finally:
+                await services.service.drain(settings.shutdown_grace)
+                for task in background:
+                    task.cancel()
+                await asyncio.gather(*background, return_exceptions=True)
+                await services.service.close()
+                await services.pool.close(LAST_BATCH)
         finally:
-            await services.service.drain(settings.shutdown_grace)
-            for task in background:
-                task.cancel()
-            await asyncio.gather(*background, return_exceptions=True)
-            await services.service.close()
-            await services.pool.close(LAST_BATCH)
             await asyncio.to_thread(shutil.rmtree, workdir, ignore_errors=True)
 
     app = DescribedApi(
@@ -90,6 +99,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         summary="Speech to transcripts behind OpenAI's audio API.",
         lifespan=lifespan,
     )
+    app.state.job_store = job_store
     install_error_handlers(app)
     for router in (
         system.router,
@@ -148,7 +158,9 @@ def build_catalog(settings: Settings) -> Catalog:
     )
 
 
-def build_services(settings: Settings, catalog: Catalog, keys: KeyRing, workdir: Path) -> Services:
+def build_services(
+    settings: Settings, catalog: Catalog, keys: KeyRing, job_store: JobStore, workdir: Path
+) -> Services:
     """The objects behind the routes; `workdir` is a private directory for uploads and audio."""
     limits = settings.limits
     pool, backlog = build_pool(settings), Backlog(limits.queue_seconds)
@@ -158,11 +170,8 @@ def build_services(settings: Settings, catalog: Catalog, keys: KeyRing, workdir:
     return Services(
         service=LocalService(
             pipeline,
-            store=JobStore(
-                settings.jobs.directory or default_directory(),
-                max_age=settings.jobs.max_age,
-                max_count=settings.jobs.max_count,
-            ),
+            backlog=backlog,
+            store=job_store,
             webhooks=Webhooks(fetcher, secret=_secret(settings.webhook_secret)),
             retry_window=settings.jobs.retry_window,
         ),

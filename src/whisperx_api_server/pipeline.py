@@ -78,19 +78,22 @@ class Pipeline:
         request: TranscriptionRequest,
         observer: Observer | None = None,
         checkpoint: Checkpoint | None = None,
+        *,
+        waits: bool = False,
     ) -> Transcript:
         """Transcribe one recording. Cancelling the call drops all that still waits for it.
 
         What `checkpoint` has of an earlier run of the same request is not computed again; what this
-        run finds out is added to it.
+        run finds out is added to it. Where there is no room for it, a run that `waits` does so.
 
         Raises:
+            Overloaded: there is no room, and it does not wait.
             ServiceError: what is wrong with the request, or which stage failed.
         """
         run = _Run(self, request, observer or Observer(), checkpoint or Checkpoint())
-        async with self._bounded(request.id):
+        async with self._bounded(request.id, waits=waits) as limit:
             try:
-                return await run.transcribe()
+                return await run.transcribe(limit if waits else None)
             except BaseExceptionGroup as group:
                 error = error_to_tell(group)
                 # The vendor's own words are the cause, and are for the log.
@@ -107,17 +110,20 @@ class Pipeline:
                 return await run.diarize(clip, DiarizeOptions(), {})
 
     @asynccontextmanager
-    async def _bounded(self, request_id: str) -> AsyncIterator[None]:
+    async def _bounded(
+        self, request_id: str, *, waits: bool = False
+    ) -> AsyncIterator[asyncio.Timeout]:
         """Bounds of admission and time; whatever happens, nothing of the request waits afterwards.
 
         Raises:
             Overloaded: there is no room, so nothing is fetched or decoded.
             Unavailable: time is up.
         """
-        self._backlog.check()
+        if not waits:
+            self._backlog.check()
         try:
             async with asyncio.timeout(self._defaults.timeout or None) as limit:
-                yield
+                yield limit
         except TimeoutError as error:
             if not limit.expired():
                 raise
@@ -147,7 +153,7 @@ class _Run:
         self._observer = observer
         self._checkpoint = checkpoint
 
-    async def transcribe(self) -> Transcript:
+    async def transcribe(self, suspended: asyncio.Timeout | None) -> Transcript:
         request, observer = self._request, self._observer
         decode, diarize = request.decode, request.diarize
         if request.align is AlignMode.FORCED and decode.task == "transcribe" and decode.language:
@@ -159,13 +165,26 @@ class _Run:
             self._opener.open(request.source) as clip,
         ):
             observer.opened(clip.duration)
-            with self._backlog.reserve(clip.duration) as reservation:
+            with await self._admitted(clip.duration, suspended) as reservation:
                 heard: asyncio.Queue[WindowTranscript | None] = asyncio.Queue()
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._transcribe(clip, reservation, group, heard))
                     windows = group.create_task(self._windows_with_speakers(heard, clip, samples))
                 observer.stage("finish")
                 return await asyncio.to_thread(self._stitched, windows.result(), clip.duration)
+
+    async def _admitted(self, seconds: float, suspended: asyncio.Timeout | None) -> Reservation:
+        """Admit the recording; with a time limit to suspend, a run may wait for room meanwhile."""
+        if suspended is None:
+            return self._backlog.reserve(seconds)
+        begun, end = asyncio.get_running_loop().time(), suspended.when()
+        if self._backlog.must_wait(seconds):
+            self._observer.stage("wait")
+            suspended.reschedule(None)
+        reservation = await self._backlog.wait(seconds)
+        if end is not None:
+            suspended.reschedule(end + asyncio.get_running_loop().time() - begun)
+        return reservation
 
     def _stitched(self, windows: Sequence[WindowTranscript], duration: float) -> Transcript:
         decode, diarize = self._request.decode, self._request.diarize
@@ -203,12 +222,13 @@ class _Run:
                         ordered.put_nowait((window, group.create_task(work)))
                 ordered.put_nowait(None)
 
+            resumed = frozenset(self._checkpoint.windows)
             group.create_task(produce())
             reached = 0.0
             while (item := await ordered.get()) is not None:
                 window, task = item
                 transcript = await task
-                reservation.done(window.end - reached)
+                reservation.advance(window.end - reached, computed=window.index not in resumed)
                 reached = window.end
                 self._observer.heard(transcript, reached)
                 heard.put_nowait(transcript)

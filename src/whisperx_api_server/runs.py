@@ -75,6 +75,11 @@ class Progress:
     reached: float = 0.0
 
     @property
+    def waits(self) -> bool:
+        """Whether nothing happens yet: it has not begun, or there is no room for it."""
+        return not self.stages or self.stages[-1].name == "wait"
+
+    @property
     def part(self) -> float:
         """The part in [0, 1] that is transcribed."""
         return min(1.0, self.reached / self.duration) if self.duration else 0.0
@@ -259,16 +264,22 @@ class Runs:
 
     @asynccontextmanager
     async def join(
-        self, request: TranscriptionRequest, identity: Hashable | None, *, retry: bool = False
+        self,
+        request: TranscriptionRequest,
+        identity: Hashable | None,
+        *,
+        retry: bool = False,
+        waits: bool = False,
     ) -> AsyncIterator[Run]:
         """Watch the run of a request, begun if there is none; the last to leave withdraws it.
 
         `identity` is equal for requests that ask the same; None shares nothing. Only what the
-        client calls a retry is answered from a run that has ended already.
+        client calls a retry is answered from a run that has ended already. A run that is begun here
+        `waits` for room in a full queue, or is refused.
         """
         run = self._shared.get(identity) if identity is not None else None
         if run is None or run.failed:
-            run = self._begin(request, identity, retry=retry)
+            run = self._begin(request, identity, retry=retry, waits=waits)
         run.watchers += 1
         try:
             yield run
@@ -278,14 +289,14 @@ class Runs:
                 await self._leave(run, identity)
 
     def _begin(
-        self, request: TranscriptionRequest, identity: Hashable | None, *, retry: bool
+        self, request: TranscriptionRequest, identity: Hashable | None, *, retry: bool, waits: bool
     ) -> Run:
         known = self._recall(identity, retry=retry)
         run = Run(request, known.checkpoint if known is not None else Checkpoint())
         if known is not None and known.transcript is not None:
             run.begin(partial(_replay, known.events, known.transcript, run))
         else:
-            run.begin(partial(self._pipeline.run, run.request, run, run.checkpoint))
+            run.begin(partial(self._pipeline.run, run.request, run, run.checkpoint, waits=waits))
         self._alive.append(run)
         assert run.task is not None
         run.task.add_done_callback(lambda _: self._left(run))

@@ -197,7 +197,7 @@ class Observer:
     """What a caller may watch of a run; called on the event loop, in order."""
 
     def stage(self, name: str) -> None:
-        """A stage begins: open, transcribe, diarize, finish."""
+        """A stage begins: open, wait (for room in the queue), transcribe, diarize, finish."""
 
     def opened(self, duration: float) -> None:
         """The recording is decoded and lasts so many seconds."""

@@ -38,6 +38,11 @@ class Webhooks:
         self._secret = secret
         self._back_off = back_off
 
+    @property
+    def enabled(self) -> bool:
+        """Whether there is a key to sign with: without one, nothing is sent."""
+        return self._secret is not None
+
     async def check(self, url: str) -> None:
         """See whether events can be delivered to a URL.
 
@@ -45,16 +50,16 @@ class Webhooks:
             NotConfigured: there is no key to sign them with.
             InvalidRequest: the URL policy refuses it.
         """
-        if self._secret is None:
-            raise NotConfigured(
-                "callback_url needs a key to sign with: set WEBHOOK_SECRET", param="callback_url"
-            )
+        self._key()
         await self._fetcher.check(url, param="callback_url")
 
     async def deliver(self, url: str, event_id: str, event: Mapping[str, Any]) -> bool:
         """Post an event until it is accepted (any 2xx); whether it was.
 
         Every try has the same `webhook-id`, by which a receiver knows a repetition.
+
+        Raises:
+            NotConfigured: there is no key to sign it with.
         """
         body = json.dumps(event, ensure_ascii=False).encode()
         for wait in (*self._back_off, None):
@@ -78,7 +83,7 @@ class Webhooks:
         """The headers of one try, signed now."""
         timestamp = str(int(time.time()))
         signed = b".".join((event_id.encode(), timestamp.encode(), body))
-        digest = hmac.new(_key(self._secret or ""), signed, hashlib.sha256).digest()
+        digest = hmac.new(self._key(), signed, hashlib.sha256).digest()
         return {
             "content-type": "application/json",
             "webhook-id": event_id,
@@ -86,9 +91,12 @@ class Webhooks:
             "webhook-signature": f"v1,{base64.b64encode(digest).decode()}",
         }
 
-
-def _key(secret: str) -> bytes:
-    """A secret as the specification writes it, base64 after `whsec_`, or any other text."""
-    if secret.startswith(SECRET_PREFIX):
-        return base64.b64decode(secret.removeprefix(SECRET_PREFIX))
-    return secret.encode()
+    def _key(self) -> bytes:
+        """The secret as the specification writes it, base64 after `whsec_`, or any other text."""
+        if self._secret is None:
+            raise NotConfigured(
+                "callback_url needs a key to sign with: set WEBHOOK_SECRET", param="callback_url"
+            )
+        if self._secret.startswith(SECRET_PREFIX):
+            return base64.b64decode(self._secret.removeprefix(SECRET_PREFIX))
+        return self._secret.encode()

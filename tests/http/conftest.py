@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 
 import diarizer_fixture
-from server import FAKE, REFLECTOR_KEY, REPOSITORY, Server, real_settings
+from server import FAKE, REFLECTOR_KEY, REPOSITORY, Server, real_settings, serving
 from support import ALIGNER, FIXTURES, PARAKEET, WHISPER
 
 EMBEDDED = {
@@ -22,20 +20,6 @@ EMBEDDED = {
 
 
 LIMITS = {"LIMITS__AUDIO_SECONDS": "600", "LIMITS__UPLOAD_BYTES": str(32 * 1024**2)}
-
-
-@contextmanager
-def serving(directory: Path, settings: Mapping[str, str]) -> Iterator[Server]:
-    """A server that leaves no file and no traceback behind, whatever its clients did."""
-    server = Server(directory, settings)
-    try:
-        yield server.wait_until_healthy()
-    finally:
-        status = server.stop()
-    assert status == 0, server.log
-    assert server.temp_files() == []
-    assert "unexpected failure" not in server.log
-    server.assert_loop_was_free()
 
 
 @pytest.fixture(scope="session")

@@ -63,7 +63,7 @@ print(sorted(set({HEAVY!r}) & set(sys.modules)))
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script],
         cwd=tmp_path,
-        env=environment(),
+        env=environment(XDG_STATE_HOME=str(tmp_path)),
         capture_output=True,
         text=True,
         check=False,
@@ -106,7 +106,7 @@ def test_a_port_in_use_stops_the_start(fake_server: Server, tmp_path: Path) -> N
             *("--port", str(fake_server.port)),
         ],
         cwd=tmp_path,
-        env=environment(**FAKE),
+        env=environment(**FAKE, XDG_STATE_HOME=str(tmp_path)),
         capture_output=True,
         text=True,
         check=False,

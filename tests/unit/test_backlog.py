@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 
 import pytest
@@ -54,7 +55,7 @@ def test_what_is_transcribed_makes_room() -> None:
     backlog = Backlog(100)
     with backlog.reserve(90) as long:
         refused(backlog, 20)
-        long.done(30)
+        long.advance(30)
         assert backlog.seconds == 60
         with backlog.reserve(20):
             assert backlog.seconds == 80
@@ -66,7 +67,7 @@ def test_retry_after_comes_from_the_measured_speed(clock: Clock) -> None:
     with backlog.reserve(100) as running:
         assert refused(backlog, 50) == 50  # nothing was measured: real time
         clock.now += 5
-        running.done(50)
+        running.advance(50)
         assert backlog.speed == pytest.approx(10)
         assert refused(backlog, 80) == 3  # 30 s too much at 10 s a second
 
@@ -111,7 +112,83 @@ def test_nothing_is_left_of_any_sum(lengths: list[float]) -> None:
     reservations = [backlog.reserve(length) for length in lengths]
     for reservation, length in zip(reservations, lengths, strict=True):
         with reservation:
-            reservation.done(length / 3)
+            reservation.advance(length / 3)
     assert backlog.seconds == 0
     with backlog.reserve(1e10):  # what rounding leaves must not look like work
         pass
+
+
+def test_each_recording_frees_its_own_seconds_only() -> None:
+    backlog = Backlog(100)
+    with backlog.reserve(50):
+        with backlog.reserve(40) as other:
+            other.advance(30)
+        assert backlog.seconds == 50
+
+
+def test_windows_that_a_retry_found_done_are_not_speed(clock: Clock) -> None:
+    backlog = Backlog(100, clock=clock)
+    with backlog.reserve(90) as resumed:
+        clock.now += 1
+        resumed.advance(80, computed=False)
+        clock.now += 4
+        resumed.advance(10)
+    assert backlog.speed == pytest.approx(2, rel=0.1)
+
+
+def test_recordings_wait_in_the_order_in_which_they_came() -> None:
+    admitted: list[str] = []
+
+    async def waits(backlog: Backlog, name: str, seconds: float) -> None:
+        with await backlog.wait(seconds):
+            admitted.append(name)
+            await asyncio.sleep(0)
+
+    async def scenario() -> None:
+        backlog = Backlog(100)
+        with backlog.reserve(90) as running:
+            waiting = [
+                asyncio.create_task(waits(backlog, name, seconds))
+                for name, seconds in (("long", 500), ("short", 5), ("shorter", 1))
+            ]
+            await asyncio.sleep(0)
+            assert backlog.must_wait(1)
+            running.advance(60)
+            await asyncio.sleep(0)
+            assert admitted == []  # there is room for the short ones, but they came later
+        await asyncio.gather(*waiting)
+        assert admitted == ["long", "short", "shorter"]
+        assert backlog.seconds == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_waiting_recording_is_passed_up_to_its_own_length(clock: Clock) -> None:
+    async def scenario() -> None:
+        backlog = Backlog(100, clock=clock)
+        with backlog.reserve(50):
+            waiting = asyncio.create_task(backlog.wait(60))
+            await asyncio.sleep(0)
+            for _ in range(3):
+                with backlog.reserve(20):
+                    pass
+            assert refused(backlog, 20) == 30  # until the one that waits is in, and this one too
+        with await waiting, backlog.reserve(20):
+            assert backlog.seconds == 80
+
+    asyncio.run(scenario())
+
+
+def test_a_recording_that_waits_no_longer_lets_the_next_one_in() -> None:
+    async def scenario() -> None:
+        backlog = Backlog(100)
+        with backlog.reserve(50):
+            leaving = asyncio.create_task(backlog.wait(90))
+            staying = asyncio.create_task(backlog.wait(40))
+            await asyncio.sleep(0)
+            leaving.cancel()
+            with await staying:
+                assert backlog.seconds == 90
+        assert leaving.cancelled()
+
+    asyncio.run(scenario())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from whisperx_api_server.domain import (
     Word,
 )
 from whisperx_api_server.errors import Unavailable
-from whisperx_api_server.job_store import JobStore
+from whisperx_api_server.job_store import JobDirectoryError, JobStore, default_directory
 
 ID = "0123456789abcdef0123456789abcdef"
 
@@ -78,6 +79,59 @@ def test_nobody_else_on_the_machine_can_read_it(store: JobStore, tmp_path: Path)
 
     assert (tmp_path / "jobs").stat().st_mode & 0o777 == 0o700
     assert {path.stat().st_mode & 0o777 for path in (tmp_path / "jobs").iterdir()} == {0o600}
+
+
+def test_two_servers_never_share_a_directory(store: JobStore, tmp_path: Path) -> None:
+    second = JobStore(tmp_path / "jobs", max_age=100, max_count=3)
+    store.claim()
+    store.claim()
+
+    with pytest.raises(JobDirectoryError, match="JOBS__DIRECTORY: another server uses"):
+        second.claim()
+    store.release()
+    second.claim()
+
+
+def test_a_directory_of_another_user_is_refused(
+    store: JobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "jobs").mkdir()
+    os.chown(tmp_path / "jobs", 4321, -1) if os.getuid() == 0 else None
+    monkeypatch.setattr(os, "getuid", lambda: 1234)
+
+    with pytest.raises(JobDirectoryError, match="JOBS__DIRECTORY: other users can write"):
+        store.claim()
+
+
+def test_a_directory_that_others_can_write_to_is_refused(
+    store: JobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs").chmod(0o777)
+    if os.getuid() == 0:
+        os.chown(tmp_path / "jobs", 4321, -1)
+        monkeypatch.setattr(os, "getuid", lambda: 4321)
+
+    with pytest.raises(JobDirectoryError, match="other users can write"):
+        store.claim()
+
+
+def test_a_directory_that_cannot_be_made_refuses_jobs_and_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+
+    JobStore(tmp_path / "file" / "jobs", max_age=1, max_count=1).claim()
+
+    assert "jobs cannot be kept in JOBS__DIRECTORY" in caplog.text
+
+
+def test_servers_of_a_user_have_a_default_directory_per_port(tmp_path: Path) -> None:
+    state = {"XDG_STATE_HOME": str(tmp_path)}
+
+    assert default_directory(state, 8000) == tmp_path / "whisperx-api-server" / "jobs-8000"
+    assert default_directory(state, 9000) != default_directory(state, 8000)
+    assert default_directory({"XDG_STATE_HOME": "relative"}, 1).is_relative_to(Path.home())
 
 
 def test_a_job_is_replaced_and_deleted(store: JobStore, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -13,16 +14,18 @@ import pytest
 from live import until
 from receiver import Receiver
 from whisperx_api_server import jobs
+from whisperx_api_server.backlog import Backlog
 from whisperx_api_server.domain import (
     Job,
     OutputOptions,
+    StageTimes,
     Transcript,
     TranscriptionRequest,
     UploadedFile,
     WindowTranscript,
 )
 from whisperx_api_server.errors import Conflict, NotFound, Overloaded, Unavailable
-from whisperx_api_server.job_store import JobStore
+from whisperx_api_server.job_store import JobDirectoryError, JobStore
 from whisperx_api_server.jobs import LocalService
 from whisperx_api_server.pipeline import Pipeline
 from whisperx_api_server.stages import Checkpoint, Observer
@@ -42,7 +45,12 @@ class ScriptedPipeline:
         self.work = work
 
     async def run(
-        self, request: TranscriptionRequest, observer: Observer, checkpoint: Checkpoint
+        self,
+        request: TranscriptionRequest,
+        observer: Observer,
+        checkpoint: Checkpoint,
+        *,
+        waits: bool,
     ) -> Transcript:
         await self.work(observer)
         return TRANSCRIPT
@@ -82,14 +90,16 @@ class Place:
         store: type[JobStore] = JobStore,
         max_age: float = 1000,
         back_off: float = 0.01,
+        secret: str | None = "secret",
     ) -> AsyncIterator[LocalService]:
         policy = UrlPolicy(allow_private_hosts=True, timeout=5)
         uploads = UploadStore(workdir=self.directory, max_bytes=1)
         made = LocalService(
             cast("Pipeline", ScriptedPipeline(work)),
+            backlog=Backlog(1e9),
             store=store(self.directory / "jobs", max_age=max_age, max_count=10),
             webhooks=Webhooks(
-                UrlFetcher(policy, uploads=uploads), secret="secret", back_off=(back_off,)
+                UrlFetcher(policy, uploads=uploads), secret=secret, back_off=(back_off,)
             ),
             retry_window=600,
         )
@@ -339,6 +349,91 @@ def test_an_undelivered_event_is_delivered_after_a_restart(place: Place) -> None
     first, second = receiver.deliveries
     assert first.body == second.body
     assert first.headers["webhook-id"] == second.headers["webhook-id"]
+
+
+def test_the_stages_of_an_interrupted_job_have_ended(place: Place) -> None:
+    store = JobStore(place.directory / "jobs", max_age=1, max_count=1)
+    stages = (StageTimes(name="open", started_at=1.0),)
+    store.save(Job(id=ID, client="ann", state="running", submitted_at=1.0, stages=stages))
+
+    async def scenario() -> None:
+        async with place.service() as service:
+            job = service.job(ID, "ann")
+            assert job.state == "failed"
+            assert [stage.finished_at for stage in job.stages] == [job.finished_at]
+
+    asyncio.run(scenario())
+
+
+def test_an_event_whose_secret_was_removed_is_not_sent(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario(url: str) -> None:
+        async with place.service(forever) as service:
+            await place.submit(service, callback_url=url)
+            await until(lambda: service.job(ID, "ann").state == "running")
+        async with place.service(secret=None):
+            await until(lambda: "WEBHOOK_SECRET is not set" in caplog.text)
+
+    with Receiver() as receiver:
+        asyncio.run(scenario(receiver.url))
+    assert receiver.deliveries == []
+
+
+def test_a_second_service_leaves_the_jobs_of_the_first_alone(place: Place) -> None:
+    async def scenario() -> None:
+        async with place.service(forever) as first:
+            await place.submit(first)
+            await until(lambda: first.job(ID, "ann").state == "running")
+            with pytest.raises(JobDirectoryError):
+                async with place.service():
+                    pass
+            assert first.job(ID, "ann").state == "running"
+
+    asyncio.run(scenario())
+
+
+def test_a_job_that_waits_for_room_is_queued(place: Place) -> None:
+    async def waits(observer: Observer) -> None:
+        observer.stage("open")
+        observer.stage("wait")
+        await asyncio.Event().wait()
+
+    async def scenario() -> None:
+        async with place.service(waits) as service:
+            await place.submit(service)
+            await until(lambda: len(service.job(ID, "ann").stages) == 2)
+            assert service.job(ID, "ann").state == "queued"
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("reached", "eta"), [(1.0, 30.0), (3.0, 10 / 3)])
+def test_the_time_left_follows_from_the_speed_so_far(
+    place: Place, monkeypatch: pytest.MonkeyPatch, reached: float, eta: float
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "time", lambda: now)
+
+    async def transcribes(observer: Observer) -> None:
+        nonlocal now
+        observer.opened(4.0)
+        now += 5.0
+        observer.stage("transcribe")
+        now += 10.0
+        observer.heard(
+            WindowTranscript(window_index=0, language="en", language_probability=1.0, segments=()),
+            reached,
+        )
+        await asyncio.Event().wait()
+
+    async def scenario() -> None:
+        async with place.service(transcribes) as service:
+            await place.submit(service)
+            await until(lambda: service.job(ID, "ann").eta is not None)
+            assert service.job(ID, "ann").eta == pytest.approx(eta)
+
+    asyncio.run(scenario())
 
 
 def test_a_shutdown_waits_for_jobs(place: Place) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from live import until
 from pipeline_world import RECORDINGS, Diarizer, VoiceDetector, World, known_as, play, sentences
 from whisperx_api_server import pipeline, runs, scheduler
 from whisperx_api_server.backends.fake import say
@@ -232,6 +233,42 @@ def test_beyond_the_bound_nothing_is_even_decoded() -> None:
         assert await world.text("german") == "rot tür."
 
     play(scene, limit=5)
+
+
+def test_a_run_that_waits_for_room_is_decoded_once_and_in_turn() -> None:
+    done: list[str] = []
+    watching: list[Stages] = []
+
+    class Stages(Observer):
+        def __init__(self) -> None:
+            self.seen: list[str] = []
+
+        def stage(self, name: str) -> None:
+            self.seen.append(name)
+
+    async def scene(world: World) -> None:
+        async def waits(name: str) -> None:
+            watching.append(stages := Stages())
+            await world.pipeline.run(world.request(name), stages, waits=True)
+            assert stages.seen == ["open", "wait", "transcribe", "finish"]
+            done.append(name)
+
+        world.hold.stage = "transcribe"
+        first = asyncio.create_task(world.text("english"))
+        assert await asyncio.to_thread(world.hold.entered.wait, 10)
+        waiting = []
+        for name in ("french", "german"):
+            waiting.append(asyncio.create_task(waits(name)))
+            await until(
+                lambda: len(watching) == len(waiting) and watching[-1].seen[-1:] == ["wait"]
+            )
+        world.hold.go.set()
+        await asyncio.gather(first, *waiting)
+        assert done == ["french", "german"]
+        assert world.clips.opened == 3
+        world.assert_nothing_left()
+
+    play(scene, limit=5, timeout=30)
 
 
 @pytest.mark.parametrize(

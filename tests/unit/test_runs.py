@@ -37,7 +37,12 @@ class ScriptedPipeline:
         self.begun = 0
 
     async def run(
-        self, request: TranscriptionRequest, observer: Observer, checkpoint: Checkpoint
+        self,
+        request: TranscriptionRequest,
+        observer: Observer,
+        checkpoint: Checkpoint,
+        *,
+        waits: bool,
     ) -> Transcript:
         self.begun += 1
         await self.work(request, observer, checkpoint)

@@ -95,6 +95,13 @@ def test_without_a_secret_nothing_is_promised(make: Make) -> None:
         asyncio.run(make(secret=None).check("https://93.184.215.14/done"))
 
 
+def test_nothing_is_sent_unsigned(make: Make) -> None:
+    with Receiver() as receiver, pytest.raises(NotConfigured):
+        asyncio.run(make(secret=None).deliver(receiver.url, "evt_1", EVENT))
+
+    assert receiver.deliveries == []
+
+
 @pytest.mark.parametrize("secret", ["whsec_", "whsec_???", "whsec_YWJ"])
 def test_a_secret_that_receivers_cannot_decode_stops_the_start(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, secret: str

@@ -27,14 +27,18 @@ def serve(
     """
     from ..config import ConfigurationError, load_settings
     from ..errors import ServiceError
+    from ..job_store import JobDirectoryError
     from ..keys import KeyFileError
     from ..main import create_app
     from ..serving import Server
+    from ..telemetry import configure_logging
 
     try:
         settings = load_settings()
-        application = create_app(settings)
-    except (ConfigurationError, KeyFileError, ServiceError) as error:
+        configure_logging(settings.log_level)
+        application = create_app(settings, port=port)
+        application.state.job_store.claim()
+    except (ConfigurationError, JobDirectoryError, KeyFileError, ServiceError) as error:
         fail(str(error), USAGE)
     server = Server(application, host=host, port=port, grace=settings.shutdown_grace)
     server.run()

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 
-from ..domain import Granularity, Job, OutputFormat, OutputOptions, Transcript
+from ..domain import Granularity, Job, OutputFormat, OutputOptions
 from ..errors import UnservableCombination
 from ..formats import render
 from ..job_view import job_object
@@ -45,15 +45,16 @@ async def result(
     highlight_words: bool | None = None,
 ) -> Response:
     """The transcript, in the format asked for at the submission or in any other."""
+    job = services.service.job(request_id, client)
     transcript = await services.service.result(request_id, client)
-    asked = services.service.job(request_id, client).output
+    asked = job.output
     output = OutputOptions(
         format=response_format or asked.format,
         granularities=frozenset(timestamp_granularities or asked.granularities),
         highlight_words=asked.highlight_words if highlight_words is None else highlight_words,
         logprobs=asked.logprobs,
     )
-    _check(transcript, output)
+    _check(job, output)
     rendered = await asyncio.to_thread(render, transcript, output)
     return Response(rendered.body, media_type=rendered.media_type)
 
@@ -66,20 +67,19 @@ async def cancel(request_id: str, services: ServicesDep, client: ClientDep) -> d
     return {**job_object(job), "deleted": ended}
 
 
-def _check(transcript: Transcript, output: OutputOptions) -> None:
-    """See whether the job found out what the format shows; it is not run again for that.
+def _check(job: Job, output: OutputOptions) -> None:
+    """See whether the job was asked for what the format shows; it is not run again for that.
 
     Raises:
-        UnservableCombination: it was submitted without.
+        UnservableCombination: it was not.
     """
-    segments = transcript.segments
-    if output.format == "diarized_json" and segments and not any(s.speaker for s in segments):
+    if output.format == "diarized_json" and not job.diarize:
         raise UnservableCombination(
             "the job has no speakers: submit it with diarize=true", param="response_format"
         )
-    if "word" in output.granularities and any(s.words is None for s in segments):
+    if "word" in output.granularities and not job.words:
         raise UnservableCombination(
-            "the job has no word times: submit it with align=true",
+            "the job has no word times: submit it without align=false",
             param="timestamp_granularities[]",
         )
 

@@ -127,7 +127,7 @@ async def answer_files(
 )
 async def transcribe(request: Request, services: ServicesDep, client: ClientDep) -> Response:
     """One file's words, as Reflector's first GPU server gave them."""
-    services.service.check_open()
+    services.service.admit()
     async with read_form(request, services.uploads, max_bytes=services.max_upload_bytes) as form:
         fields = parse_form(TranscriptionForm, form)
         _check_shape(fields)
@@ -145,7 +145,7 @@ async def transcribe(request: Request, services: ServicesDep, client: ClientDep)
 )
 async def transcribe_url(request: Request, services: ServicesDep, client: ClientDep) -> Response:
     """The words of a recording that is fetched, `timestamp_offset` added to their times."""
-    services.service.check_open()
+    services.service.admit()
     body = _checked(FromUrl, await _read_json(request))
     source = RemoteUrl(url=body.audio_file_url, param=URL_PARAM)
     fields = TranscriptionForm(model=body.model, language=body.language)
@@ -240,7 +240,7 @@ async def diarize(
     timestamp: Annotated[float, Query(ge=0, le=MAX_OFFSET, allow_inf_nan=False)] = 0.0,
 ) -> Response:
     """Who speaks when in a recording, by URL or uploaded; `timestamp` is added to every time."""
-    services.service.check_open()
+    services.service.admit()
     async with AsyncExitStack() as stack:
         form = Form()
         if (
