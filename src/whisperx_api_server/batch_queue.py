@@ -1,15 +1,15 @@
-"""Which waiting work goes into the next batch: fair, bounded, and pure (no threads, no clock).
+"""The waiting entries and the batches they form: fair, bounded, pure (no threads, no clock).
 
 Entries wait by client, then by request. A batch is begun by the request whose turn it is and
-filled in rounds, one entry a request and round, so that a request with one window gets in beside
-one with a thousand. Rounds after the first are *bulk*: they are bounded by a share that the
-caller lowers while several requests compete, since what bulk adds to a batch, a newcomer waits for.
+filled in rounds, one entry per request and round, so that a request with one window gets in beside
+one with a thousand. Rounds after the first can be limited for each request (`share`), since every
+further entry makes the batch longer for all others.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -20,16 +20,19 @@ P = TypeVar("P")
 class Entry(Generic[P]):
     """One unit of work.
 
-    `key`: only entries with equal keys share a batch. `cost` is in padded seconds. `max_batch`
-    is the largest batch that this entry may be part of.
+    Only entries with equal `work` and `key` share a batch. `max_batch` is the largest batch that
+    this entry may be part of, None for no limit of its own. `watched`: somebody reads each result
+    as soon as it is there.
     """
 
     client: str
     request_id: str
     payload: P
+    work: Hashable = None
     key: Hashable = None
-    cost: float = 1.0
-    max_batch: int = 1_000_000
+    padded_seconds: float = 1.0
+    max_batch: int | None = None
+    watched: bool = False
 
 
 class BatchQueue(Generic[P]):
@@ -43,79 +46,71 @@ class BatchQueue(Generic[P]):
         # Both levels in order of turn: the first has waited longest since it was last served.
         self._clients: OrderedDict[str, OrderedDict[str, deque[Entry[P]]]] = OrderedDict()
         self._count = 0
-        self._cost = 0.0
 
     def __len__(self) -> int:
         return self._count
 
     @property
-    def cost(self) -> float:
-        """The sum of the waiting entries' costs."""
-        return self._cost if self._count else 0.0
-
-    @property
     def requests(self) -> int:
-        """How many requests have something waiting."""
+        """How many requests have entries waiting."""
         return sum(len(requests) for requests in self._clients.values())
-
-    def waiting(self, request_id: str) -> int:
-        """How many entries of one request wait."""
-        return sum(len(requests.get(request_id, ())) for requests in self._clients.values())
 
     def add(self, entry: Entry[P]) -> None:
         """Put an entry behind the others of its request; a new request comes last in turn."""
         requests = self._clients.setdefault(entry.client, OrderedDict())
         requests.setdefault(entry.request_id, deque()).append(entry)
         self._count += 1
-        self._cost += entry.cost
 
     def cancel(self, request_id: str) -> list[Entry[P]]:
-        """Take out all that waits for a request, and return it."""
+        """Remove and return all entries of a request."""
         removed: list[Entry[P]] = []
         for client in list(self._clients):
             requests = self._clients[client]
             removed.extend(requests.pop(request_id, ()))
             if not requests:
                 del self._clients[client]
-        self._forget(removed)
+        self._count -= len(removed)
         return removed
 
-    def take(self, max_batch: int, max_cost: float, bulk: int = 1_000_000) -> list[Entry[P]]:
-        """Take the next batch: at most `max_batch` entries of one key and `max_cost` together.
+    def take(
+        self,
+        max_batch: int,
+        max_padded_seconds: float | None = None,
+        share: Callable[[Entry[P]], int] | None = None,
+    ) -> list[Entry[P]]:
+        """Take the next batch: at most `max_batch` entries of one work and key.
 
-        The cost of a batch is that of its dearest entry times its size, for shorter ones are
-        padded. The first entry is taken whatever it costs. `bulk` is the size from which on a
-        request that is in the batch already gets no further entry into it.
+        The padded seconds of a batch are those of its longest entry times its size; the first
+        entry is taken however long it is. `share(entry)` is the size of batch from which on the
+        entry does not join if its request is in the batch already.
         """
         batch: list[Entry[P]] = []
         served: set[str] = set()
+
+        def may_join(entry: Entry[P]) -> bool:
+            if entry.request_id in served and share is not None and len(batch) >= share(entry):
+                return False
+            return _fits(entry, batch, max_padded_seconds)
+
         progress = True
-        while progress and len(batch) < max_batch:
+        while progress:
             progress = False
             for client in list(self._clients):
-                entry = self._pick(client, batch, served, max_batch, max_cost, bulk)
+                if len(batch) == max_batch:
+                    break
+                entry = self._pick(client, may_join)
                 if entry is not None:
                     batch.append(entry)
                     served.add(entry.request_id)
                     progress = True
-        self._forget(batch)
+        self._count -= len(batch)
         return batch
 
-    def _pick(
-        self,
-        client: str,
-        batch: list[Entry[P]],
-        served: set[str],
-        max_batch: int,
-        max_cost: float,
-        bulk: int,
-    ) -> Entry[P] | None:
+    def _pick(self, client: str, may_join: Callable[[Entry[P]], bool]) -> Entry[P] | None:
         """The client's next entry that may join the batch; client and request go last in turn."""
         requests = self._clients[client]
         for request_id, queue in requests.items():
-            if request_id in served and len(batch) >= bulk:
-                continue
-            if not _fits(queue[0], batch, max_batch, max_cost):
+            if not may_join(queue[0]):
                 continue
             entry = queue.popleft()
             requests.move_to_end(request_id)
@@ -139,7 +134,7 @@ class BatchQueue(Generic[P]):
         return order[:count]
 
     def drain(self) -> list[Entry[P]]:
-        """Take out everything."""
+        """Remove and return all entries."""
         removed = [
             entry
             for requests in self._clients.values()
@@ -147,20 +142,19 @@ class BatchQueue(Generic[P]):
             for entry in queue
         ]
         self._clients.clear()
-        self._forget(removed)
+        self._count = 0
         return removed
 
-    def _forget(self, entries: list[Entry[P]]) -> None:
-        self._count -= len(entries)
-        self._cost -= sum(entry.cost for entry in entries)
 
-
-def _fits(entry: Entry[P], batch: list[Entry[P]], max_batch: int, max_cost: float) -> bool:
+def _fits(entry: Entry[P], batch: list[Entry[P]], max_padded_seconds: float | None) -> bool:
+    """Whether an entry may join a batch by its kind, the entries' own limits and the padding."""
     if not batch:
         return True
+    if (entry.work, entry.key) != (batch[0].work, batch[0].key):
+        return False
     size = len(batch) + 1
-    return (
-        entry.key == batch[0].key
-        and size <= min(max_batch, entry.max_batch, *(other.max_batch for other in batch))
-        and size * max(entry.cost, *(other.cost for other in batch)) <= max_cost
-    )
+    together = [entry, *batch]
+    if any(each.max_batch is not None and size > each.max_batch for each in together):
+        return False
+    longest = max(each.padded_seconds for each in together)
+    return max_padded_seconds is None or size * longest <= max_padded_seconds

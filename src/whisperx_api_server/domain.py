@@ -165,7 +165,8 @@ class TranscriptionRequest:
 
     `client` is the name behind the API key: the scheduler is fair over clients, then requests.
     `batch_size` bounds the batches that this request's windows may join; `chunk_size` is the
-    longest window in seconds. None is the configured value.
+    longest window in seconds. None is the configured value. `watched`: each window is shown to
+    somebody as soon as it is done; it changes when results come, not which.
     """
 
     id: str
@@ -178,6 +179,7 @@ class TranscriptionRequest:
     vad: VadOptions = field(default_factory=VadOptions)
     batch_size: int | None = None
     chunk_size: float | None = None
+    watched: bool = field(default=False, compare=False)
 
 
 OutputFormat = Literal[

@@ -169,6 +169,7 @@ class LocalService:
     ) -> AsyncGenerator[RunEvent, None]:
         """The events of the request's run, as they happen. Closing it withdraws the request."""
         with self.accepted():
+            request = replace(request, watched=True)
             identity = self._runs.identity(request)
             async with (
                 self._runs.join(request, identity, retry=retry) as run,

@@ -1,7 +1,7 @@
-"""The only model cache: models load once, stay while they are used, and go when idle too long.
+"""The only model cache: models load once, stay while they are used, and are evicted when idle.
 
-A loaded model is a `Lane`. Whoever uses one holds a lease; a model with leases is never unloaded.
-Used on the event loop only.
+A loaded model is a `Lane`. Its users hold leases; a model with leases is never unloaded. Used on
+the event loop only.
 """
 
 from __future__ import annotations
@@ -11,17 +11,19 @@ import logging
 import resource
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from .backends import ModelKey, load_model
+from .backends import ModelKey, free_device_memory, import_vendors, load_model
 from .backends.base import Stage
-from .errors import Conflict, ModelUnavailable, ServiceError
-from .gate import Gate
-from .scheduler import Lane, LaneLimits
+from .batch_policy import BatchLimits
+from .errors import Conflict, InsufficientMemory, ModelUnavailable, ServiceError
+from .fair_semaphore import FairSemaphore
+from .scheduler import Lane
+from .tracebacks import release_frames
 
 logger = logging.getLogger(__name__)
 
@@ -39,13 +41,15 @@ class PoolPolicy:
     """`ttl` in seconds, negative never unloads; `memory_bytes` 0 is no budget.
 
     `concurrent_per_device` models compute on one device at a time; `max_wait` is how many seconds
-    an idle lane waits for company.
+    an idle lane waits for more entries. A model that is unloaded has `close_timeout` seconds for
+    its last batch before a request that needs it anew is refused.
     """
 
     ttl: float = 300.0
     memory_bytes: int = 0
     concurrent_per_device: int = 2
     max_wait: float = 0.004
+    close_timeout: float = 30.0
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -58,6 +62,10 @@ class _Loaded:
     @property
     def ready(self) -> bool:
         return self.lane.loaded.done() and not self.lane.closed
+
+    @property
+    def device(self) -> tuple[str, int]:
+        return self.key.spec.device, self.key.spec.device_index
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,24 +81,25 @@ class ModelStatus:
 
 
 class ModelPool:
-    """Leases models by key, loading what is missing and unloading what nobody uses."""
+    """Leases models by key, loading what is missing and unloading what is idle."""
 
     def __init__(
         self,
         policy: PoolPolicy,
         *,
         load: Callable[[ModelKey], object] = load_model,
+        import_vendors: Callable[[ModelKey], None] = import_vendors,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._policy = policy
         self._load = load
+        self._import_vendors = import_vendors
         self._clock = clock
         self._models: dict[ModelKey, _Loaded] = {}
         self._sizes: dict[ModelKey, int] = {}
-        self._gates: dict[tuple[str, int], Gate] = {}
-        self._closing: dict[ModelKey, asyncio.Task[None]] = {}
-        self._first_load = threading.Lock()
-        self._known: set[tuple[str, Stage]] = set()
+        self._devices: dict[tuple[str, int], FairSemaphore] = {}
+        self._closing: dict[ModelKey, asyncio.Future[None]] = {}
+        self._importing = threading.Lock()
 
     @asynccontextmanager
     async def lease(self, key: ModelKey) -> AsyncIterator[Lane[Any]]:
@@ -100,8 +109,12 @@ class ModelPool:
             ServiceError: why it cannot be loaded. A failed load is forgotten: the next try loads.
         """
         while (closing := self._closing.get(key)) is not None:
-            # Loaded beside the one that goes, it might not fit.
-            await asyncio.wait([closing])
+            # Two of the same model might not fit into memory.
+            if not await self._ends_in_time([closing]):
+                raise ModelUnavailable(
+                    "the model is being unloaded and its last batch does not end; try again later",
+                    retry_after=self._policy.close_timeout,
+                )
         entry = self._models.get(key)
         if entry is None or entry.lane.closed:
             entry = self._models[key] = self._begin(key)
@@ -125,14 +138,17 @@ class ModelPool:
         """Unload a model; False if it is not loaded.
 
         Raises:
-            Conflict: it is in use.
+            Conflict: it is in use, is still loading, or does not end its last batch.
         """
         entry = self._models.get(key)
         if entry is None:
             return False
         if entry.leases:
             raise Conflict(f"the model is in use by {entry.leases} request(s); try again later")
-        await self._close(entry)
+        if not entry.ready:
+            raise Conflict("the model is still loading; try again when it is loaded")
+        if not await self._ends_in_time([self._begin_close(entry)]):
+            raise Conflict("the model still computes; it is unloaded when its last batch ends")
         return True
 
     def statuses(self) -> list[ModelStatus]:
@@ -150,11 +166,11 @@ class ModelPool:
         ]
 
     def cancel(self, request_id: str) -> int:
-        """Drop whatever waits for a request on any lane; how many entries were dropped."""
+        """Drop a request's waiting entries on all lanes; how many."""
         return sum(entry.lane.cancel(request_id) for entry in self._models.values())
 
-    async def sweep(self) -> None:
-        """Unload what has been idle for longer than the time to live."""
+    def sweep(self) -> None:
+        """Begin to unload the models that have been idle for longer than the time to live."""
         oldest = self._clock() - self._policy.ttl
         for entry in list(self._models.values()):
             if entry.leases:
@@ -162,34 +178,35 @@ class ModelPool:
             self._forget_dead(entry)
             if self._policy.ttl >= 0 and entry.ready and entry.last_used < oldest:
                 logger.info("unloading %s: idle", entry.key)
-                await self._close(entry)
+                self._begin_close(entry)
 
     async def sweep_forever(self, interval: float = 5.0) -> None:
         """`sweep` every few seconds, until cancelled."""
         while True:
             await asyncio.sleep(interval)
-            await self.sweep()
+            self.sweep()
 
     async def close(self, patience: float | None = None) -> None:
         """Unload everything, in use or not; what does not end within `patience` seconds stays."""
         for entry in list(self._models.values()):
-            self._begin_close(entry, patience)
+            self._begin_close(entry)
         if self._closing:
-            await asyncio.wait(self._closing.values())
+            await asyncio.wait(self._closing.values(), timeout=patience)
 
     def _begin(self, key: ModelKey) -> _Loaded:
         device = (key.spec.device, key.spec.device_index)
-        gate = self._gates.setdefault(device, Gate(self._policy.concurrent_per_device))
+        loop = asyncio.get_running_loop()
         logger.info("loading %s on %s", key, key.spec.device)
         lane = Lane(
             str(key),
-            lambda: self._load_measured(key),
+            lambda: self._load_measured(key, loop),
             limits=lambda model: self._limits(key.stage, model),
-            gate=gate,
+            device=self._devices.setdefault(
+                device, FairSemaphore(self._policy.concurrent_per_device)
+            ),
         )
         entry = _Loaded(key=key, lane=lane, last_used=self._clock())
-        # Not left to those who wait for it: they may all be gone when it is there.
-        loop = asyncio.get_running_loop()
+        # Not left to the requests that wait for it: all may have been cancelled by then.
         lane.loaded.add_done_callback(
             lambda loaded: loop.call_soon_threadsafe(self._load_ended, entry, loaded.exception())
         )
@@ -207,11 +224,11 @@ class ModelPool:
         if entry.lane.closed and self._models.get(entry.key) is entry:
             del self._models[entry.key]
 
-    def _load_measured(self, key: ModelKey) -> object:
+    def _load_measured(self, key: ModelKey, loop: asyncio.AbstractEventLoop) -> object:
         """Load on the lane's thread; what the process grew by meanwhile is the model's size."""
         before = _resident_bytes()
         try:
-            model = self._load_in_turn(key)
+            model = self._load_or_evict(key, loop)
         except ServiceError:
             raise
         except Exception as error:
@@ -223,36 +240,56 @@ class ModelPool:
         self._sizes[key] = max(self._sizes.get(key, 0), _resident_bytes() - before)
         return model
 
-    def _load_in_turn(self, key: ModelKey) -> object:
-        """Load; the first model of each backend and stage while no other such load is under way.
+    def _load_or_evict(self, key: ModelKey, loop: asyncio.AbstractEventLoop) -> object:
+        """Load; where memory does not suffice, once more after the device's idle models are gone.
 
-        It imports the vendors' packages. Those import one another, and Python fails on such a
-        circle when two threads enter it at different places, at worst for good: what was half
-        imported stays so.
+        Vendors' packages import one another, and Python fails on such a circle when two threads
+        enter it at different places, at worst for good. So they are imported by one thread at a
+        time; the download and the load itself may take minutes and run side by side.
         """
-        place = (key.backend, key.stage)
-        if place in self._known:
+        with self._importing:
+            self._import_vendors(key)
+        try:
             return self._load(key)
-        with self._first_load:
-            model = self._load(key)
-        self._known.add(place)
-        return model
+        except InsufficientMemory as error:
+            release_frames(error)  # they hold what was loaded of the model
+            evicted = asyncio.run_coroutine_threadsafe(self._evict_idle(key), loop)
+            if not evicted.result():
+                raise
+        logger.info("loading %s again: idle models were unloaded", key)
+        free_device_memory()
+        return self._load(key)
 
-    def _limits(self, stage: Stage, model: Any) -> LaneLimits:
+    async def _evict_idle(self, key: ModelKey) -> bool:
+        """Unload the idle models of the device that a model needs; whether memory was freed."""
+        device = (key.spec.device, key.spec.device_index)
+        idle = [
+            entry
+            for entry in self._models.values()
+            if entry.device == device and entry.ready and not entry.leases
+        ]
+        closing = [self._begin_close(entry) for entry in idle]
+        return bool(closing) and await self._ends_in_time(closing)
+
+    def _limits(self, stage: Stage, model: Any) -> BatchLimits:
         wait = self._policy.max_wait
         if stage == "transcription":
             batch = model.capabilities.max_batch
-            return LaneLimits(
-                max_batch=batch, max_cost=batch * model.capabilities.max_window, max_wait=wait
+            return BatchLimits(
+                max_batch=batch,
+                max_padded_seconds=batch * model.capabilities.max_window,
+                max_wait=wait,
             )
         if stage == "alignment":
-            return LaneLimits(max_batch=ALIGN_BATCH, max_cost=ALIGN_BATCH * 30.0, max_wait=wait)
+            return BatchLimits(
+                max_batch=ALIGN_BATCH, max_padded_seconds=ALIGN_BATCH * 30.0, max_wait=wait
+            )
         if stage == "translation":
-            return LaneLimits(max_batch=TRANSLATION_BATCH, max_wait=wait)
-        return LaneLimits()
+            return BatchLimits(max_batch=TRANSLATION_BATCH, max_wait=wait)
+        return BatchLimits()
 
     def _make_room(self, keep: _Loaded) -> None:
-        """Let the least recently used idle models go until the rest fits the memory budget."""
+        """Unload the least recently used idle models until the rest fits the memory budget."""
         budget = self._policy.memory_bytes
         if not budget:
             return
@@ -265,16 +302,17 @@ class ModelPool:
                 used -= self._sizes.get(entry.key, 0)
                 self._begin_close(entry)
 
-    def _begin_close(self, entry: _Loaded, patience: float | None = None) -> asyncio.Task[None]:
-        """Close a model's lane beside all else; until it is done nobody loads that model again."""
+    def _begin_close(self, entry: _Loaded) -> asyncio.Future[None]:
+        """Close a model's lane beside all else; until it is done the model is not loaded again."""
         del self._models[entry.key]
-        task = asyncio.create_task(asyncio.to_thread(entry.lane.close, patience))
-        self._closing[entry.key] = task
-        task.add_done_callback(lambda _: self._closing.pop(entry.key))
-        return task
+        closing = self._closing[entry.key] = asyncio.wrap_future(entry.lane.close())
+        closing.add_done_callback(lambda _: self._closing.pop(entry.key))
+        return closing
 
-    async def _close(self, entry: _Loaded) -> None:
-        await asyncio.wait([self._begin_close(entry)])
+    async def _ends_in_time(self, closing: Collection[asyncio.Future[None]]) -> bool:
+        """Wait until models are closed, at most for the policy's `close_timeout`."""
+        _, pending = await asyncio.wait(closing, timeout=self._policy.close_timeout)
+        return not pending
 
 
 async def until_loaded(lane: Lane[Any]) -> None:

@@ -25,8 +25,9 @@ from .domain import (
 )
 from .errors import InvalidRequest
 from .model_pool import ModelPool, until_loaded
-from .scheduler import Lane, Work
+from .scheduler import Lane
 from .word_times import keep_in_speech
+from .work import Work
 
 M = TypeVar("M")
 P = TypeVar("P")
@@ -73,9 +74,9 @@ class _Leased(Generic[M]):
     request: TranscriptionRequest
 
     async def submit(
-        self, work: Work[M, P, R], payload: P, *, key: Hashable = None, cost: float = 1.0
+        self, work: Work[M, P, R], payload: P, *, key: Hashable = None, padded_seconds: float = 1.0
     ) -> R:
-        """Wait for one payload's turn on the lane, and for its result; `cost` in padded seconds."""
+        """Wait for one payload's turn on the lane, and for its result."""
         await until_loaded(self.lane)  # it may be loaded again, its thread having died meanwhile
         return await asyncio.wrap_future(
             self.lane.submit(
@@ -84,8 +85,9 @@ class _Leased(Generic[M]):
                 client=self.request.client,
                 request_id=self.request.id,
                 key=key,
-                cost=cost,
-                max_batch=self.request.batch_size or 1_000_000,
+                padded_seconds=padded_seconds,
+                max_batch=self.request.batch_size,
+                watched=self.request.watched,
             )
         )
 
@@ -100,7 +102,9 @@ class Transcribing(_Leased[Transcriber]):
 
     async def detect_language(self, window: Window) -> Mapping[str, float]:
         """Probability of each language (ISO-639-1) in a window."""
-        return await self.submit(_DETECT_LANGUAGE, window, cost=self._cost(window))
+        return await self.submit(
+            _DETECT_LANGUAGE, window, padded_seconds=self._padded_seconds(window)
+        )
 
     async def transcribe(self, window: Window, options: DecodeOptions) -> WindowTranscript:
         """Decode one window, in a batch with those of others."""
@@ -108,10 +112,10 @@ class Transcribing(_Leased[Transcriber]):
             _TRANSCRIBE,
             _Decode(window=window, options=options),
             key=self.lane.model.batch_key(options),
-            cost=self._cost(window),
+            padded_seconds=self._padded_seconds(window),
         )
 
-    def _cost(self, window: Window) -> float:
+    def _padded_seconds(self, window: Window) -> float:
         return self.capabilities.padded_to or window.end - window.start
 
 
@@ -135,7 +139,7 @@ class Aligning(_Leased[Aligner]):
         item = AlignItem(
             segment=segment, samples=window.samples, offset=window.start, language=language
         )
-        aligned = await self.submit(_ALIGN, item, cost=segment.end - segment.start)
+        aligned = await self.submit(_ALIGN, item, padded_seconds=segment.end - segment.start)
         words = aligned.words and keep_in_speech(aligned.words, window.regions, anchor=0)
         return replace(aligned, words=words)
 
@@ -150,11 +154,11 @@ class Diarizing(_Leased[Diarizer]):
 
     async def diarize(self, clip: AudioClip, options: DiarizeOptions) -> Diarization:
         """Who spoke when in a whole clip."""
-        return await self.submit(_DIARIZE, (clip, options), cost=clip.duration)
+        return await self.submit(_DIARIZE, (clip, options), padded_seconds=clip.duration)
 
     async def embed(self, clip: AudioClip) -> tuple[float, ...] | None:
         """The voice in a clip as a vector; None where there is no speech."""
-        return await self.submit(_EMBED, clip, cost=clip.duration)
+        return await self.submit(_EMBED, clip, padded_seconds=clip.duration)
 
 
 class Engines:

@@ -23,8 +23,9 @@ from .domain import SPACELESS_LANGUAGES, GenerationOptions
 from .errors import InvalidRequest, ModelNotFound, Overloaded, Unavailable
 from .languages import parse_language
 from .model_pool import ModelPool
-from .scheduler import Lane, Work
+from .scheduler import Lane
 from .sentences import split_sentences
+from .work import Work
 
 PIECE = 500
 """Characters of one piece, except where a single sentence is longer."""

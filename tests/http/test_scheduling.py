@@ -294,6 +294,20 @@ def test_a_request_may_bound_its_own_batches(held: Unruly) -> None:
     assert ["blue.", "blue."] in after
 
 
+def test_a_stream_alone_flows_and_a_plain_request_has_whole_batches(
+    start: Callable[..., Unruly],
+) -> None:
+    unruly = start(UNRULY_SECONDS="0.5")
+    recording = windows_of("red", 5)
+    streamed = unruly.server.transcribe(recording, language="en", stream="true")
+    assert streamed.text.count('"transcript.text.delta"') == 5
+    stream = unruly.batches()
+    assert sum(len(batch) for batch in stream) == 5
+    assert max(len(batch) for batch in stream) <= 3
+    assert unruly.server.transcribe(recording, language="en").json()["text"] == "red. " * 4 + "red."
+    assert max(len(batch) for batch in unruly.batches()[len(stream) :]) > 3
+
+
 # -- leaving --------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ The test says through the environment which files the two sides talk by:
 - `UNRULY_LOG`: each load and each batch is written there, as a JSON line.
 - `UNRULY_GATE`: while that file is there, no batch ends.
 - `UNRULY_MEMORY`: more windows than that do not fit into memory.
+- `UNRULY_SECONDS`: how long each window of a batch takes.
 
 In a window in which POISON is said it raises, at KILLER it ends the thread.
 """
@@ -70,6 +71,7 @@ class UnrulyTranscriber(FakeTranscriber):
         gate = Path(os.environ.get("UNRULY_GATE", "/nonexistent"))
         while gate.exists():
             time.sleep(0.005)
+        time.sleep(float(os.environ.get("UNRULY_SECONDS", "0")) * len(windows))
         if len(windows) > int(os.environ.get("UNRULY_MEMORY", "1000")):
             raise InsufficientMemory("the batch does not fit into memory: send shorter audio")
         if any(KILLER in text for text in texts):

@@ -15,15 +15,15 @@ def entry(
     *,
     client: str = "a",
     key: str = "k",
-    cost: float = 1.0,
-    max_batch: int = 100,
+    padded_seconds: float = 1.0,
+    max_batch: int | None = None,
 ) -> Entry[int]:
     return Entry(
         client=client,
         request_id=request,
         payload=payload,
         key=key,
-        cost=cost,
+        padded_seconds=padded_seconds,
         max_batch=max_batch,
     )
 
@@ -41,14 +41,14 @@ def test_a_short_request_joins_the_next_batch_however_much_waits() -> None:
     queue: BatchQueue[int] = BatchQueue()
     fill(queue, "long", 1000)
     queue.add(entry("short"))
-    assert ids(queue.take(4, 1e9)) == [("long", 0), ("short", 0), ("long", 1), ("long", 2)]
+    assert ids(queue.take(4)) == [("long", 0), ("short", 0), ("long", 1), ("long", 2)]
 
 
 def test_requests_take_turns_across_batches() -> None:
     queue: BatchQueue[int] = BatchQueue()
     for name in "pqr":
         fill(queue, name, 3)
-    taken = [ids(queue.take(2, 1e9)) for _ in range(3)]
+    taken = [ids(queue.take(2)) for _ in range(3)]
     assert taken == [[("p", 0), ("q", 0)], [("r", 0), ("p", 1)], [("q", 1), ("r", 1)]]
 
 
@@ -57,36 +57,45 @@ def test_a_client_with_many_requests_gets_no_more_turns() -> None:
     for number in range(10):
         fill(queue, f"busy{number}", 2, client="busy")
     fill(queue, "calm", 4, client="calm")
-    clients = [e.client for _ in range(2) for e in queue.take(4, 1e9)]
+    clients = [e.client for _ in range(2) for e in queue.take(4)]
     assert clients.count("calm") == 4
 
 
-def test_bulk_bounds_what_one_request_adds_but_not_newcomers() -> None:
+def test_a_share_limits_what_one_request_adds_but_not_new_requests() -> None:
     queue: BatchQueue[int] = BatchQueue()
     fill(queue, "long", 10)
-    assert len(queue.take(8, 1e9, bulk=2)) == 2
+    assert len(queue.take(8, share=lambda _: 2)) == 2
     for name in "pqr":
         queue.add(entry(name))
-    assert sorted(e.request_id for e in queue.take(8, 1e9, bulk=2)) == ["long", "p", "q", "r"]
+    batch = queue.take(8, share=lambda _: 2)
+    assert sorted(e.request_id for e in batch) == ["long", "p", "q", "r"]
+
+
+def test_a_share_of_one_request_is_not_that_of_another() -> None:
+    queue: BatchQueue[int] = BatchQueue()
+    fill(queue, "small", 10)
+    fill(queue, "large", 10)
+    batch = queue.take(8, share=lambda e: 2 if e.request_id == "small" else 8)
+    assert [e.request_id for e in batch].count("small") == 1
 
 
 def test_only_one_key_shares_a_batch_and_the_other_comes_next() -> None:
     queue: BatchQueue[int] = BatchQueue()
     fill(queue, "p", 2, key="x")
     fill(queue, "q", 2, key="y")
-    assert ids(queue.take(8, 1e9)) == [("p", 0), ("p", 1)]
-    assert ids(queue.take(8, 1e9)) == [("q", 0), ("q", 1)]
+    assert ids(queue.take(8)) == [("p", 0), ("p", 1)]
+    assert ids(queue.take(8)) == [("q", 0), ("q", 1)]
 
 
-def test_cost_counts_padding() -> None:
+def test_a_batch_counts_its_padding() -> None:
     queue: BatchQueue[int] = BatchQueue()
-    queue.add(entry("p", cost=30))
-    queue.add(entry("q", cost=1))
-    queue.add(entry("r", cost=1))
+    queue.add(entry("p", padded_seconds=30))
+    queue.add(entry("q", padded_seconds=1))
+    queue.add(entry("r", padded_seconds=1))
     assert len(queue.take(8, 60)) == 2  # the short one is padded to 30
-    queue.add(entry("s", cost=500))
+    queue.add(entry("s", padded_seconds=500))
     queue.take(1, 60)
-    assert ids(queue.take(8, 60)) == [("s", 0)]  # dearer than the budget, alone
+    assert ids(queue.take(8, 60)) == [("s", 0)]  # longer than the limit, alone
 
 
 def test_a_request_bounds_the_batches_it_joins() -> None:
@@ -94,7 +103,7 @@ def test_a_request_bounds_the_batches_it_joins() -> None:
     fill(queue, "small", 4, max_batch=2)
     fill(queue, "large", 4)
     sizes = []
-    while batch := queue.take(8, 1e9):
+    while batch := queue.take(8):
         if any(e.request_id == "small" for e in batch):
             assert len(batch) <= 2
         sizes.append(len(batch))
@@ -106,20 +115,20 @@ def test_cancelling_one_request_leaves_the_others() -> None:
     fill(queue, "p", 3)
     fill(queue, "q", 2)
     assert len(queue.cancel("p")) == 3
-    assert (len(queue), queue.cost, queue.requests) == (2, 2.0, 1)
+    assert (len(queue), queue.requests) == (2, 1)
     assert queue.cancel("p") == []
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 30)), max_size=40), st.integers(1, 9))
 def test_peek_shows_what_take_can_take(entries: list[tuple[int, int]], count: int) -> None:
     queue: BatchQueue[int] = BatchQueue()
-    for index, (request, cost) in enumerate(entries):
-        queue.add(entry(f"r{request}", index, cost=cost))
+    for index, (request, seconds) in enumerate(entries):
+        queue.add(entry(f"r{request}", index, padded_seconds=seconds))
     shown = queue.peek(count)
     assert len(shown) == min(count, len(entries)) == len(queue.peek(count))
     assert len({id(e) for e in shown}) == len(shown)
     if entries:
-        assert queue.take(1, 1e9)[0] is shown[0]
+        assert queue.take(1)[0] is shown[0]
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -134,11 +143,13 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(
         request=st.integers(0, 6),
         key=st.sampled_from("xy"),
-        cost=st.floats(0.5, 30),
-        max_batch=st.integers(1, 5),
+        seconds=st.floats(0.5, 30),
+        max_batch=st.none() | st.integers(1, 5),
         count=st.integers(1, 5),
     )
-    def add(self, request: int, key: str, cost: float, max_batch: int, count: int) -> None:
+    def add(
+        self, request: int, key: str, seconds: float, max_batch: int | None, count: int
+    ) -> None:
         for _ in range(count):
             self.number += 1
             added = entry(
@@ -146,22 +157,29 @@ class QueueMachine(RuleBasedStateMachine):
                 self.number,
                 client=f"c{request % 3}",
                 key=key,
-                cost=cost,
+                padded_seconds=seconds,
                 max_batch=max_batch,
             )
             self.queue.add(added)
             self.waiting.setdefault(added.request_id, []).append(added)
 
-    @rule(size=st.integers(1, 8), budget=st.floats(1, 200), bulk=st.integers(1, 8))
-    def take(self, size: int, budget: float, bulk: int) -> None:
-        batch = self.queue.take(size, budget, bulk)
+    @rule(
+        size=st.integers(1, 8),
+        budget=st.none() | st.floats(1, 200),
+        shares=st.lists(st.integers(1, 8), min_size=7, max_size=7),
+    )
+    def take(self, size: int, budget: float | None, shares: list[int]) -> None:
+        batch = self.queue.take(size, budget, lambda e: shares[int(e.request_id[1:])])
         assert bool(batch) == any(self.waiting.values())
         for taken in batch:
             assert self.waiting[taken.request_id].pop(0) is taken  # in order, once
         if len(batch) > 1:
             assert len({e.key for e in batch}) == 1
-            assert len(batch) <= min(size, *(e.max_batch for e in batch))
-            assert len(batch) * max(e.cost for e in batch) <= budget
+            assert len(batch) <= min(size, *(e.max_batch or size for e in batch))
+            assert budget is None or len(batch) * max(e.padded_seconds for e in batch) <= budget
+        for position, taken in enumerate(batch):
+            if taken.request_id in {e.request_id for e in batch[:position]}:
+                assert position < shares[int(taken.request_id[1:])]
 
     @rule(request=st.integers(0, 6))
     def cancel(self, request: int) -> None:
@@ -179,10 +197,7 @@ class QueueMachine(RuleBasedStateMachine):
     def accounts_hold(self) -> None:
         entries = [e for waiting in self.waiting.values() for e in waiting]
         assert len(self.queue) == len(entries)
-        assert abs(self.queue.cost - sum(e.cost for e in entries)) < 1e-6
         assert self.queue.requests == sum(1 for waiting in self.waiting.values() if waiting)
-        for request, waiting in self.waiting.items():
-            assert self.queue.waiting(request) == len(waiting)
 
 
 TestQueueMachine = QueueMachine.TestCase

@@ -6,7 +6,9 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,9 +16,15 @@ import pytest
 from whisperx_api_server import model_pool
 from whisperx_api_server.backends import ModelKey
 from whisperx_api_server.backends.base import ModelSpec
-from whisperx_api_server.errors import Conflict, ModelUnavailable, NotConfigured, Unavailable
+from whisperx_api_server.errors import (
+    Conflict,
+    InsufficientMemory,
+    ModelUnavailable,
+    NotConfigured,
+    Unavailable,
+)
 from whisperx_api_server.model_pool import ModelPool, PoolPolicy
-from whisperx_api_server.scheduler import Work
+from whisperx_api_server.work import Work
 
 
 class Model:
@@ -26,8 +34,11 @@ class Model:
         self.closed = threading.Event()
         self.may_close = threading.Event()
         self.may_close.set()
+        self.may_end = threading.Event()
+        self.may_end.set()
 
     def run(self, numbers: Sequence[int]) -> list[int]:
+        assert self.may_end.wait(10)
         if min(numbers) < 0:
             raise SystemExit("killed")
         return [2 * number for number in numbers]
@@ -50,7 +61,19 @@ class World:
         self.failures: list[Exception] = []
         self.may_load = threading.Event()
         self.may_load.set()
-        self.pool = ModelPool(PoolPolicy(**policy), load=self.load, clock=lambda: self.now)
+        self.imports: list[str] = []
+        self.may_import = threading.Event()
+        self.may_import.set()
+        self.pool = ModelPool(
+            PoolPolicy(**policy),
+            load=self.load,
+            import_vendors=self.import_vendors,
+            clock=lambda: self.now,
+        )
+
+    def import_vendors(self, key: ModelKey) -> None:
+        self.imports.append(key.spec.name)
+        assert self.may_import.wait(10)
 
     def load(self, key: ModelKey) -> object:
         self.loads.append(key.spec.name)
@@ -83,7 +106,9 @@ def play(scene: Callable[[World], Coroutine[Any, Any, None]], **policy: Any) -> 
     world = asyncio.run(run())
     assert all(model.closed.is_set() for model in world.models.values())
     assert world.pool.statuses() == []
-    assert not any("test" in thread.name for thread in threading.enumerate())
+    deadline = time.monotonic() + 10
+    while any("test" in thread.name for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
     return world
 
 
@@ -100,21 +125,36 @@ async def doubled(world: World, name: str, number: int = 2) -> int:
         return await asyncio.wrap_future(work)
 
 
-def test_first_models_of_two_backends_load_one_by_one() -> None:
-    """They import the vendors' packages, which fails at random from two threads at once."""
+def test_vendors_are_imported_by_one_thread_at_a_time() -> None:
+    """They import one another, which fails at random from two threads at once."""
 
     async def scene(world: World) -> None:
-        other = ModelKey(stage="alignment", backend="test", spec=ModelSpec(name="b"))
-        world.may_load.clear()
-        first = asyncio.create_task(world.pool.load(key("a")))
-        await until(lambda: world.loads == ["a"])
-        second = asyncio.create_task(world.pool.load(other))
+        world.may_import.clear()
+        loads = [asyncio.create_task(world.pool.load(key(name))) for name in "ab"]
+        await until(lambda: bool(world.imports))
         await asyncio.sleep(0.05)
-        assert world.loads == ["a"]
-        world.may_load.set()
-        await asyncio.gather(first, second)
+        assert len(world.imports) == 1
+        assert world.loads == []
+        world.may_import.set()
+        await asyncio.gather(*loads)
 
-    assert play(scene).loads == ["a", "b"]
+    assert sorted(play(scene).imports) == ["a", "b"]
+
+
+def test_first_models_of_two_backends_load_side_by_side() -> None:
+    """A model on disk must not wait for another's download."""
+
+    async def scene(world: World) -> None:
+        other = ModelKey(stage="alignment", backend="other", spec=ModelSpec(name="b"))
+        world.may_load.clear()
+        both = asyncio.gather(world.pool.load(key("a")), world.pool.load(other))
+        await until(lambda: sorted(world.loads) == ["a", "b"])
+        assert [status.state for status in world.pool.statuses()] == ["loading", "loading"]
+        world.may_load.set()
+        await both
+        assert [status.state for status in world.pool.statuses()] == ["ready", "ready"]
+
+    play(scene)
 
 
 def test_a_first_model_that_fails_lets_the_next_one_load() -> None:
@@ -134,21 +174,6 @@ def test_concurrent_first_requests_load_once() -> None:
         assert answers == [2 * n for n in range(10)]
 
     assert play(scene).loads == ["a"]
-
-
-def test_models_load_side_by_side() -> None:
-    async def scene(world: World) -> None:
-        await world.pool.load(key("first"))  # it imports the vendor's packages, alone
-        await world.pool.unload(key("first"))
-        world.may_load.clear()
-        both = asyncio.gather(doubled(world, "a"), doubled(world, "b"))
-        await until(lambda: len(world.loads) == 3)
-        assert [status.state for status in world.pool.statuses()] == ["loading", "loading"]
-        world.may_load.set()
-        await both
-        assert [status.state for status in world.pool.statuses()] == ["ready", "ready"]
-
-    play(scene)
 
 
 def test_a_model_in_use_is_not_unloaded() -> None:
@@ -177,7 +202,25 @@ def test_a_model_that_is_loading_for_somebody_is_not_unloaded() -> None:
     play(scene)
 
 
-def test_a_model_is_not_loaded_beside_itself_while_it_goes() -> None:
+def test_a_model_that_loads_with_nobody_waiting_is_not_unloaded() -> None:
+    """A download cannot be interrupted: the answer comes at once."""
+
+    async def scene(world: World) -> None:
+        world.may_load.clear()
+        load = asyncio.create_task(world.pool.load(key("a")))
+        await until(lambda: bool(world.loads))
+        load.cancel()
+        await asyncio.wait([load])
+        with pytest.raises(Conflict, match="still loading"):
+            await world.pool.unload(key("a"))
+        world.may_load.set()
+        await until(lambda: world.pool.statuses()[0].state == "ready")
+        assert await world.pool.unload(key("a"))
+
+    play(scene)
+
+
+def test_a_model_is_not_loaded_beside_itself_while_it_closes() -> None:
     async def scene(world: World) -> None:
         await world.pool.load(key("a"))
         world.models["a"].may_close.clear()
@@ -196,6 +239,105 @@ def test_a_model_is_not_loaded_beside_itself_while_it_goes() -> None:
     play(scene)
 
 
+async def stuck(world: World, name: str) -> Model:
+    """A model inside a batch whose client has gone."""
+    await world.pool.load(key(name))
+    model = world.models[name]
+    model.may_end.clear()
+    request = asyncio.create_task(doubled(world, name))
+    await until(lambda: any(status.lane.in_flight for status in world.pool.statuses()))
+    request.cancel()
+    await asyncio.wait([request])
+    return model
+
+
+def test_a_model_that_never_returns_holds_up_no_other() -> None:
+    async def scene(world: World) -> None:
+        model = await stuck(world, "a")
+        await world.pool.load(key("b"))
+        world.now += 301
+        world.pool.sweep()
+        await until(world.models["b"].closed.is_set)
+        assert world.loaded() == []
+        with pytest.raises(ModelUnavailable, match="last batch does not end") as refused:
+            await doubled(world, "a")
+        assert refused.value.retry_after
+        assert await doubled(world, "b") == 4
+        assert world.loads == ["a", "b", "b"]
+        model.may_end.set()
+        await until(model.closed.is_set)
+        assert await doubled(world, "a") == 4
+
+    play(scene, ttl=300, close_timeout=0.05)
+
+
+def test_unloading_a_model_that_never_returns_is_answered() -> None:
+    async def scene(world: World) -> None:
+        model = await stuck(world, "a")
+        with pytest.raises(Conflict, match="still computes"):
+            await world.pool.unload(key("a"))
+        model.may_end.set()
+        await until(model.closed.is_set)
+
+    play(scene, close_timeout=0.05)
+
+
+def test_models_that_never_return_take_no_thread_of_the_default_executor() -> None:
+    """Uploads are written by those: a thread held for each would stop them."""
+
+    async def scene(world: World) -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        model = await stuck(world, "a")
+        world.now += 301
+        world.pool.sweep()
+        assert world.loaded() == []
+        assert await asyncio.to_thread(lambda: "written") == "written"
+        model.may_end.set()
+
+    play(scene, ttl=300)
+
+
+def test_the_pool_closes_without_the_model_that_never_returns() -> None:
+    async def scene(world: World) -> None:
+        model = await stuck(world, "a")
+        await world.pool.close(patience=0.05)
+        assert world.loaded() == []
+        assert not model.closed.is_set()
+        model.may_end.set()
+
+    play(scene)
+
+
+def test_a_model_that_does_not_fit_is_loaded_once_idle_ones_are_gone() -> None:
+    async def scene(world: World) -> None:
+        await world.pool.load(key("idle"))
+        other_device = replace(key("other"), spec=ModelSpec(name="other", device="cuda"))
+        await world.pool.load(other_device)
+        async with world.pool.lease(key("used")):
+            world.failures = [InsufficientMemory("the memory of cpu does not suffice")]
+            assert await doubled(world, "new") == 4
+            assert world.models["idle"].closed.is_set()
+            assert world.loaded() == ["other", "used", "new"]
+
+    assert play(scene).loads == ["idle", "other", "used", "new", "new"]
+
+
+def test_a_model_that_does_not_fit_at_all_is_refused() -> None:
+    async def scene(world: World) -> None:
+        world.failures = [InsufficientMemory("too large")]
+        with pytest.raises(InsufficientMemory):
+            await world.pool.load(key("a"))
+        assert world.loads == ["a"]  # nothing was idle
+        await world.pool.load(key("b"))
+        world.failures = [InsufficientMemory("too large") for _ in range(2)]
+        with pytest.raises(InsufficientMemory):
+            await world.pool.load(key("a"))
+        assert world.loads == ["a", "b", "a", "a"]
+        assert world.loaded() == []
+
+    play(scene)
+
+
 def test_idle_models_are_unloaded_after_their_time() -> None:
     async def scene(world: World) -> None:
         await world.pool.load(key("old"))
@@ -203,12 +345,12 @@ def test_idle_models_are_unloaded_after_their_time() -> None:
             world.now += 200
             await world.pool.load(key("young"))
             world.now += 200
-            await world.pool.sweep()
+            world.pool.sweep()
             assert world.loaded() == ["used", "young"]
-        await world.pool.sweep()  # its time begins when it was used last
+        world.pool.sweep()  # its time begins when it was used last
         assert world.loaded() == ["used", "young"]
         world.now += 301
-        await world.pool.sweep()
+        world.pool.sweep()
         assert world.loaded() == []
 
     play(scene, ttl=300)
@@ -218,7 +360,7 @@ def test_a_negative_time_to_live_keeps_models() -> None:
     async def scene(world: World) -> None:
         await world.pool.load(key("a"))
         world.now += 1e9
-        await world.pool.sweep()
+        world.pool.sweep()
         assert world.loaded() == ["a"]
 
     play(scene, ttl=-1)
@@ -236,7 +378,7 @@ def test_a_load_whose_requester_left_is_there_and_goes_in_time() -> None:
         assert await doubled(world, "a") == 4
         assert world.loads == ["a"]
         world.now += 301
-        await world.pool.sweep()
+        world.pool.sweep()
         assert world.loaded() == []
 
     play(scene, ttl=300)

@@ -13,20 +13,17 @@ from contextlib import suppress
 
 import pytest
 
-from whisperx_api_server.batch_times import BatchTimes
+from whisperx_api_server.batch_policy import BatchLimits
 from whisperx_api_server.errors import (
     InsufficientMemory,
     InvalidAudio,
     TranscriptionFailed,
     Unavailable,
 )
-from whisperx_api_server.gate import Gate
-from whisperx_api_server.scheduler import (
-    Lane,
-    LaneLimits,
-    Work,
-)
+from whisperx_api_server.fair_semaphore import FairSemaphore
+from whisperx_api_server.scheduler import Lane
 from whisperx_api_server.tracebacks import release_frames
+from whisperx_api_server.work import Work
 
 
 class Engine:
@@ -75,12 +72,19 @@ class Fixture:
         self.engines.append(Engine())
         return self.engines[-1]
 
-    def lane(self, load: Callable[[], Engine] | None = None, max_batch: int = 4) -> Lane[Engine]:
+    def lane(
+        self,
+        load: Callable[[], Engine] | None = None,
+        max_batch: int = 4,
+        device: FairSemaphore | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> Lane[Engine]:
         lane = Lane(
             "test",
             load or self.load,
-            limits=lambda _: LaneLimits(max_batch=max_batch, max_cost=1e9, max_wait=0.01),
-            gate=Gate(1),
+            limits=lambda _: BatchLimits(max_batch=max_batch, max_wait=0.01),
+            device=device or FairSemaphore(1),
+            clock=clock,
         )
         self.lanes.append(lane)
         return lane
@@ -103,7 +107,7 @@ def lanes() -> Iterator[Fixture]:
     for engine in fixture.engines:
         engine.go.set()
     for lane in fixture.lanes:
-        lane.close()
+        lane.close().result(10)
 
 
 def submit(lane: Lane[Engine], request: str, number: int, **kwargs: object) -> Future[int]:
@@ -130,21 +134,50 @@ def test_different_keys_never_share_a_batch(lanes: Fixture) -> None:
 
 
 def test_features_are_computed_ahead(lanes: Fixture) -> None:
-    lane, engine = lanes.held()
-    futures = [submit(lane, f"r{n}", n, work=DOUBLE_PREPARED) for n in range(1, 4)]
-    deadline = time.monotonic() + 10
-    while any(e.payload.prepared is None for e in lane._queue.peek(3)):
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    """While a batch is computed, those of the next two: no batch waits for its own."""
+    ready = {number: threading.Event() for number in range(12)}
+
+    def run(model: Engine, numbers: Sequence[int], features: Sequence[object | None]) -> list[int]:
+        for ahead in numbers:
+            for each in range(ahead + 1, min(ahead + 3, 12)):
+                assert ready[each].wait(10), f"no features for {each} beside {ahead}"
+        return model.run(numbers, features)
+
+    def prepare(_: Engine, number: int) -> str:
+        ready[number].set()
+        return f"p{number}"
+
+    work: Work[Engine, int, int] = Work(run=run, prepare=prepare)
+    lane, engine = lanes.held(max_batch=1)
+    futures = [submit(lane, "r", number, work=work) for number in range(12)]
     engine.go.set()
-    for future in futures:
-        future.result(10)
-    assert engine.prepared == [None, "p1", "p2", "p3"]
+    assert [future.result(30) for future in futures] == [2 * number for number in range(12)]
+    assert engine.prepared == [None, *(f"p{number}" for number in range(12))]
+
+
+class CountingDevice(FairSemaphore):
+    """Knows how often a lane wanted to compute."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.entered = 0
+
+    def __enter__(self) -> None:
+        self.entered += 1
+        super().__enter__()
+
+
+def test_an_idle_lane_sleeps(lanes: Fixture) -> None:
+    device = CountingDevice()
+    lane = lanes.lane(device=device)
+    for number in range(100):
+        assert submit(lane, "r", number).result(10) == 2 * number
+    assert device.entered == 100
 
 
 def test_cancel_drops_what_waits_at_once(lanes: Fixture) -> None:
     lane, engine = lanes.held()
-    gone = [submit(lane, "gone", n, cost=30.0) for n in range(1, 6)]
+    gone = [submit(lane, "gone", n, padded_seconds=30.0) for n in range(1, 6)]
     kept = submit(lane, "kept", 9)
     assert lane.cancel("gone") == 5
     assert len(lane) == 1
@@ -297,7 +330,7 @@ def test_a_closed_lane_holds_no_model(lanes: Fixture) -> None:
     model = weakref.ref(lanes.engines.pop())
     gc.disable()  # a model of gigabytes must not wait for the collector
     try:
-        lane.close()
+        lane.close().result(10)
         assert model() is None
     finally:
         gc.enable()
@@ -327,51 +360,42 @@ def test_an_idle_lane_holds_nothing_of_what_it_did(lanes: Fixture) -> None:
 def test_close_answers_what_waits_and_closes_the_model(lanes: Fixture) -> None:
     lane, engine = lanes.held()
     waiting = submit(lane, "r", 1)
-    closer = threading.Thread(target=lane.close)
-    closer.start()
+    ended = lane.close()
     with pytest.raises(Unavailable):
         waiting.result(10)
+    assert not ended.done()  # its batch still runs
+    with pytest.raises(Unavailable):
+        submit(lane, "r", 2).result(10)
     engine.go.set()
-    closer.join(10)
+    ended.result(10)
     assert engine.closed
 
 
-def test_lanes_of_one_device_take_turns() -> None:
-    gate = Gate(1)
-    fixture = Fixture()
-    lanes = [
-        Lane("one", fixture.load, limits=lambda _: LaneLimits(), gate=gate),
-        Lane("two", fixture.load, limits=lambda _: LaneLimits(), gate=gate),
-    ]
-    for lane in lanes:
+def test_a_lane_that_dies_while_it_closes_ends(
+    lanes: Fixture, caplog: pytest.LogCaptureFixture
+) -> None:
+    lane, engine = lanes.held()
+    engine.poison = {0: SystemExit("killed")}
+    ended = lane.close()
+    engine.go.set()
+    ended.result(10)
+    assert engine.closed
+    assert len(lanes.engines) == 1
+
+
+def test_lanes_of_one_device_take_turns(lanes: Fixture) -> None:
+    """Batches of one: a lane with hours of work lets another in after the batch that runs."""
+    device = CountingDevice()
+    busy, other = (lanes.lane(max_batch=1, device=device) for _ in range(2))
+    for lane in (busy, other):
         lane.loaded.result(10)
-    first, second = (lane.model for lane in lanes)
-    first.go.clear()
-    held = submit(lanes[0], "r", 1)
-    assert first.busy.wait(10)
-    other = submit(lanes[1], "s", 2)
-    assert not second.busy.wait(0.05)
-    first.go.set()
-    assert (held.result(10), other.result(10)) == (2, 4)
-    for lane in lanes:
-        lane.close()
-
-
-def test_a_lane_with_much_to_do_keeps_no_other_out() -> None:
-    gate = Gate(1)
-    fixture = Fixture()
-    busy, other = (
-        Lane(name, fixture.load, limits=lambda _: LaneLimits(), gate=gate) for name in ("b", "o")
-    )
-    busy.loaded.result(10)
-    other.loaded.result(10)
     engine = busy.model
     engine.go.clear()
-    futures = [submit(busy, "long", n) for n in range(200)]
+    futures = [submit(busy, "long", n) for n in range(1000)]
     assert engine.busy.wait(10)
     short = submit(other, "short", 1)
     deadline = time.monotonic() + 10
-    while not gate._waiting:  # until the other lane stands at the gate
+    while device.entered < 2:  # until the other lane asks for the device
         assert time.monotonic() < deadline
         time.sleep(0.005)
     done_before: list[int] = []
@@ -380,31 +404,35 @@ def test_a_lane_with_much_to_do_keeps_no_other_out() -> None:
     short.result(10)
     for future in futures:
         future.result(10)
-    assert done_before[0] <= 2
-    for lane in (busy, other):
-        lane.close()
+    assert done_before[0] < 500
 
 
-def test_competition_keeps_bulk_small_until_it_is_over(lanes: Fixture) -> None:
-    lane, engine = lanes.held(max_batch=8)
-    for size in (1, 2, 4, 8):
-        lane._times.observe(size, 0.1 * size)  # batching pays nothing on this engine
-    futures = [submit(lane, "long", n) for n in range(10)]
-    futures.append(submit(lane, "short", 50))
-    engine.go.set()
-    for future in futures:
-        future.result(10)
-    assert engine.batches[1] == [0, 50]  # the newcomer waits for nobody's bulk
-    assert max(len(batch) for batch in engine.batches) == 2
+def test_a_stream_alone_has_small_batches(lanes: Fixture) -> None:
+    """On an engine that gains nothing by batches, by what the lane learns from its own."""
+    now = 0.0
+    sizes: list[int] = []
 
+    def run(_: Engine, numbers: Sequence[int], __: object) -> list[int]:
+        nonlocal now
+        now += 2.0 * len(numbers)
+        sizes.append(len(numbers))
+        return list(numbers)
 
-@pytest.mark.parametrize(("base", "slope", "expected"), [(0.0, 1.0, 1), (1.0, 0.1, 7), (1.0, 0, 9)])
-def test_batch_times_are_learnt(base: float, slope: float, expected: int) -> None:
-    times = BatchTimes()
-    assert times.largest_within(1.6) == 1
-    for size in (1, 4, 2, 8, 1, 3):
-        times.observe(size, base + slope * size)
-    assert min(9, times.largest_within(1.6)) == expected
+    work: Work[Engine, int, int] = Work(run=run)
+    lane = lanes.lane(max_batch=8, clock=lambda: now)
+    for request, watched in (("stream", True), ("plain", False)):
+        held = threading.Event()
+        blocker: Work[Engine, int, bool] = Work(run=lambda *_, held=held: [held.wait(10)])
+        lane.submit(blocker, 0, client="a", request_id=request)
+        futures = [submit(lane, request, n, work=work, watched=watched) for n in range(16)]
+        held.set()
+        for future in futures:
+            future.result(10)
+    stream, plain = sizes[: sizes.index(8)], sizes[sizes.index(8) :]
+    assert sum(stream) == 16
+    assert stream[0] == 1  # nothing is known yet
+    assert max(stream) <= 3
+    assert plain == [8, 8]
 
 
 def test_an_error_that_requests_share_ends_none_of_those_that_still_wait() -> None:

@@ -6,14 +6,17 @@ is a module (or object) with the factories that `base` describes.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, cast
 
-from ..errors import NotConfigured
+from ..errors import NotConfigured, NotInstalled
 from .base import ModelSource, ModelSpec, Stage, shown_name
 
 ENTRY_POINT_GROUP = "whisperx_api_server.backends"
@@ -113,10 +116,34 @@ def model_source(key: ModelKey) -> ModelSource | None:
     return cast("ModelSource", module.model_source(key.spec))
 
 
+def import_vendors(key: ModelKey) -> None:
+    """Import the packages that loading a model needs, if its backend says which.
+
+    What is absent is ignored: the factory says so, with the command that installs it.
+    """
+    _set_environment()
+    module = find_backend(key.backend, key.stage)
+    if hasattr(module, "import_vendors"):
+        with suppress(NotInstalled):
+            module.import_vendors(key.stage, key.spec)
+
+
+def free_device_memory() -> None:
+    """Return what torch keeps for models that are gone to the device, for other vendors to use."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
 def load_model(key: ModelKey) -> object:
     """Load a model through its backend's factory; call it on the thread that will use it."""
-    for variable, value in _ENVIRONMENT.items():
-        os.environ.setdefault(variable, value)
+    _set_environment()
     module = find_backend(key.backend, key.stage)
     factory = cast("Callable[[ModelSpec], object]", getattr(module, _FACTORIES[key.stage]))
     return factory(key.spec)
+
+
+def _set_environment() -> None:
+    for variable, value in _ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)

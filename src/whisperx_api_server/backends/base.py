@@ -15,10 +15,13 @@ and, where it applies:
     def aligner_problem(spec: ModelSpec) -> ServiceError | None   # why it cannot be loaded
     def published_model(name: str) -> str | None   # what a client's name means
     def engine_info() -> Mapping[str, object]   # for /info; imports nothing heavy
+    def import_vendors(stage: Stage, spec: ModelSpec) -> None   # what the factory will import
     def model_source(spec: ModelSpec) -> ModelSource   # for /info and `doctor`; loads nothing
 
 Importing the module costs nothing: vendor packages are imported inside the factories. Absent ones
-raise `NotInstalled` naming the install command (see `require`).
+raise `NotInstalled` naming the install command (see `require`). Models load side by side, but
+`import_vendors` is called by one thread at a time, before the factory: packages that import one
+another in circles break when two threads import them at once.
 
 Objects are synchronous and are called by one thread only, their lane's, except what is marked
 thread-safe. One result per input, in order. They raise `whisperx_api_server.errors` only, the

@@ -36,7 +36,7 @@ from ..errors import (
     NotInstalled,
     TranscriptionFailed,
 )
-from .base import Diarizer, ModelSpec, VoiceDetector, is_local_path, require, shown_name
+from .base import Diarizer, ModelSpec, Stage, VoiceDetector, is_local_path, require, shown_name
 from .binarize import BinarizeOptions, Binarizer
 from .hub import snapshot, translate_hub_errors
 
@@ -276,6 +276,14 @@ class PyannoteVoiceDetector:
             ) from error
         likeliest: NDArray[np.float32] = scores.amax(dim=-1).cpu().numpy()
         return likeliest
+
+
+def import_vendors(_stage: Stage, _spec: ModelSpec) -> None:
+    """See `backends.base`."""
+    with _quiet(), _nemo_hidden():
+        _pyannote_audio()
+        require("pyannote.audio.pipelines", extra=EXTRA)
+        require("omegaconf", extra=EXTRA)  # checkpoints refer to it
 
 
 def load_diarizer(spec: ModelSpec) -> Diarizer:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..domain import AudioClip, Samples, SpeechRegion, VadOptions
 from ..errors import NotInstalled
-from .base import ModelSpec, VoiceDetector, require
+from .base import ModelSpec, Stage, VoiceDetector, require
 from .binarize import BinarizeOptions, Binarizer
 
 SAMPLE_RATE = 16_000
@@ -67,6 +67,11 @@ def _frames(samples: Samples, first: int, end: int) -> NDArray[np.float32]:
     if first:
         frames[0, :CONTEXT] = samples[first - CONTEXT : first]
     return frames
+
+
+def import_vendors(_stage: Stage, _spec: ModelSpec) -> None:
+    """See `backends.base`."""
+    require("onnxruntime", extra="embedded")
 
 
 def load_voice_detector(spec: ModelSpec) -> VoiceDetector:  # noqa: ARG001 - one model, one device

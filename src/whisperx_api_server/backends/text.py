@@ -13,7 +13,7 @@ from typing import Any
 from ..domain import SPACELESS_LANGUAGES, GenerationOptions
 from ..errors import InsufficientMemory, InvalidRequest, ServiceError
 from ..sentences import split_sentences
-from .base import LanguageModel, ModelSpec, Translator, require, shown_name
+from .base import LanguageModel, ModelSpec, Stage, Translator, require, shown_name
 from .hub import translate_hub_errors
 from .json_schema import SchemaGuide
 
@@ -86,6 +86,17 @@ _GENERATION_FIELDS: Mapping[str, _Rule] = {
     "do_sample": _BOOLEAN,
     "use_cache": _BOOLEAN,
 }
+
+
+def import_vendors(_stage: Stage, _spec: ModelSpec) -> None:
+    """See `backends.base`."""
+    with _silenced():
+        for module in (
+            "modeling_layers",
+            "models.auto.modeling_auto",
+            "models.auto.tokenization_auto",
+        ):
+            require(f"transformers.{module}", extra=EXTRA)
 
 
 def load_translator(spec: ModelSpec) -> Translator:

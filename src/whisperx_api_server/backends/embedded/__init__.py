@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..base import Diarizer, ModelSpec, Transcriber
+from ..base import Diarizer, ModelSpec, Stage, Transcriber, require
+
+
+def import_vendors(stage: Stage, _spec: ModelSpec) -> None:
+    """See `backends.base`."""
+    if stage == "diarization":
+        for module in ("torch", "scipy.cluster.hierarchy", "faster_whisper.vad"):
+            require(module, extra="embedded")
 
 
 def load_transcriber(spec: ModelSpec) -> Transcriber:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InsufficientMemory, ModelNotFound, ModelUnavailable, NotConfigured
-from ..base import Capabilities, ModelSpec, Transcriber, require, shown_name
+from ..base import Capabilities, ModelSpec, Stage, Transcriber, require, shown_name
 from ..hub import snapshot, translate_hub_errors
 from .transcriber import ParakeetTranscriber
 
@@ -57,6 +57,12 @@ def published_model(name: str) -> str | None:
 def supported_languages(name: str) -> frozenset[str]:
     """The languages of a Parakeet by its name: version 3 has 25, all others are English only."""
     return V3_LANGUAGES if re.search(r"[-_]v3\b", name.lower()) else frozenset({"en"})
+
+
+def import_vendors(_stage: Stage, _spec: ModelSpec) -> None:
+    """See `backends.base`."""
+    with _silenced():
+        require("nemo.collections.asr.models", extra=EXTRA)
 
 
 def load_transcriber(spec: ModelSpec) -> Transcriber:

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from ...domain import Samples
 from ...errors import InsufficientMemory, ModelUnavailable, NotInstalled
-from ..base import ModelSource, ModelSpec, Transcriber, require, shown_name, usable_cores
+from ..base import (
+    ModelSource,
+    ModelSpec,
+    Stage,
+    Transcriber,
+    require,
+    shown_name,
+    usable_cores,
+)
 from ..whisper_names import published_model
 from .align_models import align_model, aligner_problem, torch_device
 from .aligner import load_aligner
@@ -24,6 +32,7 @@ __all__ = [
     "align_model",
     "aligner_problem",
     "engine_info",
+    "import_vendors",
     "load_aligner",
     "load_transcriber",
     "model_source",
@@ -33,6 +42,21 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 DISTRIBUTIONS = ("whisperx", "faster-whisper", "ctranslate2")
+
+
+def import_vendors(stage: Stage, spec: ModelSpec) -> None:
+    """See `backends.base`."""
+    if stage == "alignment":
+        modules = (
+            "torch",
+            "torchaudio.pipelines",
+            "transformers.models.auto.feature_extraction_auto",
+            "transformers.models.wav2vec2.modeling_wav2vec2",
+        )
+    else:
+        modules = ("ctranslate2", "faster_whisper", *(["torch"] if spec.device == "cuda" else ()))
+    for module in modules:
+        require(module, extra="cpu")
 
 
 def load_transcriber(spec: ModelSpec) -> Transcriber:

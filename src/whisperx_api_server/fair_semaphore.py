@@ -1,4 +1,4 @@
-"""How many lanes of one device compute at a time."""
+"""A semaphore that admits threads in the order in which they asked (FIFO)."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import threading
 from collections import deque
 
 
-class Gate:
-    """Lets so many threads in at a time, in the order in which they came.
+class FairSemaphore:
+    """Bounds how many lanes of one device compute at a time.
 
-    A semaphore would let the thread that just left in again before the one that waits: a lane
-    with hours of work would keep all others of its device out.
+    `threading.Semaphore` may admit the thread that has just released it before one that waits: a
+    lane with hours of work would keep all others of its device out.
     """
 
     def __init__(self, places: int) -> None:
