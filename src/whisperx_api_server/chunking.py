@@ -51,38 +51,40 @@ class Splitter:
         if self._longest < 1:
             raise ValueError(f"max_window must hold at least one sample, got {max_window} s")
         self._longest_pause = round(LONGEST_PAUSE * clip.sample_rate)
-        self._open: list[tuple[int, int]] = []
+        self._open: list[tuple[int, int, float]] = []
         self._heard = 0
         self._count = 0
 
     def push(self, regions: Iterable[SpeechRegion]) -> list[Window]:
         """Take more regions; the windows that became final with them."""
         windows = []
-        for first, last in self._pieces(regions):
+        for first, last, probability in self._pieces(regions):
             if self._open and (
                 last - self._open[0][0] > self._longest
                 or first - self._open[-1][1] > self._longest_pause
             ):
                 windows.append(self._close())
-            self._open.append((first, last))
+            self._open.append((first, last, probability))
         return windows
 
     def finish(self) -> list[Window]:
         """The last window, if there is one: no more regions will come."""
         return [self._close()] if self._open else []
 
-    def _pieces(self, regions: Iterable[SpeechRegion]) -> Iterator[tuple[int, int]]:
-        """Regions as sample ranges inside the clip, none overlapping, none overlong."""
+    def _pieces(self, regions: Iterable[SpeechRegion]) -> Iterator[tuple[int, int, float]]:
+        """Regions as sample ranges inside the clip, none overlapping, none overlong; each with its
+        probability.
+        """
         rate = self._clip.sample_rate
         for region in regions:
             first = max(round(region.start * rate), self._heard)
             last = min(round(region.end * rate), len(self._clip.samples))
             while last - first > self._longest:
                 cut = first + _quietest(self._clip.samples[first : first + self._longest], rate)
-                yield first, cut
+                yield first, cut, region.probability
                 first = cut
             if first < last:
-                yield first, last
+                yield first, last, region.probability
                 self._heard = last
 
     def _close(self) -> Window:
@@ -94,7 +96,10 @@ class Splitter:
             start=first / rate,
             end=last / rate,
             samples=self._clip.samples[first:last],
-            regions=tuple(SpeechRegion(start=a / rate, end=b / rate) for a, b in self._open),
+            regions=tuple(
+                SpeechRegion(start=a / rate, end=b / rate, probability=probability)
+                for a, b, probability in self._open
+            ),
         )
         self._open = []
         self._count += 1

@@ -42,10 +42,11 @@ class AudioClip:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SpeechRegion:
-    """A stretch in which somebody speaks."""
+    """A stretch in which somebody speaks, and the detector's mean probability of that."""
 
     start: float
     end: float
+    probability: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -167,7 +167,8 @@ def test_the_prompt_is_faster_whispers(
     tokenizer = Tokenizer(vendor.hf_tokenizer, True, task=task, language="fr")
     previous = tokenizer.encode(" " + prompt.strip()) if prompt else []
     expected = vendor.get_prompt(tokenizer, previous, without_timestamps=True, hotwords=hotwords)
-    assert vocabulary.prompt(options, "fr") == expected
+    context = vocabulary.context(options.prompt, options.hotwords)
+    assert [*context, *vocabulary.prompt(task, "fr")] == expected
 
 
 def whisperx_texts(vendor: Any, windows: list[Window], options: DecodeOptions) -> list[str]:

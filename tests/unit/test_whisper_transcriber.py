@@ -22,8 +22,11 @@ from whisperx_api_server.backends.base import ModelSpec
 from whisperx_api_server.backends.base import Transcriber as TranscriberProtocol
 from whisperx_api_server.backends.whisperx import engine_info, load_transcriber
 from whisperx_api_server.backends.whisperx.decoding import Decoding, best
+from whisperx_api_server.backends.whisperx.encoding import EncodedBatch
 from whisperx_api_server.backends.whisperx.features import LogMel
-from whisperx_api_server.backends.whisperx.transcriber import EncodedBatch, WhisperTranscriber
+from whisperx_api_server.backends.whisperx.search import BeamSearch, Row
+from whisperx_api_server.backends.whisperx.spelling import NumeralSpeller
+from whisperx_api_server.backends.whisperx.transcriber import WhisperTranscriber
 from whisperx_api_server.backends.whisperx.vocabulary import MAX_CONTEXT, Vocabulary
 from whisperx_api_server.backends.whisperx.words import logprobs_of, words_of
 from whisperx_api_server.domain import DecodeOptions, Window, WindowTranscript
@@ -195,7 +198,7 @@ def test_words_lie_where_they_were_said(transcriber: TranscriberProtocol, speech
 
 
 def test_punctuation_belongs_to_its_word(vocabulary: Vocabulary) -> None:
-    tokens = vocabulary._encode("he said, (you)?!")
+    tokens = vocabulary.encode("he said, (you)?!")
     end = len(tokens)
     [he, said, you] = words_of(
         vocabulary,
@@ -232,13 +235,13 @@ def test_logprobs_are_the_decoders_and_their_bytes_the_text(
 
 @pytest.mark.parametrize("text", [" naïve café", " 日本語 🦜", " \x00\n~¡"])
 def test_token_bytes_spell_any_text(vocabulary: Vocabulary, text: str) -> None:
-    tokens = vocabulary.text_tokens(vocabulary._encode(text))
+    tokens = vocabulary.text_tokens(vocabulary.encode(text))
     spelled = b"".join(vocabulary.token_bytes(token) for token in tokens)
     assert spelled.decode().strip() == text.strip()
 
 
 def test_part_of_a_character_is_listed_as_bytes(vocabulary: Vocabulary) -> None:
-    tokens = vocabulary._encode("🦜")
+    tokens = vocabulary.encode("🦜")
     listed = logprobs_of(vocabulary, tokens, [0.5] * len(tokens))
     assert len(listed) > 1
     assert any(one.token.startswith("bytes:\\x") for one in listed)
@@ -257,8 +260,8 @@ def test_batch_keys_join_what_one_call_may_mix(transcriber: TranscriberProtocol)
         key(DecodeOptions(prompt="cat with a dog")),
         key(DecodeOptions(beam_size=1)),
         key(DecodeOptions(temperature=0.5)),
-        key(DecodeOptions(suppress_numerals=True)),
     ]
+    assert plain == key(DecodeOptions(suppress_numerals=True))
     assert len(set(apart)) == len(apart)
     assert key(DecodeOptions(temperature=0.5, beam_size=1)) == apart[3]
 
@@ -299,88 +302,161 @@ def test_silence_and_an_empty_window_end_well(transcriber: TranscriberProtocol) 
 
 
 class ScriptedModel:
-    """A CTranslate2 model whose decodings are given: temperature -> (logprob, text), a window."""
+    """A CTranslate2 model whose decodings are given: kind of search -> (logprob, text), a row."""
 
     is_multilingual = True
     device = "cpu"
     n_mels = 80
 
     def __init__(
-        self, vocabulary: Vocabulary, script: list[dict[float, tuple[float, str]]]
+        self, vocabulary: Vocabulary, script: Sequence[dict[str, tuple[float, str]]]
     ) -> None:
         self._vocabulary = vocabulary
         self._script = script
         self.no_speech_prob = 0.0
-        self.calls: list[tuple[float, list[int]]] = []
+        self.calls: list[tuple[str, list[int]]] = []
 
     def encode(self, storage: Any) -> Any:
-        # the window's loudness stands for the window itself
         return np.asarray(storage)
 
-    def generate(self, encoded: Any, prompts: list[list[int]], **options: Any) -> list[Any]:
-        temperature = options.get("sampling_temperature", 0.0)
-        rows = [int(prompt[0]) for prompt in prompts]
-        self.calls.append((temperature, rows))
-        return [self._result(*self._script[row][temperature]) for row in rows]
+    def generate(self, rows: list[int], prompts: list[list[int]], **options: Any) -> list[Any]:
+        kind = (
+            "no numerals"
+            if len(options["suppress_tokens"]) > 1
+            else "no repeats"
+            if options["no_repeat_ngram_size"]
+            else "fewer repeats"
+            if options["repetition_penalty"] > 1
+            else "plain"
+            if len(prompts[0]) > 1
+            else "no context"
+        )
+        self.calls.append((kind, rows))
+        return [self._result(*self._script[row][kind]) for row in rows]
 
     def _result(self, logprob: float, text: str) -> Any:
-        tokens = self._vocabulary._encode(text)
+        tokens = self._vocabulary.encode(text)
         score = logprob * (len(tokens) + 1) / len(tokens)
-        worse = score - 1
         return SimpleNamespace(
-            sequences_ids=[[1], tokens],
-            scores=[worse, score],
-            no_speech_prob=self.no_speech_prob,
+            sequences_ids=[tokens], scores=[score], no_speech_prob=self.no_speech_prob
         )
 
 
+def rows_of(count: int) -> list[Row]:
+    return [
+        Row(place=place, seconds=30, language="en", prompt=(7, 8), context=1, seed=0)
+        for place in range(count)
+    ]
+
+
+SCRIPTED = SimpleNamespace(rows=list, sliceable=True)
+"""An encoded batch whose rows are their places."""
+
+
 def scripted(
-    vocabulary: Vocabulary, *script: dict[float, tuple[float, str]], no_speech: float = 0.0
+    vocabulary: Vocabulary, *script: dict[str, tuple[float, str]], no_speech: float = 0.0
 ) -> tuple[ScriptedModel, list[Decoding]]:
-    """Decode one window a script through the ladder."""
-    model = ScriptedModel(vocabulary, list(script))
+    """Decode one window a script, with all that is tried for doubtful ones."""
+    model = ScriptedModel(vocabulary, script)
     model.no_speech_prob = no_speech
-    transcriber = WhisperTranscriber(model, vocabulary, max_batch=16, fallback=True)
-    encoded = SimpleNamespace(rows=lambda rows: rows)
-    prompts = [[row] for row in range(len(script))]
-    return model, transcriber._decode(encoded, prompts, DecodeOptions())  # type: ignore[arg-type]
+    search = BeamSearch(model, vocabulary, fallback=True)
+    return model, search.decode(SCRIPTED, rows_of(len(script)), 5, 0.0)  # type: ignore[arg-type]
+
+
+LOOP = "the red dog ran " * 20
 
 
 def test_only_doubtful_windows_are_decoded_again(vocabulary: Vocabulary) -> None:
     model, found = scripted(
         vocabulary,
-        {0.0: (-0.2, "sure")},
-        {0.0: (-1.5, "unlikely"), 0.2: (-0.4, "better")},
-        {0.0: (-0.1, "la " * 60), 0.2: (-1.2, "worse"), 0.4: (-0.6, "good")},
+        {"plain": (-0.2, "sure")},
+        {"plain": (-1.5, "unlikely"), "no context": (-0.4, "better")},
+        {
+            "plain": (-0.1, LOOP),
+            "no repeats": (-0.6, "the red dog ran"),
+            "fewer repeats": (-0.9, "the red dog"),
+        },
     )
-    assert model.calls == [(0.0, [0, 1, 2]), (0.2, [1, 2]), (0.4, [2])]
-    assert [one.text for one in found] == [" sure", " better", " good"]
-    assert [one.temperature for one in found] == [0.0, 0.2, 0.4]
+    assert model.calls == [
+        ("plain", [0, 1, 2]),
+        ("no repeats", [2]),
+        ("fewer repeats", [2]),
+        ("no context", [1]),
+    ]
+    assert [one.text for one in found] == [" sure", " better", " the red dog ran"]
     assert found[1].avg_logprob == pytest.approx(-0.4)
 
 
-def test_when_every_temperature_fails_the_likeliest_unrepetitive_is_taken(
+def test_a_phrase_said_three_times_stands_where_nothing_else_is_as_likely(
     vocabulary: Vocabulary,
 ) -> None:
-    tries = {t: (-3.0 - t, f"try {t}") for t in (0.4, 0.6, 0.8, 1.0)}
-    tries |= {0.0: (-0.1, "la " * 60), 0.2: (-2.0, "this")}
-    model, [found] = scripted(vocabulary, tries)
-    assert len(model.calls) == 6
-    assert (found.text, found.temperature) == (" this", 0.2)
+    thrice = "one two three one two three one two three"
+    once = {"no repeats": (-0.5, "one two three"), "fewer repeats": (-0.6, "one two")}
+    assert scripted(vocabulary, {"plain": (-0.2, thrice)} | once)[1][0].text == " " + thrice
+    looped = {"plain": (-0.8, thrice)} | once
+    assert scripted(vocabulary, looped)[1][0].text == " one two three"
+
+
+def test_a_run_of_one_token_is_doubtful(vocabulary: Vocabulary) -> None:
+    _, [found] = scripted(
+        vocabulary,
+        {
+            "plain": (-0.1, "on march" + " at" * 10),
+            "no repeats": (-0.5, "on march at nine"),
+            "fewer repeats": (-0.9, "on march"),
+        },
+    )
+    assert found.text == " on march at nine"
 
 
 def test_a_window_without_speech_is_left_at_once(vocabulary: Vocabulary) -> None:
-    model, [found] = scripted(vocabulary, {0.0: (-1.5, "thanks for watching")}, no_speech=0.9)
+    model, [found] = scripted(vocabulary, {"plain": (-1.5, "thanks for watching")}, no_speech=0.9)
     assert len(model.calls) == 1
     assert found.silent
     assert best([found]) is found
+
+
+def spelled(vocabulary: Vocabulary, digits: str, words: tuple[float, str]) -> str:
+    """What becomes of a text with numerals that the decoder says so without them."""
+    model = ScriptedModel(vocabulary, [{"plain": (-0.3, digits), "no numerals": words}])
+    search = BeamSearch(model, vocabulary, fallback=True)
+    found = search.decode(SCRIPTED, rows_of(1), 5, 0.0)  # type: ignore[arg-type]
+    speller = NumeralSpeller(search, vocabulary)
+    [one] = speller.spelled(SCRIPTED, rows_of(1), found, 5, 0.0)  # type: ignore[arg-type]
+    assert vocabulary.decode(one.tokens) == one.text
+    return one.text
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ((-0.4, "in room nine oh two."), " in room nine oh two."),
+        ((-0.4, "in room..."), " in room nine hundred and two."),
+        ((-0.4, "in room nano two."), " in room nine hundred and two."),
+        ((-0.9, "in room nine oh two."), " in room nine hundred and two."),
+        ((-0.3, "in room" + "," * 20), " in room nine hundred and two."),
+    ],
+)
+def test_a_number_is_written_as_it_was_said_and_never_lost(
+    vocabulary: Vocabulary, words: tuple[float, str], expected: str
+) -> None:
+    assert spelled(vocabulary, "in room 902.", words) == expected
+
+
+def test_a_text_without_numerals_is_decoded_once(vocabulary: Vocabulary) -> None:
+    model = ScriptedModel(vocabulary, [{"plain": (-0.3, "no number")}])
+    search = BeamSearch(model, vocabulary, fallback=True)
+    found = search.decode(SCRIPTED, rows_of(1), 5, 0.0)  # type: ignore[arg-type]
+    speller = NumeralSpeller(search, vocabulary)
+    assert speller.spelled(SCRIPTED, rows_of(1), found, 5, 0.0) == found  # type: ignore[arg-type]
+    assert len(model.calls) == 1
 
 
 class BrokenModel(ScriptedModel):
     """Fails as CTranslate2 does."""
 
     def __init__(self, vocabulary: Vocabulary, error: Exception) -> None:
-        super().__init__(vocabulary, [])
+        super().__init__(vocabulary, ())
         self._error = error
 
     def encode(self, storage: Any) -> Any:
@@ -415,9 +491,9 @@ def test_the_engines_errors_become_ours(
 def test_an_english_only_model_says_so(tmp_path: Path, speech: Speech) -> None:
     english = Vocabulary(WHISPER / "tokenizer.json", multilingual=False)
     assert english.languages == {"en"}
-    assert len(english.prompt(DecodeOptions(), "en")) == 2
+    assert len(english.prompt("transcribe", "en")) == 2
     with pytest.raises(InvalidRequest, match="'fr'"):
-        english.prompt(DecodeOptions(), "fr")
+        english.prompt("transcribe", "fr")
     model = ScriptedModel(english, [])
     model.is_multilingual = False
     model.device = "cpu"

@@ -6,8 +6,9 @@ Training of RNN-based Voice Activity Detection" (Interspeech 2015), then pauses 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..domain import SpeechRegion, VadOptions
 
@@ -43,8 +44,8 @@ class BinarizeOptions:
 class Binarizer:
     """Turns one recording's probabilities, fed in order, into its regions.
 
-    Frame `i` stands for the time `origin + i * step` in seconds. The regions do not depend on how
-    the frames are cut into pieces.
+    Frame `i` stands for the time `origin + i * step` in seconds. A region's `probability` is the
+    mean of its frames. The regions do not depend on how the frames are cut into pieces.
     """
 
     def __init__(self, options: BinarizeOptions, *, step: float, origin: float = 0.0) -> None:
@@ -54,7 +55,8 @@ class Binarizer:
         self._frames = 0
         self._start: float | None = None  # of the speech under way
         self._silence: int | None = None  # first frame of a pause in it, perhaps its end
-        self._open: tuple[float, float] | None = None  # a region that lacks only its end padding
+        self._sum = 0.0  # of its probabilities
+        self._open: SpeechRegion | None = None  # a region that lacks only its end padding
 
     def feed(self, probabilities: Iterable[float]) -> Iterator[SpeechRegion]:
         """The regions that became final with these frames."""
@@ -66,18 +68,17 @@ class Binarizer:
             if probability >= options.onset:
                 self._silence = None
                 if self._start is None:
-                    self._start = now
+                    self._start, self._sum = now, 0.0
             elif self._start is not None and probability < options.offset:
                 if self._silence is None:
                     self._silence = frame
                 if (frame - self._silence) * self._step >= options.min_silence:
                     yield from self._end_speech(self._start, self._time(self._silence))
+            self._sum += probability
             if self._open is not None:
-                begin, end = self._open
                 quiet_until = now if self._start is None else self._start
-                if quiet_until - end >= 2 * options.padding:
-                    self._open = None
-                    yield SpeechRegion(start=begin, end=end + options.padding)
+                if quiet_until - self._open.end >= 2 * options.padding:
+                    yield self._close(self._open, limit=math.inf)
 
     def finish(self, duration: float) -> Iterator[SpeechRegion]:
         """The regions that the end of the recording, at `duration` seconds, makes final."""
@@ -85,9 +86,7 @@ class Binarizer:
             end = duration if self._silence is None else self._time(self._silence)
             yield from self._end_speech(self._start, end)
         if self._open is not None:
-            begin, end = self._open
-            self._open = None
-            yield SpeechRegion(start=begin, end=min(end + self._options.padding, duration))
+            yield self._close(self._open, limit=duration)
 
     def _time(self, frame: int) -> float:
         return self._origin + frame * self._step
@@ -98,9 +97,11 @@ class Binarizer:
             return
         begin = max(0.0, start - self._options.padding)
         if self._open is not None:
-            previous_begin, previous_end = self._open
-            begin = max(begin, (previous_end + start) / 2)
-            yield SpeechRegion(
-                start=previous_begin, end=min(previous_end + self._options.padding, begin)
-            )
-        self._open = begin, end
+            begin = max(begin, (self._open.end + start) / 2)
+            yield self._close(self._open, limit=begin)
+        probability = min(1.0, self._sum * self._step / (end - start))
+        self._open = SpeechRegion(start=begin, end=end, probability=probability)
+
+    def _close(self, region: SpeechRegion, *, limit: float) -> SpeechRegion:
+        self._open = None
+        return replace(region, end=min(region.end + self._options.padding, limit))

@@ -28,8 +28,9 @@ STATE_SIZE = 128  # of each of the LSTM's two state vectors
 BLOCK_FRAMES = 2_048
 """65.5 s a step: short enough to let other clips in between, long enough to be one large call."""
 
-DEFAULTS = BinarizeOptions(onset=0.5, offset=0.35, padding=0.2, min_silence=0.2, min_speech=0.1)
-"""Thresholds are Silero's own."""
+DEFAULTS = BinarizeOptions(onset=0.1, offset=0.07, padding=0.3, min_silence=0.2, min_speech=0.1)
+"""Measured: docs/engines.md. Silero's own 0.5 loses speech that is quiet, far or whispered; what is
+found too much, Whisper tells by itself."""
 
 
 class SileroDetector:

@@ -1,16 +1,26 @@
-"""One try at decoding a window, and openai/whisper's rules for when to try again."""
+"""One try at decoding a window, and the rules for when to doubt it."""
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
-# openai/whisper transcribe.py: what makes a decoding doubtful, and what is tried then
-TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+# openai/whisper transcribe.py: what makes a decoding doubtful
 MAX_COMPRESSION_RATIO = 2.4
 MIN_AVG_LOGPROB = -1.0
 MAX_NO_SPEECH_PROB = 0.6
+
+MIN_AVG_LOGPROB_IN_DOUBT = -0.7
+"""Mean log probability that a text needs where voice activity is not sure of speech."""
+
+MAX_TOKEN_RUN = 8
+"""Times that one token may stand in a row."""
+
+_THRICE = re.compile(r"(.{6,}?)\1\1")
+"""A phrase of six letters or more, three times in a row."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,25 +37,43 @@ class Decoding:
     @property
     def silent(self) -> bool:
         """Whether nothing is said: words would be invented."""
-        return self.no_speech_prob > MAX_NO_SPEECH_PROB and self.avg_logprob < MIN_AVG_LOGPROB
+        return self.no_speech_prob > MAX_NO_SPEECH_PROB and self.unlikely
+
+    @property
+    def sure(self) -> bool:
+        """Whether the text stands where voice activity is not sure that somebody speaks."""
+        return (
+            self.no_speech_prob <= MAX_NO_SPEECH_PROB
+            and self.avg_logprob >= MIN_AVG_LOGPROB_IN_DOUBT
+            and not self.repeats
+        )
+
+    @property
+    def unlikely(self) -> bool:
+        return self.avg_logprob < MIN_AVG_LOGPROB
 
     @property
     def repetitive(self) -> bool:
-        return self.compression_ratio > MAX_COMPRESSION_RATIO
+        """Whether it repeats itself more than speech does."""
+        runs = (sum(1 for _ in run) for _, run in groupby(self.tokens))
+        return (
+            self.compression_ratio > MAX_COMPRESSION_RATIO or max(runs, default=0) > MAX_TOKEN_RUN
+        )
 
     @property
-    def doubtful(self) -> bool:
-        """Whether a higher temperature should be tried."""
-        return not self.silent and (self.repetitive or self.avg_logprob < MIN_AVG_LOGPROB)
+    def repeats(self) -> bool:
+        """Whether it is repetitive, or says a phrase three times in a row: perhaps a loop."""
+        return self.repetitive or _THRICE.search(letters_of(self.text)) is not None
+
+    def echoes(self, context: str) -> bool:
+        """Whether hardly anything is heard but words of the context: the prompt and hotwords."""
+        return self.no_speech_prob > MAX_NO_SPEECH_PROB and words_of_text(self.text) <= (
+            words_of_text(context)
+        )
 
 
 def best(tries: Sequence[Decoding]) -> Decoding:
-    """The last try unless that is doubtful too; then the likeliest that is not repetitive.
-
-    openai/whisper would keep the last; that this choice is better is faster-whisper's finding.
-    """
-    if not tries[-1].doubtful:
-        return tries[-1]
+    """The likeliest try of those that are not repetitive, or of all."""
     return max(
         [one for one in tries if not one.repetitive] or tries, key=lambda one: one.avg_logprob
     )
@@ -55,3 +83,13 @@ def compression_ratio(text: str) -> float:
     """Bytes of the text over its compressed bytes: high when it repeats itself."""
     raw = text.encode()
     return len(raw) / len(zlib.compress(raw))
+
+
+def letters_of(text: str) -> str:
+    """Letters and digits of a text, in lower case."""
+    return "".join(character for character in text.lower() if character.isalnum())
+
+
+def words_of_text(text: str) -> frozenset[str]:
+    """The different words of a text, without case and punctuation."""
+    return frozenset(re.findall(r"\w+", text.lower()))

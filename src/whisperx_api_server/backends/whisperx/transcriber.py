@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,66 +11,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...audio import SAMPLE_RATE
 from ...domain import DecodeOptions, Samples, Segment, Window, WindowTranscript
 from ...errors import InsufficientMemory, InvalidRequest, TranscriptionFailed
-from ..base import Capabilities, require
-from .decoding import TEMPERATURES, Decoding, best, compression_ratio
-from .features import HOP, N_FRAMES, LogMel, Mel
-from .vocabulary import MAX_LENGTH, Vocabulary
-from .words import logprobs_of, words_of
+from ..base import Capabilities
+from .decoding import Decoding, letters_of
+from .encoding import EncodedBatch
+from .features import LogMel, Mel
+from .search import MIN_BEAM_TO_SAMPLE, BeamSearch, Row
+from .spelling import NumeralSpeller
+from .timing import CrossAttention, Heard, regions_of, seconds_of_speech
+from .vocabulary import Vocabulary
 
-BEST_OF = 5  # samples at a temperature above 0
 OUT_OF_MEMORY = ("out of memory", "failed to allocate", "alloc_failed")
 MIN_LANGUAGE_PROBABILITY = 0.5  # below it one window does not tell its language
-
-
-class EncodedBatch:
-    """The encoder's output for a batch, computed once, and parts of it.
-
-    On a CPU the windows are encoded one by one: the encoder gains nothing by batches, and its
-    attention over 1500 frames outgrows the caches. Twelve windows of Whisper base on two cores
-    take 30 % less time so, and 0.3 GB instead of 1.3.
-    """
-
-    def __init__(self, model: Any, mels: NDArray[np.float32]) -> None:
-        self._model = model
-        self._mels = mels
-        self._storage = require("ctranslate2", extra="cpu").StorageView
-        one_by_one = model.device == "cpu"
-        first = self._encode(mels[:1] if one_by_one else mels)
-        # numpy sees neither a GPU's memory nor bfloat16
-        self._sliceable = bool(first.device == "cpu" and first.dtype.name == "float32")
-        if not one_by_one or len(mels) == 1:
-            self._whole = first
-        elif self._sliceable:
-            rest = [np.asarray(self._encode(mels[row : row + 1])) for row in range(1, len(mels))]
-            self._whole = self._storage.from_array(np.concatenate([np.asarray(first), *rest]))
-        else:
-            self._whole = self._encode(mels)
-
-    @property
-    def sliceable(self) -> bool:
-        """Whether a part costs nothing."""
-        return self._sliceable
-
-    def rows(self, rows: Sequence[int]) -> Any:
-        """The output for some windows (a ctranslate2.StorageView), in the order given."""
-        if list(rows) == list(range(len(self._mels))):
-            return self._whole
-        if self.sliceable:
-            return self._storage.from_array(np.asarray(self._whole)[list(rows)])
-        return self._encode(self._mels[list(rows)])  # cheap beside decoding them again
-
-    def _encode(self, mels: NDArray[np.float32]) -> Any:
-        return self._model.encode(self._storage.from_array(np.ascontiguousarray(mels)))
+MIN_SPEECH_PROBABILITY = 0.35  # below it voice activity is not sure of a window
+MAX_DEPTH = 2  # unheard parts of unheard parts of a window are decoded, no further
 
 
 class WhisperTranscriber:
     """A `Transcriber` over `ctranslate2.models.Whisper`.
 
-    At temperature 0 it is deterministic, and unless the fallback sets in it gives the text that
-    WhisperX's pipeline gives for the same windows. `fallback` False turns the fallback off.
-    `log_mel` must be thread-safe; None is numpy's.
+    It gives the same text for the same window every time, whatever else is in the batch. Unless
+    numerals are spelled, or a window is doubtful or partly unheard, that is the text of WhisperX's
+    pipeline. `fallback` False leaves doubtful and partly unheard windows as they are. `log_mel`
+    must be thread-safe; None is numpy's.
     """
 
     def __init__(
@@ -82,8 +48,11 @@ class WhisperTranscriber:
         log_mel: Callable[[Samples], Mel] | None = None,
     ) -> None:
         self._model = model
-        self._ladder = TEMPERATURES if fallback else TEMPERATURES[:1]
+        self._fallback = fallback
         self._vocabulary = vocabulary
+        self._search = BeamSearch(model, vocabulary, fallback=fallback)
+        self._speller = NumeralSpeller(self._search, vocabulary)
+        self._attention = CrossAttention(model, vocabulary)
         self._log_mel = LogMel(model.n_mels) if log_mel is None else log_mel
         self._capabilities = Capabilities(
             languages=vocabulary.languages,
@@ -106,11 +75,12 @@ class WhisperTranscriber:
 
     def batch_key(self, options: DecodeOptions) -> Hashable:
         """What one `generate` call has once: all that is before `<|startoftranscript|>` is as long,
-        and beam, temperature and suppressed tokens are the same. Thread-safe.
+        and beam and temperature are the same. Thread-safe.
         """
         context = self._vocabulary.context(options.prompt, options.hotwords)
-        beam = options.beam_size if options.temperature == 0 else 1
-        return len(context), beam, options.temperature, options.suppress_numerals
+        sampled = options.temperature > 0
+        beam = max(options.beam_size, MIN_BEAM_TO_SAMPLE) if sampled else options.beam_size
+        return len(context), beam, options.temperature
 
     def features(self, window: Window) -> Mel:
         """The window's log-mel spectrogram, (n_mels, 3000). Thread-safe.
@@ -151,31 +121,114 @@ class WhisperTranscriber:
             ]
         )
         with _translated_errors():
-            encoded = EncodedBatch(self._model, mels)
-            languages = self._languages(encoded, options)
-            prompts = [
-                self._vocabulary.prompt(wanted, language)
-                for wanted, (language, _) in zip(options, languages, strict=True)
-            ]
-            decodings = self._decode(encoded, prompts, options[0])
-            segments = [
-                _segment(window, decoding, language)
-                for window, decoding, (language, _) in zip(
-                    windows, decodings, languages, strict=True
-                )
-            ]
-            segments = self._with_details(encoded, windows, options, prompts, segments)
+            return self._transcribe(windows, options, mels, depth=0)
+
+    def _transcribe(
+        self,
+        windows: Sequence[Window],
+        options: Sequence[DecodeOptions],
+        mels: NDArray[np.float32],
+        *,
+        depth: int,
+    ) -> list[WindowTranscript]:
+        encoded = EncodedBatch(self._model, mels)
+        languages = self._languages(encoded, options)
+        rows = [
+            self._row(place, window, wanted, language)
+            for place, (window, wanted, (language, _)) in enumerate(
+                zip(windows, options, languages, strict=True)
+            )
+        ]
+        heard = [
+            Heard(
+                row=rows[place],
+                window=windows[place],
+                options=options[place],
+                segment=_segment(windows[place], decoding, languages[place][0]),
+            )
+            for place, decoding in self._decode(encoded, rows, windows, options).items()
+        ]
+        around: dict[int, tuple[list[Segment], list[Segment]]] = {}
+        if self._fallback and depth < MAX_DEPTH:
+            heard, around = self._with_parts(encoded, heard, depth + 1)
+        segments: dict[int, list[Segment]] = {}
+        for one, segment in zip(heard, self._attention.detailed(encoded, heard), strict=True):
+            before, behind = around.get(one.row.place, ([], []))
+            segments[one.row.place] = [*before, segment, *behind]
         return [
             WindowTranscript(
                 window_index=window.index,
                 language=language,
                 language_probability=probability,
-                segments=() if segment is None else (segment,),
+                segments=tuple(segments.get(place, ())),
             )
-            for window, (language, probability), segment in zip(
-                windows, languages, segments, strict=True
+            for place, (window, (language, probability)) in enumerate(
+                zip(windows, languages, strict=True)
             )
         ]
+
+    def _row(self, place: int, window: Window, options: DecodeOptions, language: str) -> Row:
+        context = self._vocabulary.context(options.prompt, options.hotwords)
+        return Row(
+            place=place,
+            seconds=len(window.samples) / SAMPLE_RATE,
+            language="en" if options.task == "translate" else language,
+            prompt=(*context, *self._vocabulary.prompt(options.task, language)),
+            context=len(context),
+            seed=zlib.crc32(window.samples.tobytes()) if options.temperature > 0 else 0,
+        )
+
+    def _decode(
+        self,
+        encoded: EncodedBatch,
+        rows: Sequence[Row],
+        windows: Sequence[Window],
+        options: Sequence[DecodeOptions],
+    ) -> dict[int, Decoding]:
+        """The text of each window in which something is said, by its place in the batch."""
+        beam, temperature = options[0].beam_size, options[0].temperature
+        found = {
+            row.place: decoding
+            for row, decoding in zip(
+                rows, self._search.decode(encoded, rows, beam, temperature), strict=True
+            )
+            if _is_speech(decoding, windows[row.place], options[row.place])
+        }
+        in_words = [place for place in found if options[place].suppress_numerals]
+        spelled = self._speller.spelled(
+            encoded,
+            [rows[place] for place in in_words],
+            [found[place] for place in in_words],
+            beam,
+            temperature,
+        )
+        return found | dict(zip(in_words, spelled, strict=True))
+
+    def _with_parts(
+        self, encoded: EncodedBatch, heard: Sequence[Heard], depth: int
+    ) -> tuple[list[Heard], dict[int, tuple[list[Segment], list[Segment]]]]:
+        """What was heard, without the parts of its windows in which it has no words; and what is
+        said in those, before and behind it, by its place in the batch.
+        """
+        kept = list(heard)
+        around: dict[int, tuple[list[Segment], list[Segment]]] = {}
+        for index, (before, behind) in self._attention.unheard(encoded, heard).items():
+            one = heard[index]
+            first = self._part(before, one, depth) if before else []
+            last = self._part(behind, one, depth) if behind else []
+            kept[index] = one.between(
+                before.end if before and first else one.window.start,
+                behind.start if behind and last else one.window.end,
+            )
+            around[one.row.place] = first, last
+        return kept, around
+
+    def _part(self, part: Window, whole: Heard, depth: int) -> list[Segment]:
+        """What is said in a part of a window, where that is sure and is not said already."""
+        options = replace(whole.options, language=whole.segment.language)
+        [found] = self._transcribe([part], [options], self.features(part)[np.newaxis], depth=depth)
+        known = letters_of(whole.segment.text)
+        return [segment for segment in found.segments if letters_of(segment.text) not in known]
 
     def _detect(self, encoded: EncodedBatch, rows: Sequence[int]) -> list[Mapping[str, float]]:
         if not self._model.is_multilingual:
@@ -198,118 +251,26 @@ class WhisperTranscriber:
                 languages[row] = _choose_language(heard[row], options[row])
         return languages
 
-    def _decode(
-        self, encoded: EncodedBatch, prompts: Sequence[list[int]], options: DecodeOptions
-    ) -> list[Decoding]:
-        """openai/whisper's ladder: who is doubtful at one temperature is tried at the next."""
-        tries: list[list[Decoding]] = [[] for _ in prompts]
-        pending = list(range(len(prompts)))
-        for temperature in self._ladder if options.temperature == 0 else (options.temperature,):
-            found = self._generate(
-                encoded.rows(pending), [prompts[row] for row in pending], options, temperature
-            )
-            for row, decoding in zip(pending, found, strict=True):
-                tries[row].append(decoding)
-            pending = [row for row in pending if tries[row][-1].doubtful]
-            if not pending:
-                break
-        return [best(found) for found in tries]
 
-    def _generate(
-        self,
-        encoded: Any,
-        prompts: list[list[int]],
-        options: DecodeOptions,
-        temperature: float,
-    ) -> list[Decoding]:
-        sampling: dict[str, object] = {"beam_size": options.beam_size}
-        if temperature > 0:
-            sampling = {
-                "beam_size": 1,
-                "num_hypotheses": BEST_OF,
-                "sampling_topk": 0,
-                "sampling_temperature": temperature,
-            }
-        # -1 stands for the symbols that the model's own config.json suppresses
-        suppressed = [-1, *(self._vocabulary.numerals if options.suppress_numerals else ())]
-        results = self._model.generate(
-            encoded,
-            prompts,
-            max_length=MAX_LENGTH,
-            suppress_tokens=suppressed,
-            return_scores=True,
-            return_no_speech_prob=True,
-            **sampling,
-        )
-        return [self._decoding(result, temperature) for result in results]
-
-    def _decoding(self, result: Any, temperature: float) -> Decoding:
-        score, sequence = max(
-            zip(result.scores, result.sequences_ids, strict=True), key=lambda pair: pair[0]
-        )
-        tokens = self._vocabulary.text_tokens(sequence)
-        text = self._vocabulary.decode(tokens)
-        return Decoding(
-            tokens=tuple(tokens),
-            text=text,
-            temperature=temperature,
-            # the score is a mean that does not count the end of the text; openai/whisper's does
-            avg_logprob=score * len(sequence) / (len(sequence) + 1),
-            compression_ratio=compression_ratio(text.strip()),
-            no_speech_prob=result.no_speech_prob,
-        )
-
-    def _with_details(
-        self,
-        encoded: EncodedBatch,
-        windows: Sequence[Window],
-        options: Sequence[DecodeOptions],
-        prompts: Sequence[list[int]],
-        segments: Sequence[Segment | None],
-    ) -> list[Segment | None]:
-        """The segments with the words and log probabilities that their requests ask for."""
-        detailed = list(segments)
-        groups: dict[tuple[int, ...], list[int]] = {}  # one `align` call has one start sequence
-        for row, (wanted, segment) in enumerate(zip(options, segments, strict=True)):
-            if segment is not None and (wanted.word_timestamps or wanted.logprobs):
-                start = _alignment_start(prompts[row], segment.tokens)
-                groups.setdefault(start, []).append(row)
-        for start, rows in groups.items():
-            chosen = [(row, segment) for row in rows if (segment := segments[row]) is not None]
-            found = self._model.align(
-                encoded.rows(rows),
-                list(start),
-                [list(segment.tokens) for _, segment in chosen],
-                [_frames(windows[row]) for row in rows],
-            )
-            for (row, segment), alignment in zip(chosen, found, strict=True):
-                detailed[row] = self._detailed(segment, windows[row], options[row], alignment)
-        return detailed
-
-    def _detailed(
-        self, segment: Segment, window: Window, wanted: DecodeOptions, alignment: Any
-    ) -> Segment:
-        probabilities = alignment.text_token_probs
-        if wanted.word_timestamps:
-            words = words_of(
-                self._vocabulary,
-                segment.tokens,
-                segment.language or "en",
-                path=alignment.alignments,
-                probabilities=probabilities,
-                window=window,
-            )
-            segment = replace(segment, words=words)
-        if wanted.logprobs:
-            logprobs = logprobs_of(self._vocabulary, segment.tokens, probabilities)
-            segment = replace(segment, logprobs=logprobs)
-        return segment
-
-
-def _segment(window: Window, decoding: Decoding, language: str) -> Segment | None:
-    """The window as one segment, as in WhisperX; None when nothing is said in it."""
+def _is_speech(decoding: Decoding, window: Window, options: DecodeOptions) -> bool:
+    """Whether a text was said, and is not what a decoder invents or repeats from its prompt."""
     if decoding.silent or not decoding.text.strip():
-        return None
+        return False
+    if _speech_probability(window) < MIN_SPEECH_PROBABILITY and not decoding.sure:
+        return False
+    context = " ".join(filter(None, (options.prompt, options.hotwords)))
+    return not (context and decoding.echoes(context))
+
+
+def _speech_probability(window: Window) -> float:
+    """How sure voice activity is, over all its regions in the window."""
+    regions = regions_of(window)
+    total = sum(region.probability * (region.end - region.start) for region in regions)
+    return total / max(seconds_of_speech(regions), 1e-6)
+
+
+def _segment(window: Window, decoding: Decoding, language: str) -> Segment:
+    """The window as one segment, as in WhisperX."""
     return Segment(
         start=window.start,
         end=window.end,
@@ -338,21 +299,6 @@ def _choose_language(heard: Mapping[str, float], options: DecodeOptions) -> tupl
     if share < MIN_LANGUAGE_PROBABILITY and fallback is not None:
         return fallback, shares.get(fallback, 0.0) / total if total > 0 else 0.0
     return language, share
-
-
-def _frames(window: Window) -> int:
-    """Frames of sound in the spectrogram; two are one position of the encoder, the least."""
-    return min(max(2, len(window.samples) // HOP), N_FRAMES)
-
-
-def _alignment_start(prompt: Sequence[int], tokens: Sequence[int]) -> tuple[int, ...]:
-    """The prompt without `<|notimestamps|>`, which `align` adds itself.
-
-    The probabilities are then those under the prompt. Where prompt, text and its end exceed the
-    decoder's positions the oldest context goes.
-    """
-    excess = max(0, len(prompt) + len(tokens) + 1 - MAX_LENGTH)
-    return tuple(prompt[excess:-1])
 
 
 def out_of_memory(error: Exception) -> bool:

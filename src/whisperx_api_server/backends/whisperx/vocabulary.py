@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 
-from ...domain import DecodeOptions, Task
+from ...domain import Task
 from ...errors import InvalidRequest
 from ..base import require
 
 MAX_LENGTH = 448  # positions of Whisper's decoder
 MAX_CONTEXT = MAX_LENGTH // 2 - 1  # tokens of prompt and hotwords, openai/whisper decoding.py
+MAX_CONTEXT_CHARACTERS = 8192  # that are tokenized: clients may send far more than counts
 NUMERAL_CHARACTERS = frozenset("0123456789%$£")  # WhisperX's `suppress_numerals`
 
 
@@ -34,37 +35,34 @@ class Vocabulary:
         }
         self._languages = self._find_languages()
         self._bytes = _byte_decoder()
-        self.context = lru_cache(maxsize=1024)(self._context)
 
     @property
     def languages(self) -> frozenset[str]:
         """The codes that prompts may name."""
         return frozenset(self._languages)
 
-    def prompt(self, options: DecodeOptions, language: str) -> list[int]:
-        """The tokens that the decoder starts from.
+    def prompt(self, task: Task, language: str) -> tuple[int, ...]:
+        """The tokens that the decoder starts from, behind the context.
 
         Raises:
             InvalidRequest: the model does not know the language.
         """
-        context = self.context(options.prompt, options.hotwords)
         if language not in self._languages:
             raise InvalidRequest(
                 f"the model does not know the language {language!r}", param="language"
             )
         if not self._multilingual:
-            return [*context, self._start, self._no_timestamps]
-        task = self._tasks[options.task]
-        return [*context, self._start, self._languages[language], task, self._no_timestamps]
+            return self._start, self._no_timestamps
+        return self._start, self._languages[language], self._tasks[task], self._no_timestamps
 
-    def _context(self, prompt: str | None, hotwords: str | None) -> tuple[int, ...]:
+    def context(self, prompt: str | None, hotwords: str | None) -> tuple[int, ...]:
         """What stands before `<|startoftranscript|>`: the hotwords, then the prompt.
 
         As faster-whisper places them: hotwords keep their beginning, the prompt its end. Where
         both are long they share what either may have alone, so that there is room for text.
         """
-        words = self._encode(hotwords)[:MAX_CONTEXT]
-        before = self._encode(prompt)
+        words = self.encode((hotwords or "")[:MAX_CONTEXT_CHARACTERS])[:MAX_CONTEXT]
+        before = self.encode((prompt or "")[-MAX_CONTEXT_CHARACTERS:])
         before = before[max(0, len(before) - (MAX_CONTEXT - len(words))) :]
         return (self._start_of_previous, *words, *before) if words or before else ()
 
@@ -97,8 +95,9 @@ class Vocabulary:
         words, groups = splitter.split_to_word_tokens(list(tokens))
         return [(word, len(group)) for word, group in zip(words, groups, strict=True)]
 
-    def _encode(self, text: str | None) -> list[int]:
-        if not text or not text.strip():
+    def encode(self, text: str) -> list[int]:
+        """The text tokens of a text, as Whisper writes it: behind one space; none of a blank."""
+        if not text.strip():
             return []
         ids = self._tokenizer.encode(" " + text.strip(), add_special_tokens=False).ids
         return self.text_tokens(ids)  # a client's "<|startoftranscript|>" is no text

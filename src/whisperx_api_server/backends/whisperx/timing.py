@@ -1,0 +1,199 @@
+"""Word times and token probabilities of decoded text, by the decoder's cross-attention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ...domain import DecodeOptions, Segment, SpeechRegion, Window, Word
+from ...word_times import keep_in_speech
+from .encoding import EncodedBatch
+from .features import HOP, N_FRAMES
+from .search import Row
+from .vocabulary import MAX_LENGTH, Vocabulary
+from .words import logprobs_of, words_of
+
+MIN_UNHEARD = 2.0
+"""Seconds of speech in which a decoder says nothing by mistake, not by a long pause for breath."""
+
+WORD = 0.5
+"""Seconds that a word has of a stretch that it stands alone in."""
+
+MIN_TOKENS_PER_SECOND = 2.5
+"""Text of a window that is heard whole has more tokens for each second of speech."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Heard:
+    """A window of a batch and the text that was heard in it."""
+
+    row: Row
+    window: Window
+    options: DecodeOptions
+    segment: Segment
+
+    def between(self, start: float, end: float) -> Heard:
+        """The same, said between two times; the window's samples stay."""
+        return replace(
+            self,
+            segment=replace(self.segment, start=start, end=end),
+            window=replace(self.window, regions=tuple(_clipped(self.window, start, end))),
+        )
+
+
+class CrossAttention:
+    """Aligns the texts of a batch with its windows."""
+
+    def __init__(self, model: Any, vocabulary: Vocabulary) -> None:
+        self._model = model
+        self._vocabulary = vocabulary
+
+    def detailed(self, encoded: EncodedBatch, heard: Sequence[Heard]) -> list[Segment]:
+        """The segments with the words and log probabilities that their requests ask for."""
+        timed = [one for one in heard if one.options.word_timestamps]
+        scored = [one for one in heard if one.options.logprobs]
+        words = dict(zip(_places(timed), self._words(encoded, timed), strict=True))
+        # the decoder saw the prompt: without it the probabilities would be others
+        probabilities = dict(
+            zip(_places(scored), self._align(encoded, scored, context=True), strict=True)
+        )
+        return [
+            replace(
+                one.segment,
+                words=keep_in_speech(words[one.row.place], regions_of(one.window))
+                if one.options.word_timestamps
+                else None,
+                logprobs=logprobs_of(
+                    self._vocabulary,
+                    one.segment.tokens,
+                    probabilities[one.row.place].text_token_probs,
+                )
+                if one.options.logprobs
+                else (),
+            )
+            for one in heard
+        ]
+
+    def unheard(
+        self, encoded: EncodedBatch, heard: Sequence[Heard]
+    ) -> dict[int, tuple[Window | None, Window | None]]:
+        """For each window with few words for its speech, by its index in `heard`: the parts before
+        and behind the words in which there is speech, if there are any.
+        """
+        sparse = [
+            index
+            for index, one in enumerate(heard)
+            if len(one.segment.tokens)
+            < MIN_TOKENS_PER_SECOND * seconds_of_speech(regions_of(one.window))
+        ]
+        words = self._words(encoded, [heard[index] for index in sparse])
+        return {
+            index: unheard_parts(heard[index].window, said)
+            for index, said in zip(sparse, words, strict=True)
+            if said
+        }
+
+    def _words(self, encoded: EncodedBatch, heard: Sequence[Heard]) -> list[tuple[Word, ...]]:
+        """The words of each text with the decoder's own times.
+
+        The prompt's part before `<|startoftranscript|>` is left out: it would move the times.
+        """
+        return [
+            words_of(
+                self._vocabulary,
+                one.segment.tokens,
+                one.segment.language or "en",
+                path=alignment.alignments,
+                probabilities=alignment.text_token_probs,
+                window=one.window,
+            )
+            for one, alignment in zip(
+                heard, self._align(encoded, heard, context=False), strict=True
+            )
+        ]
+
+    def _align(self, encoded: EncodedBatch, heard: Sequence[Heard], *, context: bool) -> list[Any]:
+        groups: dict[tuple[int, ...], list[int]] = {}  # one call has one start sequence
+        for index, one in enumerate(heard):
+            prompt = one.row.prompt if context else one.row.prompt[one.row.context :]
+            groups.setdefault(_start(prompt, one.segment.tokens), []).append(index)
+        found: dict[int, Any] = {}
+        for start, indices in groups.items():
+            alignments = self._model.align(
+                encoded.rows([heard[index].row.place for index in indices]),
+                list(start),
+                [list(heard[index].segment.tokens) for index in indices],
+                [_frames(heard[index].window) for index in indices],
+            )
+            found.update(zip(indices, alignments, strict=True))
+        return [found[index] for index in range(len(heard))]
+
+
+def regions_of(window: Window) -> tuple[SpeechRegion, ...]:
+    """The window's speech regions: all of it where none are given."""
+    return window.regions or (SpeechRegion(start=window.start, end=window.end),)
+
+
+def seconds_of_speech(regions: Sequence[SpeechRegion]) -> float:
+    return sum(region.end - region.start for region in regions)
+
+
+def unheard_parts(window: Window, words: Sequence[Word]) -> tuple[Window | None, Window | None]:
+    """The parts before and behind the words that hold speech without a word.
+
+    A decoder without timestamps may begin or end where the sound changes. What it leaves out is
+    behind its last word, or inside a first or last word that seems to last too long.
+    """
+    first, last = words[0], words[-1]
+    head = first.end - WORD
+    stretched = seconds_of_speech(_clipped(window, last.start + WORD, last.end)) >= MIN_UNHEARD
+    tail = max(head, last.start + WORD if stretched else last.end)
+    return _part(window, window.start, head), _part(window, tail, window.end)
+
+
+def _part(window: Window, start: float, end: float) -> Window | None:
+    """The speech of a window between two times, where it is enough to have words.
+
+    Its probability is 0, since the decoder heard nothing in it.
+    """
+    regions = _clipped(window, start, end)
+    if seconds_of_speech(regions) < MIN_UNHEARD:
+        return None
+    rate = len(window.samples) / (window.end - window.start)
+    start, end = regions[0].start, regions[-1].end
+    first, stop = round((start - window.start) * rate), round((end - window.start) * rate)
+    return replace(
+        window,
+        start=start,
+        end=end,
+        samples=window.samples[first:stop],
+        regions=tuple(replace(region, probability=0.0) for region in regions),
+    )
+
+
+def _places(heard: Sequence[Heard]) -> list[int]:
+    return [one.row.place for one in heard]
+
+
+def _clipped(window: Window, start: float, end: float) -> list[SpeechRegion]:
+    """The window's speech between two times."""
+    return [
+        replace(region, start=max(start, region.start), end=min(end, region.end))
+        for region in regions_of(window)
+        if region.start < end and start < region.end
+    ]
+
+
+def _start(prompt: Sequence[int], tokens: Sequence[int]) -> tuple[int, ...]:
+    """The prompt without `<|notimestamps|>`, which `align` adds itself.
+
+    Where prompt, text and its end exceed the decoder's positions the oldest context goes.
+    """
+    excess = max(0, len(prompt) + len(tokens) + 1 - MAX_LENGTH)
+    return tuple(prompt[excess:-1])
+
+
+def _frames(window: Window) -> int:
+    """Frames of sound in the spectrogram; two are one position of the encoder, the least."""
+    return min(max(2, len(window.samples) // HOP), N_FRAMES)
