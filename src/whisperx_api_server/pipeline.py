@@ -156,7 +156,7 @@ class _Run:
     async def transcribe(self, suspended: asyncio.Timeout | None) -> Transcript:
         request, observer = self._request, self._observer
         decode, diarize = request.decode, request.diarize
-        if request.align is AlignMode.FORCED and decode.task == "transcribe" and decode.language:
+        if request.align is AlignMode.FORCED and decode.task == "transcribe":
             await self._aligners.require(decode.language)
         observer.stage("open")
         known = diarize.known_speakers if diarize and not self._checkpoint.diarization else ()

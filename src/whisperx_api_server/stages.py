@@ -25,6 +25,7 @@ from .domain import (
 )
 from .errors import InvalidRequest
 from .model_pool import ModelPool, until_loaded
+from .numerals import spell_segment
 from .scheduler import Lane
 from .word_times import keep_in_speech
 from .work import Work
@@ -108,15 +109,31 @@ class Transcribing(_Leased[Transcriber]):
 
     async def transcribe(self, window: Window, options: DecodeOptions) -> WindowTranscript:
         """Decode one window, in a batch with those of others."""
-        return await self.submit(
+        transcript = await self.submit(
             _TRANSCRIBE,
             _Decode(window=window, options=options),
             key=self.lane.model.batch_key(options),
             padded_seconds=self._padded_seconds(window),
         )
+        if options.suppress_numerals and not self.capabilities.spells_numerals:
+            return await asyncio.to_thread(_spelled, transcript)
+        return transcript
 
     def _padded_seconds(self, window: Window) -> float:
         return self.capabilities.padded_to or window.end - window.start
+
+
+def _spelled(transcript: WindowTranscript) -> WindowTranscript:
+    """The transcript with numbers in words, where its language is known."""
+    if not transcript.language_probability:
+        return transcript
+    return replace(
+        transcript,
+        segments=tuple(
+            spell_segment(segment, segment.language or transcript.language)
+            for segment in transcript.segments
+        ),
+    )
 
 
 class VoiceDetecting(_Leased[VoiceDetector]):

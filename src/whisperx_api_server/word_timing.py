@@ -12,11 +12,14 @@ from dataclasses import dataclass, replace
 from .backends import ModelKey
 from .catalog import Catalog
 from .domain import AlignMode, DecodeOptions, TranscriptionRequest, Window, WindowTranscript
-from .errors import ServiceError
+from .errors import NotInstalled, ServiceError
 from .model_pool import ModelPool
 from .stages import Engines, Transcribing
 
 logger = logging.getLogger(__name__)
+
+ANY_LANGUAGE = "en"
+"""What is asked about where a language is not known: all aligners need the same packages."""
 
 RETRY_SECONDS = 300.0
 """Seconds for which an aligner that could not be had is not tried again."""
@@ -45,11 +48,19 @@ class Aligners:
         """The language's align model; None where there is none."""
         return self._catalog.aligner(language)
 
-    def foreseen_problem(self, language: str) -> str | None:
-        """Why the language cannot be aligned, as far as that is known without loading anything."""
+    def foreseen_problem(self, language: str | None) -> str | None:
+        """Why the language cannot be aligned, as far as that is known without loading anything.
+
+        None stands for a language that is not known yet: then absent packages are the only reason.
+        """
+        problem = self._catalog.aligner_problem(language or ANY_LANGUAGE)
+        if language is None:
+            return problem.message if isinstance(problem, NotInstalled) else None
         key = self.key(language)
+        if problem is not None:
+            return problem.message
         if key is None:
-            return f"there is no align model for {language!r}: name one in ALIGNMENT__MODELS"
+            return None
         failure = self._failures.get(key)
         return failure.reason if failure is not None and self._clock() < failure.until else None
 
@@ -66,6 +77,21 @@ class Aligners:
             logger.warning("word times are the decoder's own: %s", reason)
         return reason
 
+    async def require(self, language: str | None) -> None:
+        """Load the language's aligner, if it has one; None is a language that is not known yet.
+
+        Raises:
+            ServiceError: it cannot be loaded, or the packages of every aligner are absent.
+        """
+        key = self.key(language or ANY_LANGUAGE)
+        if key is None:
+            return
+        problem = self._catalog.aligner_problem(language or ANY_LANGUAGE)
+        if problem is not None and (language is not None or isinstance(problem, NotInstalled)):
+            raise problem
+        if language is not None:
+            await self._pool.load(key)
+
     async def _load(self, key: ModelKey) -> str | None:
         try:
             await self._pool.load(key)
@@ -74,15 +100,6 @@ class Aligners:
             self._failures[key] = _Failure(reason=error.message, until=until)
             return error.message
         return None
-
-    async def require(self, language: str) -> None:
-        """Load the language's aligner, if it has one.
-
-        Raises:
-            ServiceError: it cannot be loaded.
-        """
-        if (key := self.key(language)) is not None:
-            await self._pool.load(key)
 
 
 class WordTiming:
@@ -109,7 +126,7 @@ class WordTiming:
         if native or self._mode is AlignMode.SEGMENTS or options.task == "translate":
             return await engine.transcribe(window, timed)
         language = options.language or options.fallback_language
-        own_times = language is not None and self._aligners.foreseen_problem(language) is not None
+        own_times = self._aligners.foreseen_problem(language) is not None
         transcript = await engine.transcribe(window, timed if own_times else options)
         if not transcript.segments:
             return transcript

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,16 @@ import numpy as np
 import pytest
 
 from live import until
-from pipeline_world import RECORDINGS, Diarizer, VoiceDetector, World, known_as, play, sentences
+from pipeline_world import (
+    RECORDINGS,
+    Diarizer,
+    Transcriber,
+    VoiceDetector,
+    World,
+    known_as,
+    play,
+    sentences,
+)
 from whisperx_api_server import pipeline, runs, scheduler
 from whisperx_api_server.backends.fake import say
 from whisperx_api_server.domain import (
@@ -30,6 +40,7 @@ from whisperx_api_server.domain import (
     SpeechRegion,
     UploadedFile,
     VadOptions,
+    Window,
     WindowTranscript,
     Word,
 )
@@ -285,6 +296,45 @@ def test_a_bad_voice_sample_is_refused_before_the_long_work(recording: str, faul
         if recording == "blip":  # its length is known before the recording is even opened
             assert world.clips.opened == 2
         world.assert_nothing_left()
+
+    play(scene)
+
+
+@pytest.mark.parametrize(
+    ("suppress", "certainty", "said"),
+    [
+        (True, 1.0, "red forty-two door."),
+        (False, 1.0, "red 42 door."),
+        (True, 0.0, "red 42 door."),  # in no language that the engine could tell
+    ],
+)
+def test_numbers_are_spelled_for_engines_that_write_digits(
+    suppress: bool, certainty: float, said: str
+) -> None:
+    class Digits(Transcriber):
+        def transcribe(
+            self,
+            windows: Sequence[Window],
+            options: Sequence[DecodeOptions],
+            features: Sequence[object | None],
+        ) -> list[WindowTranscript]:
+            return [
+                replace(
+                    answer,
+                    language_probability=certainty,
+                    segments=tuple(
+                        replace(segment, text=segment.text.replace("tree", "42"))
+                        for segment in answer.segments
+                    ),
+                )
+                for answer in super().transcribe(windows, options, features)
+            ]
+
+    async def scene(world: World) -> None:
+        world.clips.recordings = {"number": sentences("red tree door")}
+        world.engines["transcription"] = Digits
+        decode = DecodeOptions(language="en", suppress_numerals=suppress)
+        assert await world.text("number", decode=decode, align=AlignMode.OFF) == said
 
     play(scene)
 

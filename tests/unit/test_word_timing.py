@@ -9,8 +9,9 @@ import pytest
 
 from pipeline_world import World, play
 from whisperx_api_server.backends import fake
+from whisperx_api_server.backends.base import ModelSpec
 from whisperx_api_server.domain import AlignMode, DecodeOptions, DiarizeOptions, Transcript
-from whisperx_api_server.errors import ModelUnavailable
+from whisperx_api_server.errors import ModelUnavailable, NotInstalled
 from whisperx_api_server.word_timing import RETRY_SECONDS, Aligners
 
 OFFLINE = "the align model 'x' could not be downloaded: try again later"
@@ -94,6 +95,29 @@ def test_forced_alignment_that_cannot_be_had_fails_before_anything_is_decoded() 
             task="translate"
         ))  # fmt: skip
         world.assert_nothing_left()
+
+    play(scene)
+
+
+def test_absent_packages_are_told_before_anything_is_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where the language is not known yet, and with the times in the first decoding."""
+    absent = "this needs the package 'torch'"
+
+    def aligner_problem(_spec: ModelSpec) -> NotInstalled:
+        return NotInstalled(absent)
+
+    monkeypatch.setattr(fake, "aligner_problem", aligner_problem, raising=False)
+
+    async def scene(world: World) -> None:
+        with pytest.raises(NotInstalled, match=absent):
+            await world.text("english", align=AlignMode.FORCED)
+        assert world.clips.opened == 0
+        transcript = await world.pipeline.run(world.request("english"))
+        assert_sentences(transcript)
+        assert transcript.warnings == (f"word times are the decoder's own: {absent}",)
+        assert all(options.word_timestamps for options in world.hold.decoded)
 
     play(scene)
 

@@ -89,7 +89,8 @@ class Capabilities:
     `languages` None is any that Whisper knows. `native_words`: every answer carries word times at
     no cost. `can_time_words`: on request (`DecodeOptions.word_timestamps`). `detects_language`:
     `DecodeOptions.language` may be None. `can_sample`: a temperature above 0
-    is honoured. `padded_to` is the length in seconds that each window is
+    is honoured. `spells_numerals`: `DecodeOptions.suppress_numerals` is; for other engines the
+    server spells them. `padded_to` is the length in seconds that each window is
     padded to, 0 when it costs what it lasts.
     """
 
@@ -101,6 +102,7 @@ class Capabilities:
     can_prompt: bool = False
     can_logprobs: bool = False
     can_sample: bool = False
+    spells_numerals: bool = False
     max_window: float = 30.0
     max_batch: int = 16
     padded_to: float = 0.0

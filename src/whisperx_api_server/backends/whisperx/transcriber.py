@@ -64,6 +64,7 @@ class WhisperTranscriber:
             can_prompt=True,
             can_logprobs=True,
             can_sample=True,
+            spells_numerals=True,
             max_window=30.0,
             max_batch=max_batch,
             padded_to=30.0,
