@@ -40,8 +40,8 @@ class Aligners:
         self._catalog = catalog
         self._pool = pool
         self._clock = clock
-        self._failures: dict[ModelKey, _Failure] = {}
-        self._attempts: defaultdict[ModelKey, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._failures: dict[str, _Failure] = {}  # by language, like the attempts
+        self._attempts: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._reported: set[str] = set()
 
     def key(self, language: str) -> ModelKey | None:
@@ -53,25 +53,15 @@ class Aligners:
 
         None stands for a language that is not known yet: then absent packages are the only reason.
         """
-        problem = self._catalog.aligner_problem(language or ANY_LANGUAGE)
-        if language is None:
-            return problem.message if isinstance(problem, NotInstalled) else None
-        key = self.key(language)
-        if problem is not None:
-            return problem.message
-        if key is None:
-            return None
-        failure = self._failures.get(key)
+        if (error := self._error(language)) is not None:
+            return error.message
+        failure = self._failures.get(language or "")
         return failure.reason if failure is not None and self._clock() < failure.until else None
 
     async def problem(self, language: str) -> str | None:
         """Why the language cannot be aligned, after an attempt to load its model."""
-        key = self.key(language)
-        if key is None:
-            reason = self.foreseen_problem(language)
-        else:
-            async with self._attempts[key]:  # windows that wait for one attempt share its outcome
-                reason = self.foreseen_problem(language) or await self._load(key)
+        async with self._attempts[language]:  # windows that wait for one attempt share its outcome
+            reason = self.foreseen_problem(language) or await self._load(language)
         if reason is not None and reason not in self._reported:
             self._reported.add(reason)
             logger.warning("word times are the decoder's own: %s", reason)
@@ -86,18 +76,21 @@ class Aligners:
         key = self.key(language or ANY_LANGUAGE)
         if key is None:
             return
-        problem = self._catalog.aligner_problem(language or ANY_LANGUAGE)
-        if problem is not None and (language is not None or isinstance(problem, NotInstalled)):
-            raise problem
+        if (error := self._error(language)) is not None:
+            raise error
         if language is not None:
             await self._pool.load(key)
 
-    async def _load(self, key: ModelKey) -> str | None:
+    def _error(self, language: str | None) -> ServiceError | None:
+        error = self._catalog.aligner_problem(language or ANY_LANGUAGE)
+        return error if language is not None or isinstance(error, NotInstalled) else None
+
+    async def _load(self, language: str) -> str | None:
         try:
-            await self._pool.load(key)
+            await self.require(language)
         except ServiceError as error:
             until = self._clock() + RETRY_SECONDS
-            self._failures[key] = _Failure(reason=error.message, until=until)
+            self._failures[language] = _Failure(reason=error.message, until=until)
             return error.message
         return None
 
