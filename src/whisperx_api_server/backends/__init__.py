@@ -39,6 +39,7 @@ BUILT_IN: Mapping[str, Mapping[Stage, str]] = {
         "diarization": ".fake",
         "vad": ".fake",
     },
+    "onnx": {"diarization": ".onnx"},
     "silero": {"vad": ".silero"},
     "pyannote": {"vad": ".pyannote", "diarization": ".pyannote"},
     "transformers": {"translation": ".text", "generation": ".text"},

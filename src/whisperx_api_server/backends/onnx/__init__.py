@@ -1,0 +1,17 @@
+"""Speaker diarization on onnxruntime, with weights that ship in this package.
+
+pyannote's segmentation-3.0 finds who speaks in each frame of 10 s windows, CAM++ turns each voice
+of a window into a vector, and clustering joins the voices of all windows. Needs neither torch, a
+token nor a download.
+"""
+
+from __future__ import annotations
+
+from ..base import Diarizer, ModelSpec
+
+
+def load_diarizer(spec: ModelSpec) -> Diarizer:
+    """Load the diarizer; see `diarizer.load_diarizer`."""
+    from . import diarizer
+
+    return diarizer.load_diarizer(spec)

@@ -1,0 +1,217 @@
+"""The onnx diarizer on a real telephone call and on dialogues of known voices."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from scipy.cluster import hierarchy
+from scipy.optimize import linear_sum_assignment
+
+from fixtures.speech.speech import Speech, Utterance
+from support import Turn, diarization_error
+from whisperx_api_server.backends.base import Diarizer, ModelSpec
+from whisperx_api_server.backends.onnx import clustering, load_diarizer
+from whisperx_api_server.backends.onnx import diarizer as diarizer_module
+from whisperx_api_server.backends.onnx.fbank import FilterBank
+from whisperx_api_server.backends.onnx.voices import Vectors, unit
+from whisperx_api_server.domain import AudioClip, DiarizeOptions, SpeakerTurn
+from whisperx_api_server.errors import NotInstalled
+
+RATE = 16_000
+COLLAR = 25  # frames of 10 ms on both sides of a true boundary that are not scored
+
+
+@pytest.fixture(scope="module")
+def diarizer() -> Diarizer:
+    return load_diarizer(ModelSpec(name="onnx"))
+
+
+@pytest.fixture(scope="module")
+def call() -> tuple[AudioClip, list[Turn]]:
+    """pyannote's sample: 30 s of a telephone call, and who speaks when."""
+    package = find_spec("pyannote.audio")
+    folder = Path(next(iter((package and package.submodule_search_locations) or ()))) / "sample"
+    samples, rate = soundfile.read(folder / "sample.wav", dtype="float32")
+    rows = [line.split() for line in (folder / "sample.rttm").read_text().splitlines()]
+    turns = [Turn(row[7], float(row[3]), float(row[3]) + float(row[4])) for row in rows]
+    return AudioClip(samples=samples, sample_rate=rate), turns
+
+
+def test_telephone_call(diarizer: Diarizer, call: tuple[AudioClip, list[Turn]]) -> None:
+    clip, reference = call
+    found = diarizer.diarize(clip, DiarizeOptions())
+    turns = [Turn(turn.speaker, turn.start, turn.end) for turn in found.turns]
+    assert diarization_error(reference, turns) <= 0.1
+    assert found.turns[0].speaker == "SPEAKER_00"
+    assert {turn.speaker for turn in found.turns} == {"SPEAKER_00", "SPEAKER_01"}
+
+
+def test_overlapping_speech_has_two_speakers_and_one_exclusive_one(
+    diarizer: Diarizer, call: tuple[AudioClip, list[Turn]]
+) -> None:
+    clip, _ = call
+    mixed = clip.samples + np.roll(clip.samples, 7 * RATE)
+    found = diarizer.diarize(AudioClip(samples=mixed, sample_rate=RATE), DiarizeOptions())
+    assert any(
+        first.end > second.start and first.speaker != second.speaker
+        for first, second in zip(found.turns, found.turns[1:], strict=False)
+    )
+    edges = [edge for turn in found.exclusive for edge in (turn.start, turn.end)]
+    assert edges == sorted(edges)
+    assert edges[0] >= 0
+    assert edges[-1] <= clip.duration
+
+
+def clip_of(*utterances: Utterance) -> AudioClip:
+    return AudioClip(
+        samples=np.concatenate([utterance.audio for utterance in utterances]), sample_rate=RATE
+    )
+
+
+def error_rate(spoken: Utterance, turns: tuple[SpeakerTurn, ...]) -> float:
+    """DER: the part of speech that is missed, invented or given to another, labels mapped best."""
+    frames = len(spoken.audio) // 160 + 1
+    truth = [(words[0].start, words[-1].end, words[0].speaker) for words in spoken.sentences]
+    reference = _active(truth, frames)
+    found = _active([(turn.start, turn.end, turn.speaker) for turn in turns], frames)
+    scored = np.ones(frames, bool)
+    for start, end, _ in truth:
+        for edge in (round(start * 100), round(end * 100)):
+            scored[max(0, edge - COLLAR) : edge + COLLAR] = False
+    reference, found = reference[:, scored], found[:, scored]
+    overlap = reference.astype(int) @ found.T.astype(int)
+    right = overlap[linear_sum_assignment(-overlap)].sum()
+    wrong = np.maximum(reference.sum(axis=0), found.sum(axis=0)).sum() - right
+    return float(wrong / reference.sum())
+
+
+def _active(spans: list[tuple[float, float, str]], frames: int) -> np.ndarray:
+    speakers = sorted({speaker for _, _, speaker in spans})
+    active = np.zeros((max(1, len(speakers)), frames), bool)
+    for start, end, speaker in spans:
+        active[speakers.index(speaker), round(start * 100) : round(end * 100)] = True
+    return active
+
+
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("speakers", [["en-adam", "en-beth"], ["fr-alain", "fr-berthe"]])
+def test_dialogues(diarizer: Diarizer, speech: Speech, speakers: list[str], given: bool) -> None:
+    spoken = speech.dialogue(speakers, 40, seed=2)
+    count = len(speakers) if given else None
+    found = diarizer.diarize(clip_of(spoken), DiarizeOptions(num_speakers=count))
+    assert error_rate(spoken, found.turns) <= 0.1
+    assert len({turn.speaker for turn in found.turns}) == len(speakers)
+
+
+@pytest.mark.parametrize("speaker", ["en-adam", "en-beth", "fr-claude"])
+def test_one_speaker_is_not_split(diarizer: Diarizer, speech: Speech, speaker: str) -> None:
+    found = diarizer.diarize(clip_of(speech.random(speaker, 20, seed=4)), DiarizeOptions())
+    assert {turn.speaker for turn in found.turns} == {"SPEAKER_00"}
+
+
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [
+        (DiarizeOptions(max_speakers=1), 1),
+        (DiarizeOptions(min_speakers=3), 3),
+        (DiarizeOptions(min_speakers=1, max_speakers=8), 2),
+        (DiarizeOptions(num_speakers=3, max_speakers=2), 3),
+    ],
+)
+def test_bounds_hold(
+    diarizer: Diarizer, speech: Speech, options: DiarizeOptions, count: int
+) -> None:
+    spoken = speech.dialogue(["en-adam", "en-beth"], 30, seed=3)
+    found = diarizer.diarize(clip_of(spoken), options)
+    assert len({turn.speaker for turn in found.turns}) == count
+
+
+def test_more_speakers_than_speech_gives_what_there_is(diarizer: Diarizer, speech: Speech) -> None:
+    spoken = speech.random("en-beth", 3, seed=1)
+    found = diarizer.diarize(clip_of(spoken), DiarizeOptions(num_speakers=50))
+    assert 1 <= len({turn.speaker for turn in found.turns}) < 50
+
+
+@pytest.mark.parametrize("length", [0, 1, 700, 5 * RATE])
+def test_silence_has_no_turns(diarizer: Diarizer, length: int) -> None:
+    silence = AudioClip(samples=np.zeros(length, np.float32), sample_rate=RATE)
+    assert diarizer.diarize(silence, DiarizeOptions(num_speakers=2)).turns == ()
+    assert diarizer.embed([silence]) == [None]
+
+
+def test_voices_are_known_again(diarizer: Diarizer, speech: Speech) -> None:
+    spoken = speech.dialogue(["en-adam", "en-beth"], 30, seed=1)
+    found = diarizer.diarize(clip_of(spoken), DiarizeOptions(embeddings=True))
+    samples = [clip_of(speech.random(name, 5, seed=9)) for name in ("en-beth", "en-adam")]
+    beth, adam = (np.array(vector) for vector in diarizer.embed(samples))
+    first, second = (np.array(found.embeddings[name]) for name in ("SPEAKER_00", "SPEAKER_01"))
+    for voice, same, other in ((first, adam, beth), (second, beth, adam)):
+        assert cosine(voice, same) > diarizer.match_threshold > cosine(voice, other)
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+def test_blocks_do_not_change_the_result(
+    diarizer: Diarizer, speech: Speech, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoken = speech.dialogue(["en-adam", "en-beth"], 30, seed=6)
+    whole = diarizer.diarize(clip_of(spoken), DiarizeOptions())
+    monkeypatch.setattr(diarizer_module, "BLOCK", 3)
+    assert diarizer.diarize(clip_of(spoken), DiarizeOptions()).turns == whole.turns
+
+
+def voices(*counts: int) -> Vectors:
+    """Vectors of that many voices per speaker, orthogonal but for a little noise."""
+    directions = np.repeat(np.eye(len(counts), 16), counts, axis=0)
+    noise = np.random.default_rng(0).normal(scale=0.05, size=directions.shape)
+    return unit((directions + noise).astype(np.float32))
+
+
+@pytest.mark.parametrize("block", [2_000, 25])
+@pytest.mark.parametrize(("least", "most", "count"), [(1, 60, 3), (2, 2, 2), (1, 1, 1), (4, 9, 4)])
+def test_speakers_are_clustered_in_one_block_or_several(
+    monkeypatch: pytest.MonkeyPatch, block: int, least: int, most: int, count: int
+) -> None:
+    monkeypatch.setattr(clustering, "BLOCK", block)
+    vectors = np.random.default_rng(1).permutation(voices(20, 20, 20))
+    labels = clustering.cluster(vectors, np.arange(60), least=least, most=most, hierarchy=hierarchy)
+    assert labels.max() + 1 == count
+    if count == 3:
+        truth = vectors.argmax(axis=1)
+        assert len(set(zip(truth.tolist(), labels.tolist(), strict=True))) == 3
+
+
+def test_voices_of_one_window_are_different_speakers() -> None:
+    vectors = voices(2, 2)
+    labels = clustering.cluster(
+        vectors, np.array([0, 0, 1, 1]), least=1, most=4, hierarchy=hierarchy
+    )
+    assert labels[0] != labels[1]
+    assert labels[2] != labels[3]
+
+
+def test_features_are_those_of_kaldi() -> None:
+    kaldi = pytest.importorskip("torchaudio.compliance.kaldi")
+    import torch
+
+    samples = np.random.default_rng(0).standard_normal(RATE).astype(np.float32) * 0.1
+    reference = kaldi.fbank(
+        torch.from_numpy(samples)[None] * 32_768, num_mel_bins=80, dither=0.0
+    ).numpy()
+    np.testing.assert_allclose(FilterBank().features(samples), reference, atol=2e-3)
+
+
+@pytest.mark.parametrize("absent", ["onnxruntime", "scipy.optimize"])
+def test_absent_packages_are_named_with_their_command(
+    monkeypatch: pytest.MonkeyPatch, absent: str
+) -> None:
+    monkeypatch.setitem(sys.modules, absent, None)
+    with pytest.raises(NotInstalled, match="pip install"):
+        load_diarizer(ModelSpec(name="onnx"))
