@@ -51,11 +51,15 @@ class Events:
         self._lines = self.response.iter_lines()
 
     def next(self) -> Any:
-        """The next event; "[DONE]" as it is."""
-        line = next(line for line in self._lines if line)
-        assert line.startswith("data: ")
-        data = line.removeprefix("data: ")
-        return data if data == "[DONE]" else json.loads(data)
+        """The next event, whose name is its type; "[DONE]" as it is."""
+        lines = (line for line in self._lines if line and not line.startswith(":"))
+        line = next(lines)
+        if line == "data: [DONE]":
+            return "[DONE]"
+        name = line.removeprefix("event: ")
+        event = json.loads(next(lines).removeprefix("data: "))
+        assert name == event.get("type", "error")
+        return event
 
     def rest(self) -> list[Any]:
         """All that is left, which ends with [DONE] and nothing after it."""

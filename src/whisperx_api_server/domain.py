@@ -191,12 +191,16 @@ Granularity = Literal["segment", "word"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OutputOptions:
-    """What the client wants to read; the routers' alone, never seen by the pipeline."""
+    """What the client wants to read; the routers' alone, never seen by the pipeline.
+
+    `known_speakers` are the names that the client gave: no unknown speaker is called by one.
+    """
 
     format: OutputFormat = "json"
     granularities: frozenset[Granularity] = frozenset({"segment"})
     highlight_words: bool = False
     logprobs: bool = False
+    known_speakers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, aclosing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -184,6 +184,11 @@ class LocalService:
             work = partial(self._pipeline.diarize, request_id, client, source)
             return await released(work, logger, f"diarization {request_id} failed")
 
+    async def detect_language(self, request: TranscriptionRequest) -> Mapping[str, float]:
+        """The probability of each language in the first windows of speech; empty for silence."""
+        with self.accepted():
+            return await self._pipeline.detect_language(request)
+
     @contextmanager
     def accepted(self) -> Iterator[None]:
         """Count a request as under way: a shutdown waits for it."""
@@ -220,7 +225,7 @@ class LocalService:
             submitted_at=time.time(),
             output=output,
             diarize=request.diarize is not None,
-            words=request.align is not AlignMode.OFF,
+            words=request.align in (AlignMode.AUTO, AlignMode.FORCED),
             callback_url=callback_url,
             notified=callback_url is None,
         )

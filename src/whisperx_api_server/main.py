@@ -30,10 +30,10 @@ from .keys import KeyRing
 from .loop_lag import LoopLag
 from .model_pool import ModelPool, PoolPolicy
 from .pipeline import Pipeline, PipelineDefaults
-from .routers import jobs, models, reflector, system, transcriptions
+from .request_fields import FormDefaults
+from .routers import asr, jobs, models, reflector, system, transcriptions
 from .routers.deps import Services
 from .routers.errors import RequestContext, install_error_handlers
-from .routers.forms import FormDefaults
 from .routers.schema import DescribedApi
 from .sources import SourceOpener
 from .text_service import TextService
@@ -107,6 +107,7 @@ def create_app(settings: Settings | None = None, *, port: int | None = None) -> 
         jobs.router,
         models.router,
         reflector.router,
+        asr.router,
     ):
         app.include_router(router)
     app.add_middleware(

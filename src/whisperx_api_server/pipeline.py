@@ -27,7 +27,7 @@ from .domain import (
     Window,
     WindowTranscript,
 )
-from .errors import Unavailable, error_to_tell
+from .errors import InvalidRequest, Unavailable, error_to_tell
 from .known_voices import embed_samples, open_samples
 from .model_pool import ModelPool
 from .sources import SourceOpener
@@ -108,6 +108,17 @@ class Pipeline:
         async with self._bounded(request_id), self._opener.open(source) as clip:
             with self._backlog.reserve(clip.duration):
                 return await run.diarize(clip, DiarizeOptions(), {})
+
+    async def detect_language(self, request: TranscriptionRequest) -> Mapping[str, float]:
+        """The probability of each language in the first windows of speech; empty for silence.
+
+        Raises:
+            InvalidRequest: the model does not detect languages.
+        """
+        run = _Run(self, request, Observer(), Checkpoint())
+        async with self._bounded(request.id), self._opener.open(request.source) as clip:
+            with self._backlog.reserve(min(clip.duration, VOTERS * self._defaults.chunk_size)):
+                return await run.detect_language(clip)
 
     @asynccontextmanager
     async def _bounded(
@@ -275,6 +286,23 @@ class _Run:
         for window in splitter.finish():
             yield window
 
+    async def detect_language(self, clip: AudioClip) -> Mapping[str, float]:
+        """See `Pipeline.detect_language`."""
+        async with self._engines.transcriber() as engine:
+            if not engine.capabilities.detects_language:
+                raise InvalidRequest(
+                    f"the model {self._request.model} does not detect languages", param="model"
+                )
+            first: list[Window] = []
+            limit = min(self._chunk_size, engine.capabilities.max_window)
+            async with aclosing(self._windows(clip, limit)) as windows:
+                async for window in windows:
+                    first.append(window)
+                    if len(first) == VOTERS:
+                        break
+            votes = await _votes(first, engine)
+        return {language: votes[language] / len(first) for language in votes}
+
     async def _window(
         self, window: Window, options: DecodeOptions, engine: Transcribing
     ) -> WindowTranscript:
@@ -329,13 +357,19 @@ async def _vote(
     windows: Sequence[Window], engine: Transcribing, options: DecodeOptions
 ) -> DecodeOptions:
     """The language that the windows together most probably are in, as the fallback."""
+    votes = await _votes(windows, engine)
+    possible = [each for each in votes if not options.languages or each in options.languages]
+    winner = max(possible, key=lambda language: votes[language]) if possible else None
+    return replace(options, fallback_language=winner)
+
+
+async def _votes(windows: Sequence[Window], engine: Transcribing) -> dict[str, float]:
+    """The probability of each language, summed over the windows."""
     votes: dict[str, float] = {}
     for probabilities in await asyncio.gather(*map(engine.detect_language, windows)):
         for language, probability in probabilities.items():
-            if not options.languages or language in options.languages:
-                votes[language] = votes.get(language, 0.0) + probability
-    winner = max(votes, key=lambda language: votes[language]) if votes else None
-    return replace(options, fallback_language=winner)
+            votes[language] = votes.get(language, 0.0) + probability
+    return votes
 
 
 async def _all_waiting(

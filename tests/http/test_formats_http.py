@@ -51,7 +51,7 @@ MEDIA_TYPES = {
     "verbose_json": "application/json",
     "vtt_json": "application/json",
     "srt": "text/plain; charset=utf-8",
-    "vtt": "text/vtt; charset=utf-8",
+    "vtt": "text/plain; charset=utf-8",
     "aud": "text/plain; charset=utf-8",
 }
 SEGMENT_FIELDS = {
@@ -194,7 +194,7 @@ def test_client_reads_verbose_json(client: OpenAI) -> None:
     assert answer.words is not None
     assert answer.segments is not None
     assert [word.word for word in answer.words] == answer.text.split()
-    assert " ".join(segment.text for segment in answer.segments) == answer.text
+    assert "".join(segment.text for segment in answer.segments).strip() == answer.text
 
 
 def test_client_reads_verbose_json_with_one_granularity(client: OpenAI) -> None:
@@ -275,7 +275,7 @@ def test_client_reads_translations(client: OpenAI) -> None:
     assert verbose.text == SPOKEN[TRANSLATIONS]
     assert verbose.language == "english"
     assert verbose.segments is not None
-    assert " ".join(segment.text for segment in verbose.segments) == SPOKEN[TRANSLATIONS]
+    assert "".join(segment.text for segment in verbose.segments).strip() == SPOKEN[TRANSLATIONS]
 
 
 def test_client_uploads_bytes_handles_and_paths(client: OpenAI, tmp_path: Path) -> None:

@@ -65,11 +65,17 @@ def watch(server: Server, job: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The job's events to their end."""
     with server.http.stream("GET", job["events_url"]) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
+        name = ""
         for line in filter(None, response.iter_lines()):
-            data = line.removeprefix("data: ")
+            field, _, data = line.partition(": ")
+            if field != "data":
+                name = data
+                continue
             if data == "[DONE]":
                 return
-            yield json.loads(data)
+            event = json.loads(data)
+            assert event["type"] == name
+            yield event
     pytest.fail("the events end without [DONE]")
 
 

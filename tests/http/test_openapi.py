@@ -116,7 +116,10 @@ def check_events(document: dict[str, Any], path: str, method: str, answer: httpx
     assert last == "data: [DONE]"
     assert events
     for event in events:
-        allowed.validate(json.loads(event.removeprefix("data: ")))
+        name, data = event.split("\n")
+        read = json.loads(data.removeprefix("data: "))
+        allowed.validate(read)
+        assert name == f"event: {read.get('type', 'error')}"
 
 
 def test_the_document_is_valid_openapi(schema: BaseSchema) -> None:

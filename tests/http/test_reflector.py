@@ -209,6 +209,8 @@ def test_a_file_that_is_no_audio_is_named(
         ({"batch": "true", "stream": "true"}, 422, "invalid_value", "stream"),
         ({"batch": "true", "diarize": "true"}, 422, "invalid_value", "diarize"),
         ({"batch": "true", "align": "false"}, 422, "invalid_value", "align"),
+        ({"batch": "true", "response_format": "srt"}, 422, "invalid_value", "response_format"),
+        ({"batch": "true", "include[]": "logprobs"}, 422, "invalid_value", "include[]"),
         ({"batch": "true", "audio_url": "http://a.example/b"}, 400, "invalid_value", "files"),
     ],
 )

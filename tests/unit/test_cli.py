@@ -7,6 +7,8 @@ import json
 import logging
 import os
 import pty
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,7 +24,7 @@ import typer
 
 from cli_support import Recorder, run
 from fixtures.speech.speech import Speech
-from server import FAKE, real_settings
+from server import FAKE, REPOSITORY, real_settings
 from support import ALIGNER, WHISPER, wav, word_errors
 from whisperx_api_server import __version__
 from whisperx_api_server.backends import fake
@@ -32,7 +34,14 @@ from whisperx_api_server.cli.local import local_engine
 from whisperx_api_server.cli.options import OutputFormat as OfferedFormat
 from whisperx_api_server.cli.order import Order
 from whisperx_api_server.config import load_settings
-from whisperx_api_server.domain import OutputFormat, Samples, Window
+from whisperx_api_server.domain import (
+    OutputFormat,
+    Samples,
+    TranscriptionRequest,
+    UploadedFile,
+    Window,
+)
+from whisperx_api_server.request_fields import FormDefaults
 
 COMMAND = (sys.executable, "-m", "whisperx_api_server.cli")
 
@@ -171,11 +180,12 @@ def test_one_bad_recording_does_not_stop_the_others(recordings: Path) -> None:
     ("arguments", "message"),
     [
         ("-f srt --no-align", "--align: response_format srt needs align=true"),
-        ("--word-timestamps", "--word-timestamps: timestamp_granularities[] needs"),
+        ("--word-timestamps", "--word-timestamps: timestamp_granularities[]=word needs"),
         ("-f srt --logprobs", "--logprobs: include[]=logprobs needs response_format json"),
         ("--highlight-words", "--highlight-words: highlight_words needs"),
         ("--min-speakers 3 --max-speakers 2", "--min-speakers: min_speakers is greater"),
-        ("--translate --language fr", "--language does not go with --translate"),
+        ("--translate --language fr -l de", "--language does not go with --translate"),
+        ("--translate --language xx", "--language: 'xx' is no language"),
         ("--translate --num-speakers 2", "--diarize does not go with --translate"),
         ("--translate -f diarized_json", "--format: "),
         ("--known-speaker Beth", "--known-speaker: give NAME=FILE, not 'Beth'"),
@@ -316,13 +326,67 @@ def test_bars_are_drawn_on_the_terminal_and_never_into_the_output(recordings: Pa
 # help
 
 
+def commands() -> list[Any]:
+    """Every command and group of the program."""
+    found = [typer.main.get_command(app)]
+    for command in found:
+        found += getattr(command, "commands", {}).values()
+    return found
+
+
+EXAMPLES = sorted(
+    {
+        line.partition("whisperx-api-server ")[2]
+        for text in (*(each.help for each in commands()), (REPOSITORY / "docs/cli.md").read_text())
+        for line in text.splitlines()
+        if re.match(r"( *[A-Z_]+=\S+)* *whisperx-api-server ", line)
+    }
+)
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_every_example_of_the_help_and_the_docs_can_be_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, example: str
+) -> None:
+    """Each example is parsed; those of `transcribe` make up a request."""
+    monkeypatch.chdir(tmp_path)
+    called: list[str] = []
+    requests: list[TranscriptionRequest] = []
+
+    def run_nothing(files: Sequence[Path], _targets: object, order: Order, **_: object) -> None:
+        source = UploadedFile(path=files[0], filename=files[0].name)
+        form = order.translation() if order.translate else order.transcription()
+        request, output = form.request("id", "cli", source, FormDefaults(model="small"))
+        assert output.format == order.values["response_format"]
+        requests.append(request)
+
+    monkeypatch.setattr(
+        sys.modules["whisperx_api_server.cli.transcribe"], "_transcribe", run_nothing
+    )
+    program = typer.main.get_command(app)
+    pending: list[Any] = [program]
+    for command in pending:
+        children = getattr(command, "commands", {}).values()
+        pending += children
+        if not children and command.name != "transcribe":
+            command.callback = lambda _name=command.name, **_: called.append(_name)
+
+    arguments = shlex.split(example, comments=True)
+    program.main(arguments, prog_name="whisperx-api-server", standalone_mode=False)
+
+    if arguments[0] == "transcribe":
+        (request,) = requests
+        assert (request.decode.task == "translate") == ("--translate" in arguments)
+        if "--language" in arguments:
+            assert request.decode.language == arguments[arguments.index("--language") + 1]
+    else:
+        assert called == [arguments[1] if arguments[0] == "models" else arguments[0]]
+
+
 def test_every_option_is_described() -> None:
-    commands = [typer.main.get_command(app)]
     described = 0
-    while commands:
-        command = commands.pop()
+    for command in commands():
         assert command.help
-        commands += getattr(command, "commands", {}).values()
         for parameter in command.params:
             assert getattr(parameter, "help", None), f"{command.name} {parameter.name}"
             described += 1

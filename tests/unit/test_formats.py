@@ -39,19 +39,20 @@ from whisperx_api_server.domain import (
     Transcript,
     Word,
 )
-from whisperx_api_server.formats import (
-    MEDIA_TYPES,
+from whisperx_api_server.formats import MEDIA_TYPES, render
+from whisperx_api_server.openai_json import (
+    SpeakerNames,
     delta_event,
     done_event,
-    letters,
+    segment_event,
+    segment_id,
+    text_delta,
+)
+from whisperx_api_server.reflector_json import (
     reflector_diarization,
     reflector_file,
     reflector_transcribe,
     reflector_url,
-    render,
-    segment_event,
-    segment_id,
-    text_delta,
 )
 
 LONG = (
@@ -150,7 +151,7 @@ def test_a_verbose_segment_has_every_field() -> None:
         "seek": 200,
         "start": 2.0,
         "end": 2.4,
-        "text": "Hi!",
+        "text": " Hi!",
         "tokens": [1, 2],
         "temperature": 0.0,
         "avg_logprob": -0.2,
@@ -158,6 +159,21 @@ def test_a_verbose_segment_has_every_field() -> None:
         "no_speech_prob": 0.0,
         "speaker": "SPEAKER_01",
     }
+
+
+def test_joined_segments_are_the_text() -> None:
+    mixed = transcript_of(
+        spoken(" One."), spoken("Two. "), replace(spoken("日本。"), language="ja")
+    )
+    verbose = json.loads(body(mixed, "verbose_json"))
+    assert [segment["text"] for segment in verbose["segments"]] == [" One.", " Two.", "日本。"]
+    assert "".join(segment["text"] for segment in verbose["segments"]).strip() == verbose["text"]
+
+
+def test_verbose_json_has_logprobs_on_request() -> None:
+    verbose = json.loads(body(TALK, "verbose_json", logprobs=True))
+    assert verbose["logprobs"] == json.loads(body(TALK, "json", logprobs=True))["logprobs"]
+    assert "logprobs" not in json.loads(body(TALK, "verbose_json"))
 
 
 def test_a_translation_is_english() -> None:
@@ -209,17 +225,14 @@ def test_diarized_json_letters_speakers_as_they_appear() -> None:
     assert json.loads(body(nobody, "diarized_json"))["segments"][0]["speaker"] == "A"
 
 
-def test_letters_leave_known_names_alone_and_never_take_one() -> None:
-    speakers = ["SPEAKER_07", "A", "ann", "SPEAKER_00", "SPEAKER_07", None]
-    assert letters(speakers) == {
-        "SPEAKER_07": "B",
-        "A": "A",
-        "ann": "ann",
-        "SPEAKER_00": "C",
-        None: "D",
-    }
-    many = letters(f"SPEAKER_{n:02d}" for n in range(703))
-    assert [many[f"SPEAKER_{n:02d}"] for n in (0, 25, 26, 51, 52, 701, 702)] == [
+def test_known_names_stay_and_no_letter_repeats_one() -> None:
+    names = SpeakerNames(["A", "ann"])
+    assert [
+        names(each) for each in ("SPEAKER_07", "A", "ann", "SPEAKER_00", "SPEAKER_07", None)
+    ] == [*("B", "A", "ann", "C", "B", "D")]
+    numbered = SpeakerNames()
+    many = [numbered(f"SPEAKER_{n:02d}") for n in range(703)]
+    assert [many[n] for n in (0, 25, 26, 51, 52, 701, 702)] == [
         *("A", "Z", "AA", "AZ", "BA", "ZZ", "AAA")
     ]
 
@@ -516,11 +529,55 @@ def test_events_are_those_that_the_sdk_knows() -> None:
     assert delta_event("Hi") == {"type": "transcript.text.delta", "delta": "Hi"}
     segment = checked(
         TranscriptionTextSegmentEvent,
-        segment_event(TALK.segments[1], 1, letters(s.speaker for s in TALK.segments)),
+        segment_event(TALK.segments[1], 1, SpeakerNames()),
     )
-    assert (segment["id"], segment["speaker"], segment["text"]) == ("seg_002", "B", "Hi!")
+    assert (segment["id"], segment["speaker"], segment["text"]) == ("seg_002", "A", "Hi!")
     done = checked(TranscriptionTextDoneEvent, done_event(TALK, OutputOptions(logprobs=True)))
     assert len(done["logprobs"]) == 2
+
+
+def test_the_stream_ends_with_the_usage_that_rust_clients_require() -> None:
+    """async-openai 0.43 reads the event into structs without defaults: u32 is a plain integer."""
+    done = done_event(TALK, OutputOptions())
+    usage = done["usage"]
+    assert usage["type"] == "tokens"
+    for number in ("input_tokens", "output_tokens", "total_tokens"):
+        assert type(usage[number]) is int
+    for number in ("audio_tokens", "text_tokens"):
+        assert type(usage["input_token_details"][number]) is int
+    assert type(done["text"]) is str
+    assert type(delta_event("Hi")["delta"]) is str
+    segment = segment_event(TALK.segments[0], 0, SpeakerNames())
+    assert {key: type(value) for key, value in segment.items()} == {
+        "type": str,
+        "id": str,
+        "start": float,
+        "end": float,
+        "text": str,
+        "speaker": str,
+    }
+
+
+def test_usage_counts_each_window_once() -> None:
+    # 8.47 s; both sentences repeat the two tokens of their window, the third is of another
+    other = replace(spoken("Bye.", start=5), tokens=(3, 4, 5))
+    usage = done_event(transcript_of(*TALK.segments, other), OutputOptions())["usage"]
+    assert usage == {
+        "type": "tokens",
+        "input_tokens": 85,
+        "input_token_details": {"audio_tokens": 85, "text_tokens": 0},
+        "output_tokens": 5,
+        "total_tokens": 90,
+    }
+
+
+def test_usage_counts_words_where_the_engine_has_no_tokens() -> None:
+    spaced = replace(spoken("One two three."), tokens=())
+    spaceless = replace(spoken("日本 語"), tokens=(), language="ja")
+    assert (
+        done_event(transcript_of(spaced, spaceless), OutputOptions())["usage"]["output_tokens"] == 6
+    )
+    assert done_event(transcript_of(duration=0.0), OutputOptions())["usage"]["total_tokens"] == 0
 
 
 # Reflector.

@@ -19,7 +19,7 @@ from ..errors import ServiceError
 from ..formats import render
 from ..main import build_catalog, build_fetcher, build_pipeline, build_pool, form_defaults
 from ..pipeline import Pipeline
-from ..routers.forms import FormDefaults
+from ..request_fields import FormDefaults
 from ..routers.references import save_references
 from ..stages import Observer
 from ..telemetry import configure_logging

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 from .console import Watch
 
 if TYPE_CHECKING:
-    from ..routers.forms import TranscriptionForm, TranslationForm
+    from ..transcription_fields import TranscriptionForm
+    from ..translation_fields import TranslationForm
 
 Value = str | int | float | bool | list[str] | None
 
@@ -56,9 +57,9 @@ class Engine(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Order:
-    """Form fields as (name, value), checked; `translate` picks the endpoint that they are for."""
+    """Form fields by name, checked; `translate` picks the endpoint that they are for."""
 
-    fields: tuple[tuple[str, str], ...]
+    values: Mapping[str, Value]
     translate: bool = False
 
     @classmethod
@@ -68,16 +69,21 @@ class Order:
         Raises:
             OrderError: a value that its field cannot have, or not beside another.
         """
-        from ..errors import ServiceError
-        from ..routers.forms import FormDefaults
+        from ..errors import ServiceError, UnservableCombination
+        from ..request_fields import FormDefaults
 
-        order = cls(fields=tuple(_flattened(values)), translate=translate)
+        sent = {name: value for name, value in values.items() if value not in (None, [])}
+        order = cls(values=sent, translate=translate)
         try:
             if translate:
-                order._refuse_untranslatable()
                 order.translation()
             else:
                 order.transcription().output(FormDefaults(model=""))
+        except UnservableCombination as error:
+            if translate:
+                message = f"{_option(error.param)} does not go with --translate: leave one out"
+                raise OrderError(message) from error
+            raise OrderError(f"{_option(error.param)}: {error.message}") from error
         except ServiceError as error:
             raise OrderError(f"{_option(error.param)}: {error.message}") from error
         return order
@@ -88,33 +94,26 @@ class Order:
         Raises:
             InvalidRequest: a value that its field cannot have.
         """
-        from ..routers.forms import TranscriptionForm, parse_form
-        from ..routers.multipart import Form
+        from ..request_fields import validated
+        from ..transcription_fields import TranscriptionForm
 
-        return parse_form(TranscriptionForm, Form(fields=list(self.fields)))
+        return validated(TranscriptionForm, self.values)
 
     def translation(self) -> TranslationForm:
         """As the form of `POST /v1/audio/translations`.
 
         Raises:
             InvalidRequest: a value that its field cannot have.
+            UnservableCombination: a field that only transcriptions can honour.
         """
-        from ..routers.forms import TranslationForm, parse_form
-        from ..routers.multipart import Form
+        from ..translation_fields import translation_fields
 
-        return parse_form(TranslationForm, Form(fields=list(self.fields)))
+        return translation_fields(self.values)
 
     @property
     def extension(self) -> str:
         """Of the file that the transcript goes to."""
-        return EXTENSIONS.get(dict(self.fields)["response_format"], ".json")
-
-    def _refuse_untranslatable(self) -> None:
-        from ..routers.forms import TranslationForm
-
-        for name, _ in self.fields:
-            if name not in TranslationForm.model_fields:
-                raise OrderError(f"{_option(name)} does not go with --translate: leave one out")
+        return EXTENSIONS.get(str(self.values["response_format"]), ".json")
 
 
 def known_speaker(text: str) -> tuple[str, str]:
@@ -131,18 +130,6 @@ def known_speaker(text: str) -> tuple[str, str]:
     except OSError as error:
         raise OrderError(f"--known-speaker: {path}: {error.strerror}") from error
     return name, "data:application/octet-stream;base64," + base64.b64encode(content).decode()
-
-
-def _flattened(values: Mapping[str, Value]) -> list[tuple[str, str]]:
-    fields: list[tuple[str, str]] = []
-    for name, value in values.items():
-        if isinstance(value, list):
-            fields += [(name, each) for each in value]
-        elif isinstance(value, bool):
-            fields.append((name, str(value).lower()))
-        elif value is not None:
-            fields.append((name, str(value)))
-    return fields
 
 
 def _option(param: str | None) -> str:

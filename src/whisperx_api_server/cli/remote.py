@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from .console import Watch
-from .order import Order, TranscriptionFailure
+from .order import Order, TranscriptionFailure, Value
 
 TRANSCRIPTIONS = "/v1/audio/transcriptions"
 TRANSLATIONS = "/v1/audio/translations"
@@ -164,14 +164,19 @@ class RemoteEngine:
 
 def _form(order: Order) -> dict[str, list[str]]:
     """The fields as httpx wants them; what both sides know to be needless is left undone."""
-    fields: dict[str, list[str]] = {}
-    for name, value in order.fields:
-        fields.setdefault(name, []).append(value)
+    fields = {name: _sent(value) for name, value in order.values.items()}
     if not order.translate:
         fields["async"] = ["true"]
         if fields["response_format"][0] in ("json", "text") and "diarize" not in fields:
             fields.setdefault("align", ["false"])  # a job would be ready for other formats too
     return fields
+
+
+def _sent(value: Value) -> list[str]:
+    """A field's value as a form has it."""
+    if isinstance(value, bool):
+        return [str(value).lower()]
+    return value if isinstance(value, list) else [str(value)]
 
 
 def _detail(event: Mapping[str, Any]) -> str:

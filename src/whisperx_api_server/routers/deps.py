@@ -18,9 +18,9 @@ from ..jobs import LocalService
 from ..keys import KeyRing
 from ..loop_lag import LoopLag
 from ..model_pool import ModelPool
+from ..request_fields import FormDefaults
 from ..text_service import TextService
 from ..uploads import UploadStore
-from .forms import FormDefaults
 
 T = TypeVar("T")
 

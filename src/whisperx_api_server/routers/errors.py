@@ -96,6 +96,14 @@ def install_error_handlers(app: FastAPI) -> None:
         )
 
 
+def _at_root(scope: Scope) -> Scope:
+    """`/openai/v1`, where Groq's SDKs call any server, is another root of `/v1`."""
+    root = scope.get("root_path", "")
+    if scope["path"].startswith(f"{root}/openai/v1/"):
+        return {**scope, "root_path": f"{root}/openai"}
+    return scope
+
+
 class RequestContext:
     """Outermost: gives each request its id, and an answer when everything else failed."""
 
@@ -109,6 +117,7 @@ class RequestContext:
         sent = dict(scope["headers"]).get(b"x-request-id", b"")
         request_id = sent if _REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex.encode()
         telemetry.request_id.set(request_id.decode())
+        scope = _at_root(scope)
         started = False
 
         async def send_with_id(message: Message) -> None:

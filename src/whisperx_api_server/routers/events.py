@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from ..domain import OutputOptions, Segment, WindowTranscript
 from ..errors import ServiceError
-from ..formats import delta_event, done_event, letters, segment_event, text_delta
+from ..openai_json import SpeakerNames, delta_event, done_event, segment_event, text_delta
 from ..runs import Heard, RunEvent, Spoken
 from .errors import service_error_body
 
@@ -77,8 +77,7 @@ class EventStream(Response):
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         while (event := await self._next(send)) is not None:
-            data = event if isinstance(event, str) else json.dumps(event, ensure_ascii=False)
-            await self._write(f"data: {data}\n\n", send)
+            await self._write(_framed(event), send)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _next(self, send: Send) -> dict[str, Any] | str | None:
@@ -95,6 +94,14 @@ class EventStream(Response):
     async def _write(self, text: str, send: Send) -> None:
         async with asyncio.timeout(self._patience):
             await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
+
+
+def _framed(event: dict[str, Any] | str) -> str:
+    """An event as it is sent: its type is also its name, for parsers that go by names."""
+    if isinstance(event, str):
+        return f"data: {event}\n\n"
+    data = json.dumps(event, ensure_ascii=False)
+    return f"event: {event.get('type', 'error')}\ndata: {data}\n\n"
 
 
 async def _until_disconnected(receive: Receive) -> None:
@@ -129,7 +136,7 @@ class _Wording:
         self._output = output
         self._silent = True
         self._segment_count = 0
-        self._speakers: dict[str | None, None] = {}  # in order of appearance
+        self._names = SpeakerNames(output.known_speakers)
 
     def of(self, event: RunEvent) -> Iterator[dict[str, Any]]:
         if isinstance(event, Heard):
@@ -155,6 +162,5 @@ class _Wording:
         if self._output.format != "diarized_json":
             return
         for segment in segments:
-            self._speakers.setdefault(segment.speaker)
-            yield segment_event(segment, self._segment_count, letters(self._speakers))
+            yield segment_event(segment, self._segment_count, self._names)
             self._segment_count += 1

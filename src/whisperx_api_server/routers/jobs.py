@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Request, Response
 
-from ..domain import Granularity, Job, OutputFormat, OutputOptions
+from ..domain import Job, OutputOptions
 from ..errors import UnservableCombination
 from ..formats import render
 from ..job_view import job_object
+from ..request_fields import WITH_SEGMENTS, ResultForm
 from . import schema, shapes
 from .deps import ClientDep, ServicesDep
 from .events import DONE, EventStream
+from .forms import parse_query
 
 router = APIRouter(prefix="/v1/audio/transcriptions/{request_id}", tags=["jobs"])
 
@@ -33,27 +35,15 @@ async def events(request_id: str, services: ServicesDep, client: ClientDep) -> R
     return EventStream(_job_events(services.service.watch(request_id, client)), AsyncExitStack())
 
 
-@router.get("/result", responses=schema.JOB_RESULT)
+@router.get("/result", responses=schema.JOB_RESULT, openapi_extra=schema.RESULT_QUERY)
 async def result(
-    request_id: str,
-    services: ServicesDep,
-    client: ClientDep,
-    response_format: OutputFormat | None = None,
-    timestamp_granularities: Annotated[
-        list[Granularity] | None, Query(alias="timestamp_granularities[]")
-    ] = None,
-    highlight_words: bool | None = None,
+    request_id: str, request: Request, services: ServicesDep, client: ClientDep
 ) -> Response:
     """The transcript, in the format asked for at the submission or in any other."""
+    fields = parse_query(ResultForm, request)
     job = services.service.job(request_id, client)
     transcript = await services.service.result(request_id, client)
-    asked = job.output
-    output = OutputOptions(
-        format=response_format or asked.format,
-        granularities=frozenset(timestamp_granularities or asked.granularities),
-        highlight_words=asked.highlight_words if highlight_words is None else highlight_words,
-        logprobs=asked.logprobs,
-    )
+    output = fields.result(job.output)
     _check(job, output)
     rendered = await asyncio.to_thread(render, transcript, output)
     return Response(rendered.body, media_type=rendered.media_type)
@@ -77,7 +67,8 @@ def _check(job: Job, output: OutputOptions) -> None:
         raise UnservableCombination(
             "the job has no speakers: submit it with diarize=true", param="response_format"
         )
-    if "word" in output.granularities and not job.words:
+    shows_words = output.format in WITH_SEGMENTS and "word" in output.granularities
+    if shows_words and not job.words:
         raise UnservableCombination(
             "the job has no word times: submit it without align=false",
             param="timestamp_granularities[]",

@@ -5,6 +5,8 @@ Starlette's own form reader would spool files of any size before we see them.
 
 from __future__ import annotations
 
+import re
+import struct
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -33,6 +35,13 @@ REFERENCE_FIELDS = ("known_speaker_references", "known_speaker_references[]")
 FILE_FIELDS = ("file", "files", "files[]", "audio_file")
 """Parts of these names are files, with or without a filename: some clients send none."""
 
+PCM_HEADER = (
+    b"RIFF\xff\xff\xff\xffWAVE"
+    + struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, 16_000, 32_000, 2, 16)
+    + b"data\xff\xff\xff\xff"
+)
+"""Makes a WAV file of 16-bit mono samples at 16 kHz; its lengths say that they are not known."""
+
 
 @dataclass(kw_only=True, slots=True)
 class Form:
@@ -51,8 +60,12 @@ class Form:
 
 
 @asynccontextmanager
-async def read_form(request: Request, store: UploadStore, *, max_bytes: int) -> AsyncIterator[Form]:
+async def read_form(
+    request: Request, store: UploadStore, *, max_bytes: int, pcm: bool = False
+) -> AsyncIterator[Form]:
     """The form of a request; its files are deleted at the end.
+
+    `pcm`: the files are headerless 16-bit mono samples at 16 kHz, and are kept as WAV files.
 
     Raises:
         InvalidRequest: it is no well-formed form.
@@ -65,7 +78,8 @@ async def read_form(request: Request, store: UploadStore, *, max_bytes: int) -> 
     kind, options = parse_options_header(content_type)
     try:
         if kind == b"multipart/form-data":
-            await _read_multipart(request, options, store, form, max_bytes)
+            header = PCM_HEADER if pcm else b""
+            await _read_multipart(request, options, store, form, max_bytes, header)
         elif kind == b"application/x-www-form-urlencoded":
             await _read_urlencoded(request, form)
         else:
@@ -76,13 +90,19 @@ async def read_form(request: Request, store: UploadStore, *, max_bytes: int) -> 
             await store.discard(upload)
 
 
+def field_name(sent: str) -> str:
+    """A field's name; `name[0]`, as PHP and axios number a list's values, is `name[]`."""
+    return re.sub(r"\[\d+\]\Z", "[]", sent)
+
+
 async def _read_urlencoded(request: Request, form: Form) -> None:
     body = bytearray()
     async for chunk in read_body(request, max_bytes=MAX_FIELD_BYTES):
         body += chunk
     try:
         text = body.decode()
-        form.fields.extend(parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_FIELDS))
+        sent = parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_FIELDS)
+        form.fields.extend((field_name(name), value) for name, value in sent)
     except ValueError as error:
         raise InvalidRequest("the form is malformed") from error
 
@@ -93,6 +113,7 @@ async def _read_multipart(
     store: UploadStore,
     form: Form,
     max_bytes: int,
+    file_header: bytes,
 ) -> None:
     boundary = options.get(b"boundary")
     if not boundary:
@@ -104,7 +125,8 @@ async def _read_multipart(
     while (part := await parts.next_part()) is not None:
         shown = part.name[:60]
         if part.name in FILE_FIELDS:
-            saved = await store.save(parts.content(), filename=part.filename or "", param=shown)
+            content = _after(file_header, parts.content())
+            saved = await store.save(content, filename=part.filename or "", param=shown)
             form.files.append((part.name, saved))
             size = saved.path.stat().st_size
             if not size and not part.filename:  # a form's file input in which nothing was chosen
@@ -130,6 +152,13 @@ async def _read_multipart(
         ):
             raise TooLarge("the form has too many fields, or too large ones")
         form.fields.append((part.name, value))
+
+
+async def _after(header: bytes, content: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The content of a file with a header before it; an empty file stays empty."""
+    async for chunk in content:
+        yield header + chunk
+        header = b""
 
 
 async def _read_value(parts: _Parts, name: str, limit: int) -> str:
@@ -237,7 +266,7 @@ class _Parts:
         filename = options.get(b"filename")
         self._events.append(
             _Part(
-                name=name.decode(errors="replace"),
+                name=field_name(name.decode(errors="replace")),
                 filename=None if filename is None else filename.decode(errors="replace"),
             )
         )

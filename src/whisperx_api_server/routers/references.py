@@ -10,8 +10,8 @@ from contextlib import AsyncExitStack
 
 from ..domain import KnownSpeaker
 from ..errors import InvalidRequest
+from ..transcription_fields import TranscriptionForm
 from ..uploads import UploadStore
-from .forms import TranscriptionForm
 
 PARAM = "known_speaker_references[]"
 

@@ -16,16 +16,17 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from ..catalog import ALIASES, PARAKEET_ALIAS, Catalog
 from ..domain import RemoteUrl, Source, Transcript, TranscriptionRequest
 from ..errors import InvalidRequest, MissingParameter, ServiceError, UnservableCombination
-from ..formats import (
+from ..reflector_json import (
     reflector_diarization,
     reflector_file,
     reflector_transcribe,
     reflector_url,
 )
+from ..transcription_fields import TranscriptionForm
 from . import schema, shapes
 from .body import read_body
 from .deps import ClientDep, Services, ServicesDep, is_retry, new_request_id, unless_disconnected
-from .forms import TranscriptionForm, choose_source, parse_form
+from .forms import choose_source, parse_form
 from .multipart import Form, read_form
 
 router = APIRouter(tags=["reflector"])
@@ -181,12 +182,15 @@ def _check_shape(fields: TranscriptionForm) -> None:
         "async": fields.asynchronous,
         "diarize": fields.diarize,
         "align": fields.align is False,
+        "response_format": fields.response_format not in (None, "json"),
+        "include[]": bool(fields.include),
+        "highlight_words": fields.highlight_words,
     }
     for param, asked in beyond.items():
         if asked:
             raise UnservableCombination(
-                f"an answer in Reflector's shape has words only, and no other {param}: send one "
-                "file with response_format, without batch",
+                f"an answer in Reflector's shape holds words only and cannot honour {param}: send "
+                "one file as `file`, without batch",
                 param=param,
             )
 

@@ -15,8 +15,10 @@ from pydantic import BaseModel, TypeAdapter
 
 from ..domain import OutputFormat
 from ..formats import MEDIA_TYPES
+from ..request_fields import ResultForm
+from ..transcription_fields import ServerVad, TranscriptionForm
+from ..translation_fields import TranslationForm
 from . import shapes
-from .forms import ServerVad, TranscriptionForm, TranslationForm
 
 Json = dict[str, Any]
 Responses = dict[int | str, Json]
@@ -47,6 +49,7 @@ TAGS = [
     {"name": "audio", "description": "OpenAI's audio API."},
     {"name": "jobs", "description": "Transcriptions that one watches, leaves and cancels."},
     {"name": "models", "description": "What can be asked for, and what is loaded."},
+    {"name": "asr", "description": "The API of whisper-asr-webservice, for Bazarr and others."},
     {"name": "reflector", "description": "What Reflector asks of its GPU servers."},
     {"name": "system", "description": "Is it alive, is it ready, what is it doing."},
 ]
@@ -142,6 +145,14 @@ TRANSCRIPTION: Responses = SUBMITTED | transcripts(
     stream=True,
 )
 TRANSLATION: Responses = transcripts(*_FORMATS, statuses=RUN_ERRORS)
+_ASR_TEXT = {"text/plain": {"schema": {"type": "string"}}}
+ASR: Responses = {
+    200: {
+        "description": "The transcript, in the format asked for.",
+        "content": json_content(shapes.AsrTranscript) | _ASR_TEXT,
+    },
+    **errors(*RUN_ERRORS),
+}
 JOB_RESULT: Responses = transcripts(
     *_FORMATS, shapes.DiarizedTranscription, statuses=(400, 404, 409, 422)
 )
@@ -216,6 +227,22 @@ TRANSCRIPTION_BODY = multipart(
 TRANSLATION_BODY = multipart(TranslationForm, files=FILE, required=_SOURCE)
 SPEECH_BODY = multipart(TranscriptionForm, files=FILE, required=_SOURCE)
 
+
+def audio_file(query: type[BaseModel]) -> Json:
+    """A recording as `audio_file`, and fields in the query."""
+    body = {
+        "type": "object",
+        "properties": {"audio_file": FILE["file"]},
+        "required": ["audio_file"],
+    }
+    content = {"multipart/form-data": {"schema": body}}
+    return {
+        "parameters": _query(query.model_json_schema()["properties"]),
+        "requestBody": {"content": content, "required": True},
+    }
+
+
+RESULT_QUERY: Json = {"parameters": _query(ResultForm.model_json_schema()["properties"])}
 
 DIARIZATION_BODY: Json = {
     "requestBody": {

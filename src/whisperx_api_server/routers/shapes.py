@@ -118,6 +118,7 @@ class VerboseTranscription(TypedDict):
     text: str
     segments: NotRequired[list[TranscriptSegment]]
     words: NotRequired[list[TranscriptWord]]
+    logprobs: NotRequired[list[Logprob]]
     speaker_embeddings: NotRequired[dict[str, list[float]]]
     usage: Usage
     warnings: NotRequired[Warnings]
@@ -167,12 +168,32 @@ class TextDelta(TypedDict):
 
 
 @exact
+class InputTokens(TypedDict):
+    """What the input tokens stand for."""
+
+    audio_tokens: Annotated[int, Field(ge=0, description="Ten per second of the recording.")]
+    text_tokens: Annotated[int, Field(ge=0, description="0: a prompt is not counted.")]
+
+
+@exact
+class TokenUsage(TypedDict):
+    """Tokens of the recording and of the text; words, from an engine without tokens."""
+
+    type: Literal["tokens"]
+    input_tokens: Annotated[int, Field(ge=0)]
+    input_token_details: InputTokens
+    output_tokens: Annotated[int, Field(ge=0)]
+    total_tokens: Annotated[int, Field(ge=0)]
+
+
+@exact
 class TextDone(TypedDict):
     """The whole transcript; the last event before `[DONE]`."""
 
     type: Literal["transcript.text.done"]
     text: str
     languages: list[SpokenLanguage]
+    usage: TokenUsage
     logprobs: NotRequired[list[Logprob]]
     warnings: NotRequired[Warnings]
 
@@ -364,6 +385,56 @@ class ReflectorGeneration(TypedDict):
     """`/llm`."""
 
     text: str
+
+
+# -- whisper-asr-webservice -------------------------------------------------------------------
+
+
+@exact
+class AsrWord(TypedDict):
+    """A word; `probability` in [0, 1] is null where nothing tells it."""
+
+    word: str
+    start: Seconds
+    end: Seconds
+    probability: float | None
+    speaker: NotRequired[str]
+
+
+@exact
+class AsrSegment(TypedDict):
+    """A sentence; `words` with `word_timestamps`, `speaker` with `diarize`."""
+
+    id: int
+    seek: int
+    start: Seconds
+    end: Seconds
+    text: str
+    tokens: list[int]
+    temperature: float
+    avg_logprob: float
+    compression_ratio: float
+    no_speech_prob: float
+    words: NotRequired[list[AsrWord]]
+    speaker: NotRequired[str]
+
+
+@exact
+class AsrTranscript(TypedDict):
+    """`/asr` with `output=json`."""
+
+    text: str
+    segments: list[AsrSegment]
+    language: Annotated[str, Field(description="ISO-639-1.")]
+
+
+@exact
+class DetectedLanguage(TypedDict):
+    """`/detect-language`."""
+
+    detected_language: Annotated[str, Field(description="English name in lower case.")]
+    language_code: Annotated[str, Field(description="ISO-639-1.")]
+    confidence: Annotated[float, Field(ge=0, le=1, description="0 without speech.")]
 
 
 # -- the server -------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from .deps import ClientDep, ServicesDep
 router = APIRouter(tags=["system"])
 
 
+@router.get("/health", responses=schema.HEALTH)
 @router.get("/healthcheck", responses=schema.HEALTH)
 async def healthcheck() -> dict[str, str]:
     """Alive; no key is needed."""

@@ -12,10 +12,11 @@ from fastapi.responses import JSONResponse
 from ..domain import OutputOptions, TranscriptionRequest
 from ..formats import render
 from ..job_view import job_object
+from ..transcription_fields import TranscriptionForm
 from . import schema
 from .deps import ClientDep, Services, ServicesDep, is_retry, new_request_id, unless_disconnected
 from .events import HEARTBEAT, EventStream, transcript_events
-from .forms import TranscriptionForm, TranslationForm, choose_source, parse_form
+from .forms import choose_source, parse_form, parse_translation
 from .multipart import read_form
 from .references import save_references
 from .reflector import answer_files, wants_reflector_shape
@@ -48,7 +49,7 @@ async def transcribe(request: Request, services: ServicesDep, client: ClientDep)
         if fields.asynchronous:
             accepted = await services.service.submit(job, output, stack, fields.callback_url)
             return JSONResponse(job_object(accepted), status_code=202)
-        if fields.stream:
+        if fields.streams(output):
             heard = services.service.stream(job, retry=is_retry(request))
             stack.push_async_callback(heard.aclose)
             begun = asyncio.ensure_future(anext(heard))
@@ -71,7 +72,7 @@ async def translate(request: Request, services: ServicesDep, client: ClientDep) 
     """Turn speech into an English transcript."""
     services.service.admit()
     async with read_form(request, services.uploads, max_bytes=services.max_upload_bytes) as form:
-        fields = parse_form(TranslationForm, form)
+        fields = parse_translation(form)
         source = choose_source(form, fields.audio_url)
         job, output = fields.request(new_request_id(), client, source, services.defaults)
         return await _answer(request, services, job, output)
