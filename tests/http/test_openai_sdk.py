@@ -119,7 +119,7 @@ def test_diarized_json(client: OpenAI) -> None:
 
     assert isinstance(heard, TranscriptionDiarized)
     assert [segment.speaker for segment in heard.segments] == ["A", "B", "A"]
-    assert "".join(segment.text for segment in heard.segments).strip() == heard.text == text(3)
+    assert " ".join(segment.text for segment in heard.segments) == heard.text == text(3)
     assert (heard.duration, heard.task) == (15.0, "transcribe")
     assert len({segment.id for segment in heard.segments}) == 3
 
