@@ -30,7 +30,7 @@ def server(gate: Gate, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
 
 
 def unfinished(server: Server) -> int:
-    """Windows on the transcription lane; a batch counts until a moment after its results are out."""
+    """Windows on the transcription lane; a batch counts until just after its results are out."""
     lane = server.lane()
     return int(lane["waiting"] + lane["in_flight"])
 
