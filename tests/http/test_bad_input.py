@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 import struct
@@ -539,3 +540,25 @@ def odd_request(fake_server: Server) -> Iterator[Callable[[bytes], bytes]]:
 )
 def test_what_is_no_http_is_no_crash(odd_request: Callable[[bytes], bytes], raw: bytes) -> None:
     assert b" 400 " in odd_request(raw).split(b"\r\n")[0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({REFERENCES: "data:" + ";a" * 3_000_000, NAMES: "x"}, REFERENCES),
+        ({REFERENCES: "data:" + "a" * 6_000_000, NAMES: "x"}, REFERENCES),
+        ({REFERENCES: "[" + '"a",' * 1_500_000 + '"a"]', NAMES: "x"}, REFERENCES),
+        (
+            {"chunking_strategy": json.dumps(dict.fromkeys(map(str, range(20_000)), 1))},
+            "chunking_strategy",
+        ),
+        ({"languages[]": "[" + '"a",' * 50_000 + '"a"]'}, "languages[]"),
+    ],
+)
+def test_megabytes_of_small_values_do_not_hold_up_others(
+    fake_server: Server, fields: dict[str, str], param: str
+) -> None:
+    """The server's fixture fails if anything has blocked its event loop for long."""
+    answer = fake_server.transcribe(GOOD, diarize="true", **fields)
+
+    check_refusal(fake_server, answer, 400, "invalid_value", param)
