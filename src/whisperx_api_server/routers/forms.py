@@ -19,7 +19,7 @@ from .multipart import Form, field_name
 F = TypeVar("F", bound=BaseModel)
 
 MAX_JSON_COMMAS = 10_000
-"""More than any valid list or object has; megabytes of short values would hold up the event loop."""
+"""More than a valid list or object has; megabytes of short values would hold up the event loop."""
 
 
 def parse_form(model: type[F], form: Form) -> F:
