@@ -7,19 +7,22 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from .domain import Job, Transcript
+from .domain import Job, Segment, Transcript
 from .errors import Unavailable
 
 logger = logging.getLogger(__name__)
 
 _JOB = TypeAdapter(Job)
 _TRANSCRIPT = TypeAdapter(Transcript)
+_SEGMENT = TypeAdapter(Segment)
 _ID = re.compile(r"[0-9a-f]{32}")
 _UNFINISHED = ".unfinished-"
 
@@ -46,9 +49,11 @@ def default_directory(environment: Mapping[str, str], port: int | None) -> Path:
 
 
 class JobStore:
-    """One JSON file per job and one per transcript, in a directory of its own.
+    """One JSON file per job and one of JSON lines per transcript, in a directory of its own.
 
-    Its methods are called off the event loop.
+    Its methods are called off the event loop. A transcript's first line is all but its segments,
+    which have a line each: a parser holds the interpreter's lock, and with it the event loop, for as
+    long as one call takes, which for hours of speech at once is half a second.
     """
 
     def __init__(self, directory: Path, *, max_age: float, max_count: int) -> None:
@@ -116,7 +121,7 @@ class JobStore:
         Raises:
             Unavailable: the disk does not take it.
         """
-        self._write(f"{job.id}.job.json", _JOB.dump_json(job))
+        self._write(f"{job.id}.job.json", [_JOB.dump_json(job)])
 
     def save_transcript(self, job_id: str, transcript: Transcript) -> None:
         """Keep what a job gave.
@@ -124,15 +129,19 @@ class JobStore:
         Raises:
             Unavailable: the disk does not take it.
         """
-        self._write(f"{job_id}.transcript.json", _TRANSCRIPT.dump_json(transcript))
+        head = _TRANSCRIPT.dump_json(replace(transcript, segments=()))
+        lines = (_SEGMENT.dump_json(segment) for segment in transcript.segments)
+        self._write(f"{job_id}.transcript.jsonl", (line + b"\n" for line in chain([head], lines)))
 
     def transcript(self, job_id: str) -> Transcript | None:
         """What a job gave; None if it is not there, no longer, or damaged."""
         if not _ID.fullmatch(job_id):
             return None
-        path = self._directory / f"{job_id}.transcript.json"
+        path = self._directory / f"{job_id}.transcript.jsonl"
         try:
-            return _TRANSCRIPT.validate_json(path.read_bytes())
+            with path.open("rb") as lines:
+                transcript = _TRANSCRIPT.validate_json(next(lines, b""))
+                return replace(transcript, segments=tuple(map(_SEGMENT.validate_json, lines)))
         except FileNotFoundError:
             return None
         except (OSError, ValidationError) as error:
@@ -141,8 +150,8 @@ class JobStore:
 
     def delete(self, job_id: str) -> None:
         """Forget a job and what it gave."""
-        for kind in ("job", "transcript"):
-            path = self._directory / f"{job_id}.{kind}.json"
+        for kind in ("job.json", "transcript.jsonl"):
+            path = self._directory / f"{job_id}.{kind}"
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
@@ -157,7 +166,7 @@ class JobStore:
             if place >= self._max_count or now - (job.finished_at or now) > self._max_age
         ]
 
-    def _write(self, name: str, content: bytes) -> None:
+    def _write(self, name: str, content: Iterable[bytes]) -> None:
         # Whole or not at all, also when the process is killed halfway.
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -167,7 +176,7 @@ class JobStore:
                 ) as file:
                     unfinished = Path(file.name)
                     undo.callback(unfinished.unlink, missing_ok=True)
-                    file.write(content)
+                    file.writelines(content)
                 unfinished.replace(self._directory / name)
         except OSError as error:
             raise Unavailable(

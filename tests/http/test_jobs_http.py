@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -15,10 +16,12 @@ import webvtt
 from openai import OpenAI
 
 from gated import Gate
-from live import eventually, is_idle
+from live import PATH, eventually, is_idle
 from receiver import Receiver
 from server import FAKE, Server
 from tones import CHUNK, SPACING, sentences, text
+from whisperx_api_server.domain import Job, Segment, Transcript
+from whisperx_api_server.job_store import JobStore
 
 SECRET = "whsec_c29tZXRoaW5nIHRoYXQgbm9ib2R5IGtub3dz"
 
@@ -303,6 +306,63 @@ def test_only_so_many_jobs_are_kept(tmp_path: Path) -> None:
         eventually(lambda: server.http.get(jobs[0]["status_url"]).status_code == 404)
         assert status(server, jobs[1])["status"] == status(server, jobs[2])["status"] == "completed"
         assert len(list((tmp_path / "jobs").iterdir())) == 4
+
+
+def test_a_result_without_speakers_is_given_where_they_were_asked_for(tmp_path: Path) -> None:
+    store = JobStore(tmp_path / "jobs", max_age=1e6, max_count=10)
+    said = Segment(start=0.0, end=1.0, text="red.", words=None)
+    transcript = Transcript(
+        task="transcribe", language="en", languages=("en",), duration=1.0, segments=(said,)
+    )
+    for number, diarize in enumerate([True, False]):
+        job = Job(
+            id=f"{number:032x}",
+            client="anonymous",
+            state="completed",
+            submitted_at=time.time(),
+            diarize=diarize,
+            words=not diarize,
+        )
+        store.save(job)
+        store.save_transcript(job.id, transcript)
+    params = ({"response_format": "diarized_json"}, {"timestamp_granularities[]": "word"})
+
+    with Server(tmp_path, FAKE | {"JOBS__DIRECTORY": str(tmp_path / "jobs")}) as server:
+        answers = [
+            [server.http.get(f"{PATH}/{n:032x}/result", params=each).status_code for each in params]
+            for n in range(2)
+        ]
+
+    # A transcript without turns, or whose words could not be timed, is not the client's fault.
+    assert answers == [[200, 422], [422, 200]]
+
+
+def test_servers_on_two_ports_keep_their_jobs_apart(tmp_path: Path) -> None:
+    """The second one does not fail the first one's running job, nor tell of it."""
+    gate = Gate(tmp_path / "gate")
+    gate.allow(0)
+    state = {"XDG_STATE_HOME": str(tmp_path / "state")}
+    with Server(tmp_path, gate.settings() | state) as first:
+        job = submit(first, sentences(2), **CHUNK)
+        eventually(lambda: status(first, job)["status"] == "running")
+        with Server(tmp_path, gate.settings() | state) as second:
+            assert second.http.get(job["status_url"]).status_code == 404
+        assert status(first, job)["status"] == "running"
+        gate.allow()
+        assert wait_for(first, job)["status"] == "completed"
+    kept = [path.parent.name for path in (tmp_path / "state").rglob("*.job.json")]
+    assert kept == [f"jobs-{first.port}"]
+
+
+def test_a_second_server_with_the_same_directory_does_not_start(tmp_path: Path) -> None:
+    settings = FAKE | {"JOBS__DIRECTORY": str(tmp_path / "jobs")}
+    with Server(tmp_path / "first", settings):
+        second = Server(tmp_path / "second", settings)
+        assert second.process.wait(60) != 0
+        second.http.close()
+
+    (line,) = second.log.strip().splitlines()
+    assert "JOBS__DIRECTORY: another server uses" in line
 
 
 def test_a_job_waits_for_room_in_a_full_queue(tmp_path: Path) -> None:

@@ -153,12 +153,12 @@ def test_damaged_files_are_left_out_and_said(
 ) -> None:
     store.save(JOB)
     (tmp_path / "jobs" / f"{'1' * 32}.job.json").write_text('{"id": "1"')
-    (tmp_path / "jobs" / f"{ID}.transcript.json").write_bytes(b"\xff")
+    (tmp_path / "jobs" / f"{ID}.transcript.jsonl").write_bytes(b"\xff")
 
     assert store.load() == [JOB]
     assert store.transcript(ID) is None
     assert "1" * 32 in caplog.text
-    assert f"{ID}.transcript.json" in caplog.text
+    assert f"{ID}.transcript.jsonl" in caplog.text
 
 
 def test_half_a_write_leaves_the_old_file_and_is_swept(store: JobStore, tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_a_disk_that_takes_nothing_is_said_to_the_client(tmp_path: Path) -> None
 
 def test_no_other_file_is_reached(store: JobStore, tmp_path: Path) -> None:
     store.save(JOB)
-    (tmp_path / "secret.transcript.json").write_bytes(b"{}")
+    (tmp_path / "secret.transcript.jsonll").write_bytes(b"{}")
 
     assert store.transcript("../secret") is None
 
