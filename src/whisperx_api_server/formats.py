@@ -127,5 +127,18 @@ def _body(transcript: Transcript, options: OutputOptions) -> str:
 
 
 def dump(body: Json) -> str:
-    """JSON text, with letters as they are."""
-    return json.dumps(body, ensure_ascii=False, allow_nan=False)
+    """JSON text, with letters as they are; the items of lists are encoded one by one.
+
+    The encoder holds the interpreter's lock, and with it the event loop, for as long as one call
+    takes, which for hours of speech at once is half a second.
+    """
+    return "{" + ", ".join(f"{_encode(key)}: {_value(value)}" for key, value in body.items()) + "}"
+
+
+def _value(value: object) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_encode, value)) + "]"
+    return _encode(value)
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode

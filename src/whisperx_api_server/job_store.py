@@ -52,8 +52,8 @@ class JobStore:
     """One JSON file per job and one of JSON lines per transcript, in a directory of its own.
 
     Its methods are called off the event loop. A transcript's first line is all but its segments,
-    which have a line each: a parser holds the interpreter's lock, and with it the event loop, for as
-    long as one call takes, which for hours of speech at once is half a second.
+    which have a line each: the parser holds the interpreter's lock, and with it the event loop, for
+    as long as one call takes, which for hours of speech at once is half a second.
     """
 
     def __init__(self, directory: Path, *, max_age: float, max_count: int) -> None:

@@ -365,7 +365,7 @@ def test_a_second_server_with_the_same_directory_does_not_start(tmp_path: Path) 
     assert "JOBS__DIRECTORY: another server uses" in line
 
 
-def test_a_job_waits_for_room_in_a_full_queue(tmp_path: Path) -> None:
+def test_jobs_wait_for_room_in_the_order_of_submission(tmp_path: Path) -> None:
     gate = Gate(tmp_path / "gate")
     settings = gate.settings() | {
         "JOBS__DIRECTORY": str(tmp_path / "jobs"),
@@ -375,15 +375,29 @@ def test_a_job_waits_for_room_in_a_full_queue(tmp_path: Path) -> None:
         gate.allow(0)
         first = submit(server, sentences(3), **CHUNK)
         eventually(lambda: server.info()["queue"]["seconds"] == 3 * SPACING)
-        second = submit(server, sentences(2), **CHUNK)
-        eventually(lambda: status(server, second)["status"] == "queued")
-        third = submit(server, sentences(1), **CHUNK)
-        eventually(lambda: server.info()["queue"]["seconds"] >= 4 * SPACING - 1)
+        waiting = [submit(server, sentences(2), **CHUNK)]
+        eventually(lambda: is_waiting(server, waiting[0]))
+        waiting.append(submit(server, sentences(1), **CHUNK))  # it would fit
+        eventually(lambda: is_waiting(server, waiting[1]))
+        assert [status(server, job)["status"] for job in (first, *waiting)] == [
+            *("running", "queued", "queued")
+        ]
 
         gate.allow()
 
-        for job in (first, second, third):
-            assert wait_for(server, job)["status"] == "completed"
+        ended = [wait_for(server, job) for job in (first, *waiting)]
+        assert [job["status"] for job in ended] == ["completed"] * 3
+        second, third = (wait_stage(job)["finished_at"] for job in ended[1:])
+        assert second <= third
+
+
+def wait_stage(job: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = next(stage for stage in job["stages"] if stage["name"] == "wait")
+    return found
+
+
+def is_waiting(server: Server, job: dict[str, Any]) -> bool:
+    return any(stage["name"] == "wait" for stage in status(server, job)["stages"])
 
 
 @pytest.mark.parametrize(

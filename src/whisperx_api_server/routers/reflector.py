@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from ..catalog import ALIASES, PARAKEET_ALIAS, Catalog
 from ..domain import RemoteUrl, Source, Transcript, TranscriptionRequest
 from ..errors import InvalidRequest, MissingParameter, ServiceError, UnservableCombination
+from ..formats import dump
 from ..reflector_json import (
     reflector_diarization,
     reflector_file,
@@ -316,7 +317,7 @@ async def generate(request: Request, services: ServicesDep, client: ClientDep) -
 
 async def _json(body: Callable[[], dict[str, Any]]) -> Response:
     """A JSON answer, made on a thread: hours of speech have words by the ten thousand."""
-    text = await asyncio.to_thread(lambda: json.dumps(body(), ensure_ascii=False))
+    text = await asyncio.to_thread(lambda: dump(body()))
     return Response(text, media_type="application/json")
 
 
