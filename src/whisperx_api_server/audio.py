@@ -1,11 +1,8 @@
 """Any recording, in any container or codec, as 16 kHz mono samples on a memory map.
 
-ffmpeg does the decoding, in a process of its own. A file is hostile until decoded, so ffmpeg may
-read nothing but that one file: only the `file` protocol is open on the input, and only demuxers
-that take everything from the file itself are allowed; playlists and the like (HLS, DASH, concat,
-SDP, image sequences), which name other files, are not. It writes into a file without a name,
-which no crash can leave behind. Only a short WAV file that has the right rate already is read
-here, because starting ffmpeg takes longer than that.
+ffmpeg does the decoding, in a process of its own; its channels are mixed here, into a file without
+a name, which no crash can leave behind. Only a short WAV file that has the right rate already is
+read here, because starting ffmpeg takes longer than that.
 """
 
 from __future__ import annotations
@@ -13,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import mmap
 import os
-import shutil
 import tempfile
 import wave
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, asynccontextmanager
 from functools import cached_property
 from io import FileIO
 from pathlib import Path
@@ -25,62 +22,32 @@ from pathlib import Path
 import numpy as np
 
 from .domain import AudioClip, Samples
-from .errors import InvalidAudio, NotInstalled, TooLarge, Unavailable
+from .downmix import mix_wav
+from .errors import DiskFull, InvalidAudio, TooLarge
+from .ffmpeg import find_ffmpeg, run_ffmpeg
 
 SAMPLE_RATE = 16_000
 """Hz; what Whisper, wav2vec2, Parakeet, pyannote and Silero all listen to."""
 
 _SAMPLE_BYTES = np.dtype(np.float32).itemsize
-_BLOCK_SAMPLES = 1 << 20  # 4 MiB
+_COPY_BYTES = 4 * 1024**2
 _PLAIN_WAV_BYTES = 2 * 60 * SAMPLE_RATE  # a minute; it is held in memory
-_STDERR_TAIL = 16 * 1024
+_SMALL_FILE_BYTES = 8 * 1024**2  # 9 minutes of mp3 at 128 kbit/s; decoded in seconds
 _LONG_CLIP_BYTES = 64 * 1024**2  # 17 minutes
 _RELEASE_INTERVAL = 1.0  # s
-
-# ffmpeg's names of demuxers that hold audio, and that open no second file or address.
-_DEMUXERS = ",".join(
-    (
-        "aa aac aax ac3 ac4 acm act adp adx aea aiff amr amrnb amrwb apc ape aptx aptx_hd asf",
-        "asf_o au avi avr bonk brstm caf codec2 daud dhav dsf dss dts dtshd dv eac3 flac flv g729",
-        "gxf hca hcom iamf iff ilbc ircam kux lc3 live_flv loas matroska mca mlp mmf mov mp3 mpc",
-        "mpc8 mpeg mpegts mxf nistsphere nsv nut nuv ogg oma osq paf pva pvf qcp qoa rka rm rso",
-        "sbc sds shn smjpeg sol sox spdif swf tak truehd tta voc vqf w64 wav wavarc webm wsd",
-        "wtv wv wve xwma",
-    )
-).replace(" ", ",")
-
-# A decoder for hostile files need not see our keys and tokens.
-_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")
-
-
-def find_ffmpeg() -> str:
-    """The system's ffmpeg, else the one inside the imageio-ffmpeg wheel.
-
-    Raises:
-        NotInstalled: there is neither.
-    """
-    if found := shutil.which("ffmpeg"):
-        return found
-    try:
-        import imageio_ffmpeg
-
-        return str(imageio_ffmpeg.get_ffmpeg_exe())
-    except (ImportError, RuntimeError) as error:
-        raise NotInstalled(
-            "decoding audio needs ffmpeg: install it with the system's package manager or "
-            "`pip install imageio-ffmpeg`"
-        ) from error
 
 
 class AudioDecoder:
     """Decodes files, a few at a time.
 
+    Small files have places of their own: they never wait for hours of audio that are decoded.
+
     Args:
         max_seconds: longest recording; a longer one is refused as soon as that much is decoded.
         timeout: seconds that ffmpeg may take for one file.
-        workdir: an existing directory with room for `concurrency` decoded recordings
+        workdir: an existing directory with room for `2 * concurrency` decoded recordings
             (64 kB a second).
-        concurrency: how many ffmpeg processes run at once.
+        concurrency: how many ffmpeg processes run at once for small files, and for large ones.
     """
 
     def __init__(
@@ -89,7 +56,9 @@ class AudioDecoder:
         self._max_seconds = max_seconds
         self._timeout = timeout
         self._workdir = workdir
-        self._slots = asyncio.Semaphore(concurrency)
+        self._small = asyncio.Semaphore(concurrency)
+        self._large = asyncio.Semaphore(concurrency)
+        self._threads = ThreadPoolExecutor(2 * concurrency, thread_name_prefix="decode")
 
     @cached_property
     def _ffmpeg(self) -> str:
@@ -99,14 +68,15 @@ class AudioDecoder:
     async def open(self, path: Path, *, param: str = "file") -> AsyncIterator[AudioClip]:
         """The recording in the file: 16 kHz, mono, in [-1, 1], read-only, on a memory map.
 
-        `param` is the form field that errors name. Cancelling kills ffmpeg. The samples may
-        outlive the context: their disk space is freed with the last reference.
+        Its clock is the container's: what that leaves out is silence. `param` is the form field
+        that errors name. Cancelling kills ffmpeg. The samples may outlive the context: their disk
+        space is freed with the last reference.
 
         Raises:
             InvalidAudio: not audio, no audio stream, no samples, or the file ends too early.
-            TooLarge: longer than `max_seconds`, or ffmpeg took longer than `timeout`.
+            TooLarge: longer than `max_seconds`.
             NotInstalled: there is no ffmpeg.
-            Unavailable: the disk is full.
+            Unavailable: the disk is full, or ffmpeg took longer than `timeout`.
         """
         file_size = await asyncio.to_thread(os.path.getsize, path)
         if not file_size:
@@ -114,20 +84,13 @@ class AudioDecoder:
         if file_size <= _PLAIN_WAV_BYTES:
             samples = await asyncio.to_thread(_read_plain_wav, path)
             if samples is not None:
-                self._refuse_too_long(samples.nbytes, param)
+                self._refuse_too_long(len(samples), param)
                 yield AudioClip(samples=samples, sample_rate=SAMPLE_RATE)
                 return
-        with tempfile.TemporaryFile(dir=self._workdir, buffering=0) as file:
-            async with self._slots:
-                await self._decode(path, file, param)
-            size = os.fstat(file.fileno()).st_size // _SAMPLE_BYTES * _SAMPLE_BYTES
-            if not size:
-                raise InvalidAudio("the file contains no audio samples", param=param)
-            self._refuse_too_long(size, param)
-            await asyncio.to_thread(_limit_amplitude, file)
-            mapping = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+        async with self._small if file_size <= _SMALL_FILE_BYTES else self._large:
+            mapping = await self._decode(path, param)
         clip = AudioClip(samples=np.frombuffer(mapping, dtype=np.float32), sample_rate=SAMPLE_RATE)
-        if size < _LONG_CLIP_BYTES:
+        if len(mapping) < _LONG_CLIP_BYTES:
             yield clip
             return
         releasing = asyncio.create_task(_release_pages(mapping))
@@ -136,60 +99,58 @@ class AudioDecoder:
         finally:
             releasing.cancel()
 
-    def _refuse_too_long(self, size: int, param: str) -> None:
-        if size > self._max_seconds * SAMPLE_RATE * _SAMPLE_BYTES:
+    def _refuse_too_long(self, samples: int, param: str) -> None:
+        if samples > self._max_seconds * SAMPLE_RATE:
             raise TooLarge(
                 f"the recording is longer than {self._max_seconds:g} seconds: "
                 "send it in shorter parts",
                 param=param,
             )
 
-    async def _decode(self, path: Path, output: FileIO, param: str) -> None:
-        """Write the recording's samples, up to a little more than are allowed."""
-        try:
-            process = await asyncio.create_subprocess_exec(
-                self._ffmpeg,
-                *self._arguments(path),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=output,
-                stderr=asyncio.subprocess.PIPE,
-                env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
-            )
-        except OSError as error:
-            raise NotInstalled("ffmpeg cannot be started: install it again") from error
-        assert process.stderr is not None
-        try:
-            async with asyncio.timeout(self._timeout):
-                complaints = await _tail(process.stderr)
-                exit_code = await process.wait()
-        except TimeoutError as error:
-            raise TooLarge(
-                f"decoding took longer than {self._timeout:g} seconds: send a shorter recording",
-                param=param,
-            ) from error
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await _tail(process.stderr)
-                await process.wait()
-        _check(exit_code, complaints, param)
+    async def _decode(self, path: Path, param: str) -> mmap.mmap:
+        with ExitStack() as files:
+            file = files.enter_context(self._temporary_file())
+            count, gaps = await self._mix(path, file, param)
+            self._refuse_too_long(count + sum(length for _, length in gaps), param)
+            if gaps:
+                timed = files.enter_context(self._temporary_file())
+                loop = asyncio.get_running_loop()
+                await loop.run_in_executor(self._threads, _copy_with_gaps, file, timed, gaps)
+                file = timed
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
-    def _arguments(self, path: Path) -> list[str]:
-        # Counted in bytes written, because a file's own time stamps and durations can lie. One
-        # second more than allowed tells a recording that is too long from one that just fits.
-        limit = int((self._max_seconds + 1) * SAMPLE_RATE) * _SAMPLE_BYTES
-        source = [
-            *("-protocol_whitelist", "file", "-format_whitelist", _DEMUXERS),
-            *("-threads", "1", "-i", f"file:{path}"),
+    def _temporary_file(self) -> FileIO:
+        return tempfile.TemporaryFile(dir=self._workdir, buffering=0)
+
+    async def _mix(
+        self, path: Path, file: FileIO, param: str
+    ) -> tuple[int, Sequence[tuple[int, int]]]:
+        """Write the recording's samples, up to a little more than are allowed.
+
+        How many there are, and the gaps in them, both in samples: (where, how long).
+        """
+        executable = self._ffmpeg
+        source, sink = os.pipe()
+        mixing = asyncio.get_running_loop().run_in_executor(
+            self._threads,
+            mix_wav,
+            os.fdopen(source, "rb"),
+            file,
+            int(self._max_seconds * SAMPLE_RATE),
+        )
+        try:
+            exit_code, log = await run_ffmpeg(executable, path, sink, max_seconds=self._timeout)
+        finally:
+            await asyncio.wait([mixing])  # it ends with ffmpeg, and must before the file is closed
+        count = mixing.result()
+        self._refuse_too_long(count, param)
+        log.check(exit_code, param)
+        if not count:
+            raise InvalidAudio("the file contains no audio samples", param=param)
+        return count, [
+            (round(position * SAMPLE_RATE), round(seconds * SAMPLE_RATE))
+            for position, seconds in log.gaps(self._max_seconds)
         ]
-        # Without rematrix_maxval, a stereo mix to float is the sum of both channels / sqrt(2).
-        mono = f"aresample={SAMPLE_RATE}:rematrix_maxval=1.0,aformat=flt:channel_layouts=mono"
-        sink = [
-            *("-map", "0:a:0", "-vn", "-sn", "-dn", "-af", mono, "-threads", "1"),
-            *("-fs", str(limit), "-f", "f32le", "pipe:1"),
-        ]
-        common = ["-nostdin", "-nostats", "-loglevel", "error", "-filter_threads", "1"]
-        return [*common, *source, *sink]
 
 
 def _read_plain_wav(path: Path) -> Samples | None:
@@ -213,45 +174,23 @@ def _read_plain_wav(path: Path) -> Samples | None:
     return samples
 
 
-def _check(exit_code: int, complaints: str, param: str) -> None:
-    """Turn what ffmpeg said into our errors."""
-    if "moov atom not found" in complaints or "partial file" in complaints:
-        raise InvalidAudio("the file ends too early: send the whole recording", param=param)
-    if exit_code == 0:
-        return
-    if "No space left on device" in complaints:
-        raise Unavailable("the server's disk is full: try again later", retry_after=60.0)
-    if "matches no streams" in complaints:
-        raise InvalidAudio("the file has no audio stream: send a recording with sound", param=param)
-    raise InvalidAudio(
-        "the file cannot be decoded: send audio or video in a common format such as mp3, m4a, "
-        "wav, flac, ogg or webm",
-        param=param,
-    )
+def _copy_with_gaps(source: FileIO, target: FileIO, gaps: Sequence[tuple[int, int]]) -> None:
+    """Copy samples and leave the gaps out: they read as silence, and take no space on the disk."""
+    source.seek(0)
+    try:
+        for position, length in gaps:
+            _copy(source, target, position * _SAMPLE_BYTES - source.tell())
+            target.seek(length * _SAMPLE_BYTES, os.SEEK_CUR)
+        _copy(source, target, os.fstat(source.fileno()).st_size - source.tell())
+        target.truncate()
+    except OSError as error:
+        raise DiskFull from error
 
 
-async def _tail(stream: asyncio.StreamReader) -> str:
-    """Read to the end, keep the last words: a broken file can be complained about for hours."""
-    kept = b""
-    while chunk := await stream.read(_STDERR_TAIL):
-        kept = (kept + chunk)[-_STDERR_TAIL:]
-    return kept.decode(errors="replace")
-
-
-def _limit_amplitude(file: FileIO) -> None:
-    """Clip samples to [-1, 1] and silence NaN, in place; lossy codecs and float files have both.
-
-    Goes by reading and writing, since every page of a map that is touched becomes resident.
-    """
-    file.seek(0)
-    block = np.empty(_BLOCK_SAMPLES, dtype=np.float32)
-    while count := file.readinto(block.data) // _SAMPLE_BYTES:
-        samples = block[:count]
-        if not (samples.max() <= 1 and samples.min() >= -1):  # NaN compares false
-            np.nan_to_num(samples, copy=False, nan=0.0)
-            np.clip(samples, -1, 1, out=samples)
-            file.seek(-samples.nbytes, os.SEEK_CUR)
-            file.write(samples.data)
+def _copy(source: FileIO, target: FileIO, size: int) -> None:
+    while size > 0 and (block := source.read(min(size, _COPY_BYTES))):
+        target.write(block)
+        size -= len(block)
 
 
 async def _release_pages(mapping: mmap.mmap) -> None:

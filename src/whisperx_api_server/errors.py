@@ -16,6 +16,7 @@
     ├── NotInstalled                  501 not_installed
     │   └── NotConfigured             501 not_configured
     ├── Unavailable                   503 service_unavailable, Retry-After
+    │   ├── DiskFull                  503 service_unavailable, Retry-After
     │   ├── ShuttingDown              503 shutting_down
     │   └── ModelUnavailable          503 model_unavailable
     └── InsufficientMemory            503 insufficient_memory
@@ -150,6 +151,13 @@ class Unavailable(ServiceError):
 
     status = 503
     code = "service_unavailable"
+
+
+class DiskFull(Unavailable):
+    """What was sent, or decoded, does not fit on the server's disk."""
+
+    def __init__(self) -> None:
+        super().__init__("the server's disk is full: try again later", retry_after=60.0)
 
 
 class ShuttingDown(Unavailable):

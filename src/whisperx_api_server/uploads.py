@@ -13,7 +13,7 @@ from io import FileIO
 from pathlib import Path
 
 from .domain import UploadedFile
-from .errors import TooLarge, Unavailable
+from .errors import DiskFull, TooLarge
 
 _BLOCK_BYTES = 1 << 20  # gathered for one trip to a disk thread
 _DISK_THREADS = 4
@@ -50,7 +50,7 @@ class UploadStore:
 
         Raises:
             TooLarge: more than `max_bytes`.
-            Unavailable: the disk is full.
+            DiskFull: it does not fit.
         """
         self._check_size(announced, param)
         handle, name = tempfile.mkstemp(dir=self._workdir)
@@ -108,4 +108,4 @@ def _append(file: FileIO, block: bytearray, digest: hashlib.blake2b) -> None:
         while left:
             left = left[file.write(left) :]
     except OSError as error:
-        raise Unavailable("the server's disk is full: try again later", retry_after=60.0) from error
+        raise DiskFull from error
