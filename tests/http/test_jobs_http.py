@@ -25,6 +25,8 @@ from whisperx_api_server.job_store import JobStore
 
 SECRET = "whsec_c29tZXRoaW5nIHRoYXQgbm9ib2R5IGtub3dz"
 
+GRANULARITIES = "timestamp_granularities[]"
+
 
 @pytest.fixture(scope="module")
 def gate(tmp_path_factory: pytest.TempPathFactory) -> Gate:
@@ -162,6 +164,37 @@ def test_what_the_job_did_not_find_out_is_not_made_up(server: Server, gate: Gate
         assert refused.status_code == 422
         assert refused.json()["error"]["param"] == param
     assert result(server, job, response_format="nonsense").status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "param"),
+    [
+        ({"response_format": "json", "highlight_words": "true"}, 422, "highlight_words"),
+        ({"response_format": "json", GRANULARITIES: "word"}, 422, GRANULARITIES),
+        ({"response_format": "srt", "timestamp_granularities[0]": "word"}, 422, GRANULARITIES),
+        ({GRANULARITIES: "letter"}, 400, GRANULARITIES),
+        ({"highlight_words": "perhaps"}, 400, "highlight_words"),
+        ({"response_format": "nonsense"}, 400, "response_format"),
+        ({"response_format": "json", GRANULARITIES: "segment"}, 200, None),
+        ({"response_format": " srt ", "highlight_words": "false"}, 200, None),
+        ({"response_format": "", "highlight_words": ""}, 200, None),
+    ],
+)
+def test_a_result_is_under_the_rules_of_a_submission(
+    server: Server, gate: Gate, query: dict[str, str], status: int, param: str | None
+) -> None:
+    gate.allow()
+    words = {"response_format": "verbose_json", GRANULARITIES: "word"}
+    job = submit(server, sentences(1), **words)
+    wait_for(server, job)
+
+    answer = result(server, job, **query)
+
+    assert answer.status_code == status, answer.text
+    if param is not None:
+        assert answer.json()["error"]["param"] == param
+    asked = result(server, job, response_format="vtt_json").json()
+    assert asked["words"]  # what the query leaves out is as submitted
 
 
 def test_there_is_no_result_before_the_end(server: Server, gate: Gate) -> None:

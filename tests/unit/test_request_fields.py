@@ -1,0 +1,97 @@
+"""What form fields mean together, without HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from whisperx_api_server.domain import (
+    AlignMode,
+    OutputOptions,
+    TranscriptionRequest,
+    UploadedFile,
+)
+from whisperx_api_server.errors import InvalidRequest, UnservableCombination
+from whisperx_api_server.request_fields import FormDefaults, ResultForm, validated
+from whisperx_api_server.transcription_fields import TranscriptionForm
+from whisperx_api_server.translation_fields import translation_fields
+
+SOURCE = UploadedFile(path=Path("a.wav"), filename="a.wav")
+GERMAN = FormDefaults(model="small", language="de")
+
+
+def request_of(**fields: Any) -> TranscriptionRequest:
+    form = validated(TranscriptionForm, {name.replace("__", "[]"): v for name, v in fields.items()})
+    return form.request("id", "client", SOURCE, GERMAN)[0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "mode"),
+    [
+        ({"response_format": "json"}, AlignMode.OFF),
+        ({"response_format": "json", "align": True}, AlignMode.FORCED),
+        ({"response_format": "text", "align": True}, AlignMode.FORCED),
+        ({"response_format": "json", "align": False}, AlignMode.OFF),
+        ({"response_format": "json", "async": True}, AlignMode.AUTO),
+        ({"response_format": "json", "diarize": True}, AlignMode.AUTO),
+        ({"response_format": "diarized_json"}, AlignMode.AUTO),
+        ({"response_format": "verbose_json"}, AlignMode.AUTO),
+        ({"response_format": "verbose_json", "align": False}, AlignMode.SEGMENTS),
+    ],
+)
+def test_words_are_timed_where_times_are_shown_or_asked_for(
+    fields: dict[str, Any], mode: AlignMode
+) -> None:
+    assert request_of(**fields).align is mode
+
+
+@pytest.mark.parametrize(
+    ("fields", "language", "candidates"),
+    [
+        ({}, "de", ()),
+        ({"language": "French"}, "fr", ()),
+        ({"language": "auto"}, None, ()),
+        ({"language": "auto", "languages__": ["fr", "en"]}, None, ("fr", "en")),
+        ({"languages__": ["fr", "en"]}, None, ("fr", "en")),
+        ({"languages__": ["fr", "French"]}, "fr", ()),
+        ({"language": "fr", "languages__": ["French"]}, "fr", ()),
+    ],
+)
+def test_auto_is_detection_and_nothing_is_the_default(
+    fields: dict[str, Any], language: str | None, candidates: tuple[str, ...]
+) -> None:
+    decode = request_of(**fields).decode
+    assert (decode.language, decode.languages) == (language, candidates)
+
+
+def test_hotwords_and_keywords_are_one_list() -> None:
+    decode = request_of(hotwords=" Ann,, Bob ,", keywords__=["Carl"]).decode
+    assert decode.hotwords == "Ann, Bob, Carl"
+    assert request_of(hotwords=" , ").decode.hotwords is None
+    with pytest.raises(InvalidRequest, match="hotwords must be one line"):
+        request_of(hotwords="Ann,<|en|>")
+
+
+def test_a_result_is_written_as_submitted_unless_asked_otherwise() -> None:
+    submitted = OutputOptions(
+        format="verbose_json",
+        granularities=frozenset({"word"}),
+        logprobs=True,
+        known_speakers=("A",),
+    )
+    assert validated(ResultForm, {}).result(submitted) == submitted
+    subtitles = validated(ResultForm, {"response_format": "srt", "highlight_words": True})
+    written = subtitles.result(submitted)
+    assert (written.format, written.highlight_words) == ("srt", True)
+    assert (written.logprobs, written.known_speakers) == (True, ("A",))
+    with pytest.raises(UnservableCombination, match="highlight_words needs"):
+        validated(ResultForm, {"highlight_words": True}).result(submitted)
+
+
+def test_a_translation_names_the_first_field_that_it_cannot_honour() -> None:
+    with pytest.raises(UnservableCombination) as caught:
+        translation_fields({"num_speakers": 2, "diarize": True, "prompt": "x"})
+    assert caught.value.param == "diarize"
+    assert translation_fields({"language": "fr", "diarize": False}).language == "fr"
