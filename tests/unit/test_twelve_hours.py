@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar, get_args
 
 import pytest
+from starlette.types import Message
 
 from whisperx_api_server.chunking import stitch
 from whisperx_api_server.domain import (
@@ -18,6 +21,7 @@ from whisperx_api_server.domain import (
     OutputOptions,
     Segment,
     SpeakerTurn,
+    TokenLogprob,
     Transcript,
     WindowTranscript,
     Word,
@@ -25,6 +29,8 @@ from whisperx_api_server.domain import (
 from whisperx_api_server.formats import render
 from whisperx_api_server.job_store import JobStore
 from whisperx_api_server.loop_lag import MAX_BLOCKED
+from whisperx_api_server.routers.events import EventStream, transcript_events
+from whisperx_api_server.runs import Finished, RunEvent
 from whisperx_api_server.speakers import Labeller
 
 T = TypeVar("T")
@@ -36,7 +42,7 @@ WORD = 0.4
 WINDOWS = round(12 * 3600 / WINDOW)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _without_collector() -> Iterator[None]:
     """Its pauses depend on what else the test process holds."""
     gc.disable()
@@ -45,7 +51,12 @@ def _without_collector() -> Iterator[None]:
 
 
 def blocks_little(work: Callable[[], T]) -> T:
-    """The result of `work` on a thread, which never holds the interpreter's lock for long.
+    """The result of `work` on a thread, which never holds the interpreter's lock for long."""
+    return loop_goes_on(partial(asyncio.to_thread, work))
+
+
+def loop_goes_on(work: Callable[[], Awaitable[T]]) -> T:
+    """The result of `work`, which never keeps the event loop for long.
 
     Measured in CPU time of the process between two turns of the loop: a busy machine adds none.
     """
@@ -62,7 +73,7 @@ def blocks_little(work: Callable[[], T]) -> T:
 
         turning = asyncio.create_task(turn())
         await asyncio.sleep(0)
-        result = await asyncio.to_thread(work)
+        result = await work()
         await asyncio.sleep(0.002)
         turning.cancel()
         return result, longest
@@ -84,6 +95,9 @@ def sentence(start: float) -> Segment:
         language="en",
         words=words,
         tokens=tuple(range(14)),
+        logprobs=tuple(
+            TokenLogprob(token=f" word{n}", logprob=-0.1, bytes=tuple(b" word")) for n in range(14)
+        ),
     )
 
 
@@ -140,3 +154,24 @@ def test_it_is_rendered(transcript: Transcript, kind: OutputFormat) -> None:
     rendered = blocks_little(lambda: render(transcript, options))
 
     assert rendered.body.count("word11") >= WINDOWS * 5
+
+
+def test_the_last_event_of_its_stream_is_sent(transcript: Transcript) -> None:
+    sent: list[bytes] = []
+
+    async def happening() -> AsyncGenerator[RunEvent, None]:
+        yield Finished(transcript=transcript)
+
+    async def send(message: Message) -> None:
+        sent.append(message.get("body", b""))
+
+    async def stream() -> None:
+        events = happening()
+        begun = asyncio.ensure_future(anext(events))
+        options = OutputOptions(logprobs=True)
+        response = EventStream(transcript_events(begun, events, options), AsyncExitStack())
+        await response({"type": "http"}, asyncio.Event().wait, send)  # type: ignore[arg-type]
+
+    loop_goes_on(stream)
+
+    assert b"".join(sent).count(b'"logprob":') == WINDOWS * 5 * 14

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing
@@ -15,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from ..domain import OutputOptions, Segment, WindowTranscript
 from ..errors import ServiceError
+from ..formats import dump
 from ..openai_json import SpeakerNames, delta_event, done_event, segment_event, text_delta
 from ..runs import Heard, RunEvent, Spoken
 from .errors import service_error_body
@@ -77,7 +77,7 @@ class EventStream(Response):
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         while (event := await self._next(send)) is not None:
-            await self._write(_framed(event), send)
+            await self._write(await asyncio.to_thread(_framed, event), send)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _next(self, send: Send) -> dict[str, Any] | str | None:
@@ -100,7 +100,7 @@ def _framed(event: dict[str, Any] | str) -> str:
     """An event as it is sent: its type is also its name, for parsers that go by names."""
     if isinstance(event, str):
         return f"data: {event}\n\n"
-    data = json.dumps(event, ensure_ascii=False)
+    data = dump(event)
     return f"event: {event.get('type', 'error')}\ndata: {data}\n\n"
 
 
@@ -120,7 +120,8 @@ async def transcript_events(
     try:
         event: RunEvent | None = await begun
         while event is not None:
-            for each in wording.of(event):
+            # On a thread: the last event may have megabytes of log probabilities.
+            for each in await asyncio.to_thread(list, wording.of(event)):
                 yield each
             event = await anext(events, None)
     except ServiceError as error:
