@@ -6,11 +6,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from .backends import ModelKey, find_backend
-from .backends.base import ModelSpec, shown_name
+from .backends.base import Capabilities, ModelSpec
 from .errors import ModelNotFound, NotConfigured, ServiceError
 
 ALIASES = (
@@ -23,17 +24,49 @@ ALIASES = (
 )
 """OpenAI's names, `AudioModel` in its SDK; each means the configured default model."""
 
+_DEFAULT = re.compile(
+    r"(openai/)?(whisper(-1)?|gpt(-4o(-mini)?)?-transcribe(-diarize)?(-\d{4}-\d{2}-\d{2})?)|default",
+    re.IGNORECASE,
+)
+"""`ALIASES`, their dated versions, and what clients send that leave the choice to the server."""
+
 PARAKEET_ALIAS = "parakeet"
 """Means the configured Parakeet, which may be a file that a client could not name."""
+
+EMBEDDED_MODEL = "pocketsphinx-en-us"
+"""What the embedded engine's only model is called."""
 
 EMBEDDED_DIARIZER = "resemblyzer-ge2e"
 """What the embedded diarizer's only model is called."""
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
-"""What a model's name on the hub looks like; a path that it also matches is not taken for one."""
+MULTILINGUAL = "multilingual"
+"""The key of the align model for all languages that have none of their own."""
 
-EMBEDDED_MODEL = "pocketsphinx-en-us"
-"""What the embedded engine's only model is called."""
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
+"""What a published name or a hub id looks like."""
+
+
+def configured(setting: str, shared: ModelSpec, engine: str | None = None) -> ModelSpec:
+    """The model that a setting names; `engine` is the transcription backend that is to load it.
+
+    In this order: a name that the engine says is published, a path that exists or can be nothing
+    else, a hub id. Only settings come here: a client's name is never looked for on disk.
+
+    Raises:
+        NotConfigured: there is no such backend.
+    """
+    published = engine and _published(find_backend(engine, "transcription"), setting)
+    if published:
+        return replace(shared, name=published)
+    path = Path(setting).expanduser().absolute()
+    if not _HUB_ID.fullmatch(setting) or setting.endswith(".nemo") or path.exists():
+        return replace(shared, name=path.name, path=path)
+    return replace(shared, name=setting)
+
+
+def whisper_engine(transcription: str) -> str:
+    """The backend for Whisper's models, given the one for transcription."""
+    return "whisperx" if transcription in ("parakeet", "embedded") else transcription
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +75,9 @@ class Catalog:
 
     `transcription`, `alignment`, `diarization` and `voice_detection` are backend names. `whisper`,
     `parakeet` and `diarizer_spec` are the default models; another model of the same engine differs
-    from them in its name only. `allowed_models` are names and `org/*` patterns of Whisper models
-    that clients may name besides the published ones.
+    from them in its name only. `align_models` are by language or `MULTILINGUAL`,
+    `translation_models` by `source-target`. `allowed_models` are names and `org/*` patterns of
+    Whisper models that clients may name besides the published ones.
     """
 
     transcription: str
@@ -53,10 +87,20 @@ class Catalog:
     whisper: ModelSpec
     parakeet: ModelSpec
     diarizer_spec: ModelSpec
-    align_models: Mapping[str, str] = field(default_factory=dict)
-    translation_models: Mapping[str, str] = field(default_factory=dict)
-    language_model_name: str | None = None
+    align_models: Mapping[str, ModelSpec] = field(default_factory=dict)
+    translation_models: Mapping[str, ModelSpec] = field(default_factory=dict)
+    language_model_spec: ModelSpec | None = None
     allowed_models: Sequence[str] = ()
+
+    def check_backends(self) -> None:
+        """Find the backends that the settings name.
+
+        Raises:
+            NotConfigured: one does not exist, or does not serve its stage.
+        """
+        find_backend(self.transcription, "transcription")
+        find_backend(self.alignment, "alignment")
+        find_backend(self.diarization, "diarization")
 
     @property
     def default_model(self) -> str:
@@ -72,24 +116,32 @@ class Catalog:
         Raises:
             ModelNotFound: the name is none of these.
         """
-        if name in ALIASES:
+        for engine, (_, spec) in self._engines.items():
+            if name == spec.name:
+                return self._transcriber(engine)
+        if _DEFAULT.fullmatch(name):
             return self._transcriber(self.transcription)
         if name == PARAKEET_ALIAS:
             return self._transcriber("parakeet")
-        for engine, spec in self._engines.items():
-            if _means(name, spec):
-                return self._transcriber(engine)
-        for engine in self._engines:
-            published = getattr(find_backend(engine, "transcription"), "published_model", None)
-            if published is not None and (known := published(name)) is not None:
-                return self._transcriber(engine, known)
+        for engine, (module, _) in self._engines.items():
+            published = _published(module, name)
+            if published is not None:
+                return self._transcriber(engine, published)
         if self._allows(name):
-            return self._transcriber(self._whisper_engine, name)
+            return self._transcriber(whisper_engine(self.transcription), name)
         raise ModelNotFound(
             f"there is no model {name[:100]!r} here: name a published Whisper size or Parakeet, or "
             "set MODELS__ALLOWED on the server to allow other Whisper models",
             param="model",
         )
+
+    def known_capabilities(self, key: ModelKey) -> Capabilities | None:
+        """What a transcription model can do, where its name tells; None where only loading does."""
+        module, _ = self._engines[key.backend]
+        known: Capabilities | None = None
+        if hasattr(module, "known_capabilities"):
+            known = module.known_capabilities(key.spec)
+        return known
 
     def is_parakeet(self, name: str) -> bool:
         """Whether a request's `model` means a Parakeet."""
@@ -97,18 +149,18 @@ class Catalog:
 
     def aligner(self, language: str) -> ModelKey | None:
         """The align model for a language; None when there is none."""
-        name = find_backend(self.alignment, "alignment").align_model(language, self.align_models)
-        if name is None:
+        if not hasattr(self._aligners, "load_aligner"):
             return None
+        everywhere = self.align_models.get(MULTILINGUAL)
+        spec = self.align_models.get(language, everywhere)
+        if spec is None:
+            name = self._aligners.align_model(language)
+            if name is None:
+                return None
+            spec = self._plain(name)
         # One model for all languages is loaded once; one of its own knows its language.
-        own = self.align_models.get("multilingual") != name
-        spec = replace(
-            self.whisper,
-            name=name,
-            compute_type="default",
-            language=language if own else None,
-            options=(),
-        )
+        if spec != everywhere:
+            spec = replace(spec, language=language)
         return ModelKey(stage="alignment", backend=self.alignment, spec=spec)
 
     def aligner_problem(self, language: str) -> ServiceError | None:
@@ -126,10 +178,9 @@ class Catalog:
                 f"there is no align model for {language!r}: name one in ALIGNMENT__MODELS",
                 param="language",
             )
-        backend = find_backend(key.backend, "alignment")
-        if not hasattr(backend, "aligner_problem"):
+        if not hasattr(self._aligners, "aligner_problem"):
             return None
-        problem: ServiceError | None = backend.aligner_problem(key.spec)
+        problem: ServiceError | None = self._aligners.aligner_problem(key.spec)
         return problem
 
     def diarizer(self, name: str | None = None) -> ModelKey:
@@ -141,8 +192,8 @@ class Catalog:
         """
         spec = self.diarizer_spec
         if self.diarization == "embedded":
-            spec = replace(spec, name=EMBEDDED_DIARIZER)
-        if name is not None and not _means(name, spec):
+            spec = replace(spec, name=EMBEDDED_DIARIZER, path=None)
+        if name not in (None, spec.name):
             raise ModelNotFound(
                 "only the diarization pipeline that DIARIZATION__MODEL names can be loaded: "
                 "leave model out",
@@ -152,19 +203,18 @@ class Catalog:
 
     def voice_detector(self) -> ModelKey:
         """The voice activity detector; a transcription backend that brings its own uses that."""
-        backend = self.voice_detection
-        if hasattr(find_backend(self.transcription, "transcription"), "load_voice_detector"):
-            backend = self.transcription
+        engine, _ = self._engines[self.transcription]
+        brings_its_own = hasattr(engine, "load_voice_detector")
+        backend = self.transcription if brings_its_own else self.voice_detection
         spec = ModelSpec(name=backend)
         if backend == "pyannote":
-            spec = replace(self.diarizer_spec, name=backend)
+            spec = replace(self.diarizer_spec, name=backend, path=None)
         return ModelKey(stage="vad", backend=backend, spec=spec)
 
     def translator(self, source: str, target: str) -> ModelKey:
         """The model that translates text from one language to another."""
         pair = f"{source}-{target}"
-        name = self.translation_models.get(pair, f"Helsinki-NLP/opus-mt-{pair}")
-        spec = replace(self.whisper, name=name, compute_type="default", options=())
+        spec = self.translation_models.get(pair) or self._plain(f"Helsinki-NLP/opus-mt-{pair}")
         return ModelKey(stage="translation", backend="transformers", spec=spec)
 
     def language_model(self) -> ModelKey:
@@ -173,43 +223,52 @@ class Catalog:
         Raises:
             NotConfigured: none is set.
         """
-        if self.language_model_name is None:
+        if self.language_model_spec is None:
             raise NotConfigured("no language model is configured: set LLM__MODEL")
-        spec = replace(
-            self.whisper, name=self.language_model_name, compute_type="default", options=()
-        )
-        return ModelKey(stage="generation", backend="transformers", spec=spec)
+        return ModelKey(stage="generation", backend="transformers", spec=self.language_model_spec)
 
-    @property
-    def _whisper_engine(self) -> str:
-        own = self.transcription in ("parakeet", "embedded")
-        return "whisperx" if own else self.transcription
+    # Looking for a third party's backend reads the metadata of all packages: once, not per window.
 
-    @property
-    def _engines(self) -> Mapping[str, ModelSpec]:
-        """The transcription backends, each with its default model."""
-        return {
+    @cached_property
+    def _aligners(self) -> Any:
+        return find_backend(self.alignment, "alignment")
+
+    @cached_property
+    def _engines(self) -> Mapping[str, tuple[Any, ModelSpec]]:
+        """The transcription backends, each with its module and its default model."""
+        defaults = {
             "parakeet": self.parakeet,
             "embedded": ModelSpec(name=EMBEDDED_MODEL, threads=self.whisper.threads),
-            self._whisper_engine: self.whisper,
+            whisper_engine(self.transcription): self.whisper,
+        }
+        return {
+            engine: (find_backend(engine, "transcription"), spec)
+            for engine, spec in defaults.items()
         }
 
     def _transcriber(self, engine: str, name: str | None = None) -> ModelKey:
         """A model of an engine, the default one without a name; all differ in their names only."""
-        spec = self._engines[engine]
+        _, spec = self._engines[engine]
         if name is not None:
-            spec = replace(spec, name=name)
+            spec = replace(spec, name=name, path=None)
         return ModelKey(stage="transcription", backend=engine, spec=spec)
 
+    def _plain(self, name: str) -> ModelSpec:
+        """A model of the hub with nothing of Whisper's own settings."""
+        return replace(self.whisper, name=name, path=None, compute_type="default", options=())
+
     def _allows(self, name: str) -> bool:
-        return HUB_ID.fullmatch(name) is not None and any(
+        return _HUB_ID.fullmatch(name) is not None and any(
             fnmatchcase(name, pattern) for pattern in self.allowed_models
         )
 
 
-def _means(name: str, spec: ModelSpec) -> bool:
-    """Whether that is what a configured model is called; of a path its last part suffices."""
-    return name in (spec.name, shown_name(spec.name))
+def _published(module: Any, name: str) -> str | None:
+    """The model that a name means, if the engine says that it is a published one."""
+    if not hasattr(module, "published_model"):
+        return None
+    published: str | None = module.published_model(name)
+    return published
 
 
 def resolve_device(setting: Literal["auto", "cpu", "cuda"]) -> str:

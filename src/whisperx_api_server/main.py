@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from .audio import AudioDecoder
 from .backends import find_backend
 from .backends.base import ModelSpec
 from .backlog import Backlog
-from .catalog import Catalog, resolve_device
+from .catalog import Catalog, configured, resolve_device, whisper_engine
 from .config import Settings, load_settings
 from .errors import ServiceError
 from .job_store import JobStore, default_directory
@@ -58,10 +58,7 @@ def create_app(settings: Settings | None = None, *, port: int | None = None) -> 
     settings = settings or load_settings()
     keys = KeyRing(api_key=_secret(settings.api_key), file=settings.api_keys_file)
     catalog = build_catalog(settings)
-    # A backend that does not exist stops the start, not the first request.
-    find_backend(catalog.transcription, "transcription")
-    find_backend(catalog.alignment, "alignment")
-    find_backend(catalog.diarization, "diarization")
+    catalog.check_backends()  # one that does not exist stops the start, not the first request
 
     job_store = JobStore(
         settings.jobs.directory or default_directory(os.environ, port),
@@ -122,8 +119,13 @@ def create_app(settings: Settings | None = None, *, port: int | None = None) -> 
 
 
 def build_catalog(settings: Settings) -> Catalog:
-    """The models that the settings name."""
+    """The models that the settings name.
+
+    Raises:
+        NotConfigured: there is no such transcription backend.
+    """
     whisper, parakeet = settings.whisper, settings.parakeet
+    transcription = settings.backends.transcription
     shared = ModelSpec(
         name="",
         device=resolve_device(whisper.inference_device),
@@ -133,28 +135,30 @@ def build_catalog(settings: Settings) -> Catalog:
         local_files_only=whisper.local_files_only,
         hf_token=_secret(settings.hf_token),
     )
+
+    def each(models: Mapping[str, str]) -> dict[str, ModelSpec]:
+        return {key: configured(model, shared) for key, model in models.items()}
+
     return Catalog(
-        transcription=settings.backends.transcription,
+        transcription=transcription,
         alignment=settings.backends.alignment,
         diarization=settings.backends.diarization,
         voice_detection=whisper.vad_method,
         whisper=replace(
-            shared,
-            name=whisper.model,
+            configured(whisper.model, shared, whisper_engine(transcription)),
             compute_type=whisper.compute_type,
             options=(("max_batch", whisper.batch_size),),
         ),
         parakeet=replace(
-            shared,
-            name=parakeet.model,
+            configured(parakeet.model, shared, "parakeet"),
             device=resolve_device(parakeet.inference_device),
             compute_type=parakeet.precision,
             options=(("max_batch", parakeet.batch_size),),
         ),
-        diarizer_spec=replace(shared, name=settings.diarization.model),
-        align_models=settings.alignment.models,
-        translation_models=settings.translation.models,
-        language_model_name=settings.llm.model,
+        diarizer_spec=configured(settings.diarization.model, shared),
+        align_models=each(settings.alignment.models),
+        translation_models=each(settings.translation.models),
+        language_model_spec=configured(settings.llm.model, shared) if settings.llm.model else None,
         allowed_models=settings.models.allowed,
     )
 

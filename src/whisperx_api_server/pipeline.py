@@ -166,6 +166,7 @@ class _Run:
 
     async def transcribe(self, suspended: asyncio.Timeout | None) -> Transcript:
         request, observer = self._request, self._observer
+        self._engines.check_request()
         decode, diarize = request.decode, request.diarize
         if request.align is AlignMode.FORCED and decode.task == "transcribe":
             await self._aligners.require(decode.language)

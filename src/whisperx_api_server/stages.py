@@ -189,6 +189,18 @@ class Engines:
         self._catalog = catalog
         self._request = request
 
+    def check_request(self) -> None:
+        """Refuse, before anything is fetched or loaded, what the model's name shows as impossible.
+
+        Raises:
+            ModelNotFound: there is no such model.
+            InvalidRequest: it cannot honour an option; naming the field.
+        """
+        key = self._catalog.transcriber(self._request.model)
+        capabilities = self._catalog.known_capabilities(key)
+        if capabilities is not None:
+            check_options(self._request, capabilities)
+
     @asynccontextmanager
     async def transcriber(self) -> AsyncIterator[Transcribing]:
         """The model that the request names."""

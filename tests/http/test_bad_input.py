@@ -443,6 +443,28 @@ def test_a_model_cannot_be_a_path(fake_server: Server, model: str) -> None:
     check_refusal(fake_server, answer, 404, "model_not_found", "model")
 
 
+@pytest.mark.parametrize("settings", [{}, {"MODELS__ALLOWED": '["private/*"]'}])
+def test_a_model_name_does_not_tell_which_files_exist(
+    tmp_path: Path, settings: dict[str, str]
+) -> None:
+    """Names that exist in the server's working directory are answered as those that do not."""
+    (tmp_path / "private" / "customers").mkdir(parents=True)
+    (tmp_path / "notes.txt").write_text("mine")
+    with Server(tmp_path, settings) as server:
+        for exists, absent in (
+            ("private/customers", "private/nobodyhere"),
+            ("notes.txt", "other.txt"),
+            ("private", "abscond"),
+        ):
+            for stage in ("models", "diarize_models"):
+                messages = [
+                    server.http.post(f"/{stage}/load", data={"model": name}).text.replace(name, "")
+                    for name in (exists, absent)
+                ]
+                assert "model_not_found" in messages[0]
+                assert messages[0] == messages[1]
+
+
 @pytest.mark.parametrize(
     "url",
     [

@@ -263,6 +263,25 @@ def test_a_client_cannot_name_code_to_run(tmp_path: Path) -> None:
     assert "DIARIZATION__MODEL" in error["message"]
 
 
+@pytest.mark.parametrize(
+    ("path", "fields", "param"),
+    [
+        ("transcriptions", {"language": "de"}, "language"),
+        ("transcriptions", {"languages[]": ["en", "de"]}, "languages[]"),
+        ("translations", {}, "model"),
+    ],
+)
+@pytest.mark.parametrize("model", ["whisper-tiny.en", "distil-large-v3", "parakeet-tdt-0.6b-v2"])
+def test_an_english_model_refuses_other_languages_before_it_is_loaded(
+    real_server: Server, model: str, path: str, fields: dict[str, Any], param: str
+) -> None:
+    """None of these models is on disk, and there is no hub: loading one would be a 404."""
+    answer = real_server.transcribe(GOOD, f"/v1/audio/{path}", model=model, **fields)
+
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, param), error
+
+
 def test_a_refused_model_names_the_setting_that_allows_it(tmp_path: Path) -> None:
     with Server(tmp_path, FAKE | {"MODELS__ALLOWED": '["somebody/*", "other/one"]'}) as server:
 

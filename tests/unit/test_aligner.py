@@ -44,7 +44,7 @@ WHISPERX_TOLERANCE = 0.0201
 
 @pytest.fixture(scope="module")
 def aligner() -> Aligner:
-    return load_aligner(ModelSpec(name=str(ALIGNER), threads=1))
+    return load_aligner(ModelSpec(name=ALIGNER.name, path=ALIGNER, threads=1))
 
 
 @pytest.fixture(scope="module")
@@ -322,7 +322,7 @@ def test_what_torch_raises_becomes_ours(
 def test_supports_what_it_was_loaded_for(aligner: Aligner) -> None:
     assert aligner.supports("en")
     assert aligner.supports("sw")
-    french = load_aligner(ModelSpec(name=str(ALIGNER), language="fr"))
+    french = load_aligner(ModelSpec(name=ALIGNER.name, path=ALIGNER, language="fr"))
     assert french.supports("fr")
     assert not french.supports("en")
 
@@ -332,32 +332,31 @@ def test_the_table_is_that_of_whisperx(vendor: ModuleType) -> None:
     assert vendor.DEFAULT_ALIGN_MODELS_HF == HUB_MODELS
 
 
-def test_own_models_come_before_the_table() -> None:
-    assert align_model("en", {}) == "WAV2VEC2_ASR_BASE_960H"
-    assert align_model("ja", {}) == "jonatasgrosman/wav2vec2-large-xlsr-53-japanese"
-    assert align_model("xx", {}) is None
-    assert align_model("xx", {"multilingual": "all"}) == "all"
-    assert align_model("en", {"multilingual": "all"}) == "all"
-    assert align_model("en", {"multilingual": "all", "en": "mine"}) == "mine"
+def test_whisperx_has_a_model_for_some_languages() -> None:
+    assert align_model("en") == "WAV2VEC2_ASR_BASE_960H"
+    assert align_model("ja") == "jonatasgrosman/wav2vec2-large-xlsr-53-japanese"
+    assert align_model("xx") is None
 
 
 def test_a_model_that_is_not_there_is_not_found(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
-    for name in (str(empty), str(FIXTURES / "models" / "whisper"), "nobody/nothing"):
+    for path in (empty, FIXTURES / "models" / "whisper", None):
         with pytest.raises((ModelNotFound, ModelUnavailable)) as caught:
-            load_aligner(ModelSpec(name=name, local_files_only=True, download_root=tmp_path))
+            load_aligner(
+                ModelSpec(name="x/y", path=path, local_files_only=True, download_root=tmp_path)
+            )
         assert str(FIXTURES) not in caught.value.message
         assert str(tmp_path) not in caught.value.message
 
 
 def test_a_damaged_model_or_an_absent_device_is_unavailable(tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailable):
-        load_aligner(ModelSpec(name=str(ALIGNER), device="cuda", device_index=99))
+        load_aligner(ModelSpec(name=ALIGNER.name, path=ALIGNER, device="cuda", device_index=99))
     for source in ALIGNER.iterdir():
         (tmp_path / source.name).write_bytes(source.read_bytes()[:100_000])
     with pytest.raises(ModelUnavailable):
-        load_aligner(ModelSpec(name=str(tmp_path)))
+        load_aligner(ModelSpec(name=tmp_path.name, path=tmp_path))
 
 
 @pytest.fixture
@@ -497,9 +496,10 @@ def test_where_torch_keeps_bundles(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 def test_absent_packages_are_told_without_importing_those_that_are_there() -> None:
     script = f"""
 import sys
+from pathlib import Path
 from whisperx_api_server.backends.base import ModelSpec
 from whisperx_api_server.backends.whisperx import aligner_problem
-spec = ModelSpec(name={str(ALIGNER)!r})
+spec = ModelSpec(name="aligner", path=Path({str(ALIGNER)!r}))
 assert aligner_problem(spec) is None
 sys.modules["torchaudio"] = None
 print(type(aligner_problem(spec)).__name__, "torch" in sys.modules)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from support import ALIGNER
-from whisperx_api_server.backends import ModelKey
+from whisperx_api_server.backends import ModelKey, fake
+from whisperx_api_server.backends.base import Stage
 from whisperx_api_server.backends.whisper_names import REPOSITORIES, SYNONYMS
 from whisperx_api_server.catalog import Catalog
 from whisperx_api_server.config import Settings
@@ -95,3 +97,127 @@ def test_the_catalog_tells_why_a_language_cannot_be_aligned(tmp_path: Path) -> N
     assert "downloads are off" in str(problems["en"])
     assert "ALIGNMENT__MODELS" in str(problems["la"])
     assert catalog(backends={"alignment": "fake"}).aligner_problem("en") is None
+
+
+# -- where models lie ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("setting", "name", "path"),
+    [
+        ("base", "base", None),
+        ("openai/whisper-base", "base", None),
+        ("somebody/whisper", "somebody/whisper", None),
+        ("mine", "mine", "mine"),
+        ("models/mine", "mine", "models/mine"),
+        ("./models/mine", "mine", "models/mine"),
+        ("a/b/c", "c", "a/b/c"),
+        ("absent.nemo", "absent.nemo", "absent.nemo"),
+        ("x" * 5000, "x" * 5000, "x" * 5000),
+    ],
+)
+def test_a_setting_names_a_path_or_a_model_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, name: str, path: str | None
+) -> None:
+    for folder in ("mine", "models/mine", "base"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+
+    spec = catalog(whisper={"model": setting}).whisper
+    assert (spec.name, spec.path) == (name, path and tmp_path / path)
+
+
+def test_the_home_directory_may_be_written_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ann")
+
+    assert catalog(llm={"model": "~/llm"}).language_model().spec.path == Path("/home/ann/llm")
+
+
+@pytest.mark.parametrize("setting", ["whisper-small", "openai/whisper-small", "small"])
+@pytest.mark.parametrize("name", ["whisper-small", "Systran/faster-whisper-small", "small"])
+def test_the_configured_model_has_all_its_names(setting: str, name: str) -> None:
+    models = catalog(whisper={"model": setting, "compute_type": "int8"})
+
+    assert models.transcriber(name) == models.transcriber("whisper-1")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "whisper-1",
+        "Whisper-1",
+        "openai/whisper-1",
+        "whisper",
+        "default",
+        "gpt-transcribe",
+        "gpt-4o-transcribe",
+        "gpt-4o-transcribe-diarize",
+        "gpt-4o-mini-transcribe-2025-03-20",
+        "gpt-4o-transcribe-diarize-2026-01-01",
+    ],
+)
+def test_the_names_of_openai_mean_the_default(name: str) -> None:
+    models = catalog(backends={"transcription": "parakeet"})
+
+    assert models.transcriber(name).name == "nvidia/parakeet-tdt-0.6b-v2"
+
+
+def test_align_models_of_the_settings_come_first() -> None:
+    models = catalog(alignment={"models": {"en": "somebody/english", "multilingual": "any/model"}})
+
+    english, french = models.aligner("en"), models.aligner("fr")
+    assert english is not None
+    assert french is not None
+    assert (english.name, english.spec.language) == ("somebody/english", "en")
+    assert (french.name, french.spec.language) == ("any/model", None)
+    assert models.aligner("xx") == french
+    table = catalog().aligner("fr")
+    assert table is not None
+    assert table.name == "VOXPOPULI_ASR_BASE_10K_FR"
+
+
+def test_backends_are_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A third party's is found by reading the metadata of all installed packages."""
+    lookups = []
+
+    def look_up(name: str, stage: Stage) -> ModuleType:
+        lookups.append(name)
+        return fake
+
+    monkeypatch.setattr("whisperx_api_server.catalog.find_backend", look_up)
+    models = catalog(backends={"transcription": "mine", "alignment": "mine"})
+
+    def ask() -> None:
+        models.transcriber("tiny")
+        models.aligner("en")
+        models.aligner_problem("en")
+        models.voice_detector()
+
+    ask()
+    before = len(lookups)
+    ask()
+    assert len(lookups) == before
+
+
+# -- what is known before a model is loaded -----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "languages"),
+    [
+        ("tiny.en", {"en"}),
+        ("openai/whisper-medium.en", {"en"}),
+        ("distil-small.en", {"en"}),
+        ("distil-large-v3", {"en"}),
+        ("small", None),
+        ("large-v3-turbo", None),
+        ("parakeet-tdt-1.1b", {"en"}),
+    ],
+)
+def test_the_languages_of_a_published_model_are_known(
+    name: str, languages: set[str] | None
+) -> None:
+    models = catalog()
+    known = models.known_capabilities(models.transcriber(name))
+
+    assert (set(known.languages or ()) if known else None) == languages

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import subprocess
 import sys
@@ -18,7 +17,6 @@ from server import FAKE, real_settings
 from support import ALIGNER, WHISPER
 from whisperx_api_server.backends.embedded.ge2e import INSTALL
 from whisperx_api_server.cli.doctor import EMBEDDED_DIARIZER
-from whisperx_api_server.cli.model_files import whisper_repository
 
 COMMAND = (sys.executable, "-m", "whisperx_api_server.cli", "doctor")
 
@@ -153,12 +151,6 @@ def test_packaged_model_needs_no_hub(tmp_path: Path) -> None:
 
     assert status == 0, table
     assert "base: in installed packages" in row(table, "transcription model")
-
-
-def test_published_sizes_are_those_of_faster_whisper() -> None:
-    utils = importlib.import_module("faster_whisper.utils")
-    published = vars(utils)["_MODELS"]
-    assert {name: whisper_repository(name) for name in published} == published
 
 
 def test_the_embedded_diarizer_is_installed_as_its_backend_says() -> None:

@@ -138,9 +138,8 @@ def test_alignment_finds_words() -> None:
 
 
 def test_align_models() -> None:
-    assert fake.align_model("fr", {}) == "fake-fr"
-    assert fake.align_model("it", {}) is None
-    assert fake.align_model("it", {"multilingual": "all"}) == "all"
+    assert fake.align_model("fr") == "fake-fr"
+    assert fake.align_model("it") is None
 
 
 def test_speakers() -> None:

@@ -101,14 +101,14 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return used
 
 
-ON_CUDA = ModelSpec(name=str(WHISPER), device="cuda", device_index=1, threads=1)
+ON_CUDA = ModelSpec(name=WHISPER.name, path=WHISPER, device="cuda", device_index=1, threads=1)
 
 
 def test_a_gpus_features_are_computed_on_that_gpu(cuda: list[str], speech: Speech) -> None:
     window, options = a_window(speech), DecodeOptions()
     on_gpu = load_transcriber(ON_CUDA)
     assert cuda == ["cuda:1"]
-    on_cpu = load_transcriber(ModelSpec(name=str(WHISPER), threads=1))
+    on_cpu = load_transcriber(ModelSpec(name=WHISPER.name, path=WHISPER, threads=1))
     assert cuda == ["cuda:1"]
     [expected] = on_cpu.transcribe([window], [options], [on_cpu.features(window)])
     [found] = on_gpu.transcribe([window], [options], [on_gpu.features(window)])

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ from whisperx_api_server.errors import ModelNotFound, ModelUnavailable, NotConfi
 
 SAMPLE_RATE = 16_000
 SPEAKERS = ("en-adam", "en-beth", "en-carl")
-SPEC = ModelSpec(name=str(PARAKEET))
+SPEC = ModelSpec(name=PARAKEET.name, path=PARAKEET)
 OPTIONS = DecodeOptions(language="en")
 
 
@@ -202,10 +203,11 @@ def test_bfloat16_hears_the_same(heard: list[Heard]) -> None:
 def test_stderr_stays_empty(parakeet: Transcriber) -> None:
     program = f"""
 import numpy as np
+from pathlib import Path
 from whisperx_api_server.backends.base import ModelSpec
 from whisperx_api_server.backends.parakeet import load_transcriber
 from whisperx_api_server.domain import DecodeOptions, Window
-model = load_transcriber(ModelSpec(name={str(PARAKEET)!r}))
+model = load_transcriber(ModelSpec(name="p", path=Path({str(PARAKEET)!r})))
 samples = np.random.default_rng(0).standard_normal(8000).astype(np.float32) / 10
 window = Window(request_id="r", index=0, start=0, end=0.5, samples=samples)
 assert len(model.transcribe([window], [DecodeOptions()], [None])) == 1
@@ -234,7 +236,7 @@ def test_english_is_known_without_being_named(parakeet: Transcriber, heard: list
 def test_a_missing_file_names_no_path() -> None:
     pytest.importorskip("nemo")
     with pytest.raises(ModelNotFound, match=r"no file 'none\.nemo'") as failure:
-        load_transcriber(ModelSpec(name="/secret/none.nemo"))
+        load_transcriber(ModelSpec(name="none.nemo", path=Path("/secret/none.nemo")))
     assert "secret" not in failure.value.message
 
 
@@ -243,7 +245,7 @@ def test_a_broken_file_is_unavailable(tmp_path_factory: pytest.TempPathFactory) 
     file = tmp_path_factory.mktemp("models") / "broken.nemo"
     file.write_bytes(b"not an archive")
     with pytest.raises(ModelUnavailable, match=r"broken\.nemo"):
-        load_transcriber(ModelSpec(name=str(file)))
+        load_transcriber(ModelSpec(name=file.name, path=file))
 
 
 def test_a_wrong_precision_names_its_setting() -> None:

@@ -44,7 +44,7 @@ def pipeline() -> Path:
 
 @pytest.fixture(scope="module")
 def diarizer(pipeline: Path) -> PyannoteDiarizer:
-    loaded = pyannote.load_diarizer(ModelSpec(name=str(pipeline)))
+    loaded = pyannote.load_diarizer(ModelSpec(name=pipeline.name, path=pipeline))
     assert isinstance(loaded, PyannoteDiarizer)
     return loaded
 
@@ -269,7 +269,7 @@ def test_loading_is_silent_and_sends_nothing(
 ) -> None:
     from pyannote.audio.telemetry.metrics import is_metrics_enabled
 
-    pyannote.load_diarizer(ModelSpec(name=str(pipeline)))
+    pyannote.load_diarizer(ModelSpec(name=pipeline.name, path=pipeline))
     pyannote.load_voice_detector(ModelSpec(name="pyannote"))
     assert tuple(capfd.readouterr()) == ("", "")
     assert not caplog.records
@@ -289,7 +289,7 @@ def test_another_pipeline_is_no_diarizer(tmp_path: Path) -> None:
         f"  params: {{segmentation: {weights}}}\n"
     )
     with pytest.raises(ModelNotFound, match="no pyannote speaker diarization pipeline"):
-        pyannote.load_diarizer(ModelSpec(name=str(tmp_path)))
+        pyannote.load_diarizer(ModelSpec(name=tmp_path.name, path=tmp_path))
 
 
 def test_nemo_is_hidden_from_the_loading_thread_only(monkeypatch: pytest.MonkeyPatch) -> None:

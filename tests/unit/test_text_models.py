@@ -54,13 +54,13 @@ TOPIC = {"type": "object", "properties": TOPIC_PROPERTIES}
 @pytest.fixture(scope="module")
 def marian() -> Translator:
     pytest.importorskip("transformers", reason="the text extra is not installed")
-    return load_translator(ModelSpec(name=str(MARIAN)))
+    return load_translator(ModelSpec(name=MARIAN.name, path=MARIAN))
 
 
 @pytest.fixture(scope="module")
 def causal() -> LanguageModel:
     pytest.importorskip("transformers", reason="the text extra is not installed")
-    return load_language_model(ModelSpec(name=str(CAUSAL)))
+    return load_language_model(ModelSpec(name=CAUSAL.name, path=CAUSAL))
 
 
 def answer_of(
@@ -134,7 +134,7 @@ def test_a_multilingual_model_translates_into_what_is_asked(tmp_path: Path) -> N
     translator = transformers.M2M100ForConditionalGeneration(config)
     translator.generation_config.max_length = 32
     translator.save_pretrained(tmp_path)
-    model = load_translator(ModelSpec(name=str(tmp_path)))
+    model = load_translator(ModelSpec(name=tmp_path.name, path=tmp_path))
     text = ["chat noir rouge"]
     assert model.translate(text, "fr", "en") == model.translate(text, "fr", "en")
     assert model.translate(text, "fr", "en") != model.translate(text, "fr", "de")

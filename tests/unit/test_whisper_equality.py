@@ -22,7 +22,7 @@ PROMPT = "the red cat and nine dogs"
 
 @pytest.fixture(scope="module")
 def transcriber() -> Transcriber:
-    return load_transcriber(ModelSpec(name=str(WHISPER), threads=1))
+    return load_transcriber(ModelSpec(name=WHISPER.name, path=WHISPER, threads=1))
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def vendor() -> Any:
 def steadfast() -> Transcriber:
     """Without the temperature fallback, which WhisperX lacks."""
     options = (("fallback", False),)
-    return load_transcriber(ModelSpec(name=str(WHISPER), threads=1, options=options))
+    return load_transcriber(ModelSpec(name=WHISPER.name, path=WHISPER, threads=1, options=options))
 
 
 @pytest.mark.filterwarnings("ignore")  # whisperx's and pyannote's own, at import

@@ -17,7 +17,7 @@ from importlib.metadata import entry_points
 from typing import Any, cast
 
 from ..errors import NotConfigured, NotInstalled
-from .base import ModelSource, ModelSpec, Stage, shown_name
+from .base import ModelSource, ModelSpec, Stage
 
 ENTRY_POINT_GROUP = "whisperx_api_server.backends"
 
@@ -75,8 +75,8 @@ class ModelKey:
 
     @property
     def name(self) -> str:
-        """The model's name as clients see it: of a configured path only the last part."""
-        return shown_name(self.spec.name)
+        """The model's name as clients see it."""
+        return self.spec.name
 
     def __str__(self) -> str:
         language = f" ({self.spec.language})" if self.spec.language else ""

@@ -11,9 +11,10 @@ A backend is one module. For each stage that it serves it has a factory of that 
 
 and, where it applies:
 
-    def align_model(language: str, models: Mapping[str, str]) -> str | None   # the aligner's table
+    def align_model(language: str) -> str | None   # the aligner's own table
     def aligner_problem(spec: ModelSpec) -> ServiceError | None   # why it cannot be loaded
     def published_model(name: str) -> str | None   # what a client's name means
+    def known_capabilities(spec: ModelSpec) -> Capabilities | None   # known before it is loaded
     def engine_info() -> Mapping[str, object]   # for /info; imports nothing heavy
     def import_vendors(stage: Stage, spec: ModelSpec) -> None   # what the factory will import
     def model_source(spec: ModelSpec) -> ModelSource   # for /info and `doctor`; loads nothing
@@ -66,11 +67,14 @@ ModelSource = Literal["directory", "packages", "hub"]
 class ModelSpec:
     """Which model to load, and where: what the settings say, in the backends' words.
 
-    `name` is a hub id, a published size ("large-v3") or a path. `device` is "cpu" or "cuda",
-    already resolved. `threads` 0 is the vendor's default. `options` are the backend's own.
+    `name` is a published size ("large-v3") or a hub id. Where a setting names a path, `path` is
+    that path and `name` its last part, for messages: clients can only ask for a name, so that
+    what they send never reaches the disk. `device` is "cpu" or "cuda", already resolved. `threads`
+    0 is the vendor's default. `options` are the backend's own.
     """
 
     name: str
+    path: Path | None = None
     device: str = "cpu"
     device_index: int = 0
     compute_type: str = "default"
@@ -80,6 +84,11 @@ class ModelSpec:
     hf_token: str | None = field(default=None, repr=False)
     language: str | None = None
     options: tuple[tuple[str, Hashable], ...] = ()
+
+    @property
+    def source(self) -> str:
+        """What loaders that take a path or a hub id are given."""
+        return self.name if self.path is None else str(self.path)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -250,22 +259,6 @@ def _not_installed(module: str, extra: str) -> NotInstalled:
         f"this needs the package {module.partition('.')[0]!r}: "
         f'pip install "whisperx-api-server[{extra}]"'
     )
-
-
-def is_local_path(name: str) -> bool:
-    """Whether `name` means something on this machine's disk rather than a hub id.
-
-    True for what is written like a path and for what exists relative to the working directory.
-    Clients must not choose such names; whether a setting did is for the caller to know.
-    """
-    written_as_path = name.startswith(("/", ".", "~")) or "\\" in name or name.count("/") > 1
-    # os.path.exists is False, where Path.exists raises, for names that are too long for the disk
-    return written_as_path or os.path.exists(name)  # noqa: PTH110
-
-
-def shown_name(name: str) -> str:
-    """`name` as messages may show it: of a path only the last part."""
-    return Path(name).name if is_local_path(name) else name
 
 
 def usable_cores() -> int:

@@ -369,7 +369,6 @@ def load_voice_detector(spec: ModelSpec) -> VoiceDetector:  # noqa: ARG001
     return FakeVoiceDetector()
 
 
-def align_model(language: str, models: Mapping[str, str]) -> str | None:
-    """The configured model, else a made-up name for the languages that it knows."""
-    named = models.get(language) or models.get("multilingual")
-    return named or (f"fake-{language}" if language in LANGUAGES else None)
+def align_model(language: str) -> str | None:
+    """A made-up name for the languages that it knows."""
+    return f"fake-{language}" if language in LANGUAGES else None

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 
 from ..errors import ModelNotFound, ModelUnavailable, ServiceError
-from .base import ModelSpec, require, shown_name
+from .base import ModelSpec, require
 
 
 def snapshot(spec: ModelSpec, repo_id: str, *, patterns: Sequence[str], extra: str = "cpu") -> Path:
@@ -73,7 +73,7 @@ def translate_hub_errors(model: str, *, extra: str = "cpu", advice: str = "") ->
     try:
         yield
     except (OSError, httpx.HTTPError, errors.HFValidationError) as error:
-        raise _translated(error, shown_name(model), errors, advice) from error
+        raise _translated(error, model, errors, advice) from error
 
 
 def _translated(error: BaseException, model: str, errors: object, advice: str) -> ServiceError:

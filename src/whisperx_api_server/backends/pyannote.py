@@ -36,7 +36,7 @@ from ..errors import (
     NotInstalled,
     TranscriptionFailed,
 )
-from .base import Diarizer, ModelSpec, Stage, VoiceDetector, is_local_path, require, shown_name
+from .base import Diarizer, ModelSpec, Stage, VoiceDetector, require
 from .binarize import BinarizeOptions, Binarizer
 from .hub import snapshot, translate_hub_errors
 
@@ -287,7 +287,7 @@ def import_vendors(_stage: Stage, _spec: ModelSpec) -> None:
 
 
 def load_diarizer(spec: ModelSpec) -> Diarizer:
-    """The pipeline that `spec.name` names: a hub id, or a directory with its `config.yaml`.
+    """The pipeline that `spec` names: a hub id, or a directory with its `config.yaml`.
 
     Pipelines whose embedding model needs NeMo cannot be loaded: importing it takes 15 to 20 s and
     pyannote would do so for every pipeline.
@@ -297,13 +297,12 @@ def load_diarizer(spec: ModelSpec) -> Diarizer:
         NotInstalled: pyannote.audio is absent.
         InsufficientMemory: it does not fit on the device.
     """
-    name = shown_name(spec.name)
+    name = spec.name
     torch = require("torch", extra=EXTRA)
     with _quiet(), _nemo_hidden():
         audio = _pyannote_audio()
         pipelines = require("pyannote.audio.pipelines", extra=EXTRA)
-        local = Path(spec.name).expanduser() if is_local_path(spec.name) else None
-        folder = local or snapshot(spec, spec.name, patterns=["*"], extra=EXTRA)
+        folder = spec.path or snapshot(spec, spec.name, patterns=["*"], extra=EXTRA)
         try:
             with translate_hub_errors(spec.name, extra=EXTRA):
                 pipeline = audio.Pipeline.from_pretrained(

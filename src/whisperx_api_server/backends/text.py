@@ -13,7 +13,7 @@ from typing import Any
 from ..domain import SPACELESS_LANGUAGES, GenerationOptions
 from ..errors import InsufficientMemory, InvalidRequest, ServiceError
 from ..sentences import split_sentences
-from .base import LanguageModel, ModelSpec, Stage, Translator, require, shown_name
+from .base import LanguageModel, ModelSpec, Stage, Translator, require
 from .hub import translate_hub_errors
 from .json_schema import SchemaGuide
 
@@ -335,9 +335,9 @@ def _load(spec: ModelSpec, auto_class: str) -> _TextModel:
         device = f"{spec.device}:{spec.device_index}" if spec.device == "cuda" else spec.device
         with translate_hub_errors(spec.name, extra=EXTRA):
             try:
-                tokenizer = transformers.AutoTokenizer.from_pretrained(spec.name, **source)
+                tokenizer = transformers.AutoTokenizer.from_pretrained(spec.source, **source)
                 model = getattr(transformers, auto_class).from_pretrained(
-                    spec.name,
+                    spec.source,
                     # CPUs compute in single precision, whatever the file is written in
                     dtype="auto" if spec.device == "cuda" else torch.float32,
                     **source,
@@ -345,7 +345,7 @@ def _load(spec: ModelSpec, auto_class: str) -> _TextModel:
                 model = model.to(device).eval()
             except torch.OutOfMemoryError as error:
                 raise InsufficientMemory(
-                    f"the device's memory does not hold {shown_name(spec.name)!r}: "
+                    f"the device's memory does not hold {spec.name!r}: "
                     "unload other models, or use a smaller one"
                 ) from error
     return _TextModel(model=model, tokenizer=tokenizer, torch=torch)

@@ -43,6 +43,13 @@ def published_model(name: str) -> str | None:
     return _SIZES.get(name.casefold())
 
 
+def is_english_only(name: str) -> bool:
+    """Whether a published size knows English alone: the `.en` ones, and the distilled ones, which
+    were trained on English only (so their model cards), whatever their tokenizer has.
+    """
+    return name in REPOSITORIES and (name.endswith(".en") or name.startswith("distil-"))
+
+
 def _names() -> Iterator[tuple[str, str]]:
     """Each name and the size that it means; of a name that comes twice, the last holds."""
     for size, repository in REPOSITORIES.items():

@@ -97,7 +97,7 @@ def doctor() -> None:
 def examine() -> Iterator[Check]:
     """Every check, in order; settings that are wrong leave only what does not depend on them."""
     from ..config import ConfigurationError, load_settings
-    from ..errors import ServiceError
+    from ..errors import NotConfigured, ServiceError
     from ..keys import KeyFileError, KeyRing
     from ..main import build_catalog
     from .model_files import locate
@@ -106,11 +106,11 @@ def examine() -> Iterator[Check]:
     try:
         settings = load_settings()
         KeyRing(api_key=None, file=settings.api_keys_file)
-    except (ConfigurationError, KeyFileError) as error:
+        catalog = build_catalog(settings)
+    except (ConfigurationError, KeyFileError, NotConfigured) as error:
         yield Check(name="settings", verdict="missing", found="invalid", fix=str(error))
         return
     yield Check(name="settings", verdict="ok", found="valid")
-    catalog = build_catalog(settings)
     yield _device(settings)
     keys: list[ModelKey] = []
     stages: tuple[tuple[str, Callable[[], ModelKey | None]], ...] = (

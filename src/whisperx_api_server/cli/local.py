@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from ..backends import find_backend
 from ..backlog import Backlog
 from ..config import Settings
 from ..domain import OutputOptions, TranscriptionRequest, UploadedFile, WindowTranscript
@@ -41,9 +40,7 @@ async def local_engine(settings: Settings) -> AsyncIterator[LocalEngine]:
     asked = "log_level" in settings.model_fields_set
     configure_logging(settings.log_level if asked else "critical")
     catalog = build_catalog(settings)
-    find_backend(catalog.transcription, "transcription")
-    find_backend(catalog.alignment, "alignment")
-    find_backend(catalog.diarization, "diarization")
+    catalog.check_backends()
     with tempfile.TemporaryDirectory(prefix="whisperx-api-server-") as directory:
         workdir = Path(directory)
         pool = build_pool(settings)

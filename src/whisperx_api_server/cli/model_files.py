@@ -41,33 +41,22 @@ class Location:
 def locate(key: ModelKey) -> Location | None:
     """Where the model is; None if it has no files of its own."""
     from ..backends import model_source
+    from ..backends.whisper_names import REPOSITORIES
 
     probe = PROBES.get((key.backend, key.stage))
     if probe is None:
         return None
     name = key.spec.name
-    if name.startswith(("/", ".", "~")) or Path(name).exists():
-        return _on_path(Path(name).expanduser(), probe)
+    if key.spec.path is not None:
+        return _on_path(key.spec.path, probe)
     if model_source(key) == "packages":
         return Location(found=f"{name}: in installed packages", on_disk=True)
     if key.stage == "alignment" and "/" not in name:
         found = f"{name}: comes from download.pytorch.org at its first use; not checked"
         return Location(found=found, checked=False)
-    repository = whisper_repository(name) if key.stage == "transcription" else name
-    return _on_hub(repository, probe.format(name=name.rpartition("/")[2]), key.spec)
-
-
-def whisper_repository(name: str) -> str:
-    """The hub repository of a published Whisper size, as faster-whisper has it; an id stays."""
-    if "/" in name:
-        return name
-    if name == "distil-large-v3.5":
-        return "distil-whisper/distil-large-v3.5-ct2"
-    if name in ("turbo", "large-v3-turbo"):
-        return "mobiuslabsgmbh/faster-whisper-large-v3-turbo"
-    if name.startswith("distil-"):
-        return f"Systran/faster-distil-whisper-{name.removeprefix('distil-')}"
-    return f"Systran/faster-whisper-{'large-v3' if name == 'large' else name}"
+    return _on_hub(
+        REPOSITORIES.get(name, name), probe.format(name=name.rpartition("/")[2]), key.spec
+    )
 
 
 def _on_path(path: Path, probe: str) -> Location:

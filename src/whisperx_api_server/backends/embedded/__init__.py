@@ -28,11 +28,6 @@ def load_diarizer(spec: ModelSpec) -> Diarizer:
     return diarizer.load_diarizer(spec)
 
 
-def align_model(language: str, models: Mapping[str, str]) -> str | None:  # noqa: ARG001
-    """No language has an align model: the transcriber's own word times stand."""
-    return None
-
-
 def engine_info() -> Mapping[str, object]:
     """What `/info` says of this engine."""
     return {

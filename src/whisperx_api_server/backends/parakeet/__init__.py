@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InsufficientMemory, ModelNotFound, ModelUnavailable, NotConfigured
-from ..base import Capabilities, ModelSpec, Stage, Transcriber, require, shown_name
+from ..base import Capabilities, ModelSpec, Stage, Transcriber, require
 from ..hub import snapshot, translate_hub_errors
 from .transcriber import ParakeetTranscriber
 
@@ -65,6 +65,16 @@ def import_vendors(_stage: Stage, _spec: ModelSpec) -> None:
         require("nemo.collections.asr.models", extra=EXTRA)
 
 
+def known_capabilities(spec: ModelSpec) -> Capabilities:
+    """What a Parakeet can do; its name tells."""
+    return Capabilities(
+        languages=supported_languages(spec.name),
+        native_words=True,
+        can_logprobs=True,
+        max_batch=int(str(dict(spec.options).get("max_batch", DEFAULT_MAX_BATCH))),
+    )
+
+
 def load_transcriber(spec: ModelSpec) -> Transcriber:
     """Load a `.nemo` file, or a model of the hub (`parakeet-…` is short for `nvidia/parakeet-…`).
 
@@ -96,7 +106,7 @@ def load_transcriber(spec: ModelSpec) -> Transcriber:
             model = models.ASRModel.restore_from(str(file), map_location=device).eval()
             if not hasattr(model, "joint"):
                 raise ModelNotFound(
-                    f"{shown_name(spec.name)!r} is no transducer: use a parakeet-tdt, "
+                    f"{spec.name!r} is no transducer: use a parakeet-tdt, "
                     "parakeet-rnnt or parakeet-tdt_ctc model"
                 )
             model.change_decoding_strategy(
@@ -110,24 +120,17 @@ def load_transcriber(spec: ModelSpec) -> Transcriber:
             # the preprocessor stays in float32: its mel filters lose their shape in half precision
             for part in (model.encoder, model.decoder, model.joint):
                 part.to(dtype)
-    capabilities = Capabilities(
-        languages=supported_languages(spec.name),
-        native_words=True,
-        can_logprobs=True,
-        max_batch=int(str(dict(spec.options).get("max_batch", DEFAULT_MAX_BATCH))),
-    )
     return ParakeetTranscriber(
-        model, torch=torch, device=device, dtype=dtype, capabilities=capabilities
+        model, torch=torch, device=device, dtype=dtype, capabilities=known_capabilities(spec)
     )
 
 
 def _nemo_file(spec: ModelSpec) -> Path:
-    """The `.nemo` file that `spec.name` means, downloaded if need be."""
-    if spec.name.endswith(".nemo"):
-        file = Path(spec.name).expanduser()
-        if not file.is_file():
-            raise ModelNotFound(f"there is no file {file.name!r}: name a .nemo file that exists")
-        return file
+    """The `.nemo` file that `spec` means, downloaded if need be."""
+    if spec.path is not None:
+        if not spec.path.is_file():
+            raise ModelNotFound(f"there is no file {spec.name!r}: name a .nemo file that exists")
+        return spec.path
     repo_id = spec.name if "/" in spec.name else f"nvidia/{spec.name}"
     folder = snapshot(spec, repo_id, patterns=["*.nemo"], extra=EXTRA)
     files = sorted(folder.glob("*.nemo"))
@@ -153,11 +156,11 @@ def _translated_load_errors(torch: Any, name: str) -> Iterator[None]:
             yield
         except torch.OutOfMemoryError as error:
             raise InsufficientMemory(
-                f"the device's memory does not hold {shown_name(name)!r}: "
+                f"the device's memory does not hold {name!r}: "
                 "unload other models, or use a smaller one"
             ) from error
         except (tarfile.TarError, RuntimeError, ValueError, KeyError) as error:
             raise ModelUnavailable(
-                f"the model {shown_name(name)!r} could not be loaded ({type(error).__name__}): "
+                f"the model {name!r} could not be loaded ({type(error).__name__}): "
                 "see the server's log"
             ) from error

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 from ...domain import Samples
 from ...errors import InsufficientMemory, ModelUnavailable, NotInstalled
 from ..base import (
+    Capabilities,
     ModelSource,
     ModelSpec,
     Stage,
     Transcriber,
     require,
-    shown_name,
     usable_cores,
 )
-from ..whisper_names import published_model
+from ..whisper_names import is_english_only, published_model
 from .align_models import align_model, aligner_problem, torch_device
 from .aligner import load_aligner
 
@@ -33,6 +33,7 @@ __all__ = [
     "aligner_problem",
     "engine_info",
     "import_vendors",
+    "known_capabilities",
     "load_aligner",
     "load_transcriber",
     "model_source",
@@ -100,10 +101,10 @@ def load_transcriber(spec: ModelSpec) -> Transcriber:
         if out_of_memory(error):
             raise InsufficientMemory(
                 f"the memory of {spec.device} does not suffice for the model "
-                f"{shown_name(spec.name)!r}: unload others or use a smaller one"
+                f"{spec.name!r}: unload others or use a smaller one"
             ) from error
         raise ModelUnavailable(
-            f"the Whisper model {shown_name(spec.name)!r} could not be loaded on {spec.device} as "
+            f"the Whisper model {spec.name!r} could not be loaded on {spec.device} as "
             f"{spec.compute_type}: see the server's log"
         ) from error
     options: Mapping[str, Any] = dict(spec.options)
@@ -135,6 +136,13 @@ def _gpu_log_mel(spec: ModelSpec, n_mels: int) -> Callable[[Samples], Mel] | Non
         # CTranslate2 serves older GPUs than torch's builds have kernels for
         logger.warning("torch cannot use this GPU: features are computed on the CPU", exc_info=True)
         return None
+
+
+def known_capabilities(spec: ModelSpec) -> Capabilities | None:
+    """Those of a published model that knows English only; what others know, loading tells."""
+    from .transcriber import ENGLISH_ONLY
+
+    return ENGLISH_ONLY if spec.path is None and is_english_only(spec.name) else None
 
 
 def model_source(spec: ModelSpec) -> ModelSource:

@@ -15,7 +15,7 @@ from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from ...errors import InsufficientMemory, ModelNotFound, ModelUnavailable, ServiceError
-from ..base import ModelSpec, absent, is_local_path, require, shown_name
+from ..base import ModelSpec, absent, require
 from ..hub import downloads_are_off, is_cached, translate_hub_errors
 
 if TYPE_CHECKING:
@@ -99,21 +99,10 @@ HUB_MODELS: Mapping[str, str] = {
 }
 """Language to a wav2vec2 CTC model on the Hugging Face hub: whisperx's defaults."""
 
-MULTILINGUAL = "multilingual"
 
-
-def align_model(language: str, models: Mapping[str, str]) -> str | None:
-    """The name or path of the model that aligns a language (ISO-639-1), None if there is none.
-
-    `models` are the user's: the language's own entry comes first, then the one for
-    `multilingual`, then whisperx's table.
-    """
-    return (
-        models.get(language)
-        or models.get(MULTILINGUAL)
-        or TORCHAUDIO_MODELS.get(language)
-        or HUB_MODELS.get(language)
-    )
+def align_model(language: str) -> str | None:
+    """WhisperX's model for a language (ISO-639-1), None if it has none."""
+    return TORCHAUDIO_MODELS.get(language) or HUB_MODELS.get(language)
 
 
 def aligner_problem(spec: ModelSpec) -> ServiceError | None:
@@ -122,8 +111,8 @@ def aligner_problem(spec: ModelSpec) -> ServiceError | None:
     """
     if (error := absent(("torch", "torchaudio", "transformers"), extra="cpu")) is not None:
         return error
-    if is_local_path(spec.name):
-        there = any((Path(spec.name).expanduser() / file).exists() for file in WEIGHTS)
+    if spec.path is not None:
+        there = any((spec.path / file).exists() for file in WEIGHTS)
     elif spec.name in TORCHAUDIO_FILES:
         there = not spec.local_files_only or _bundle_file(spec).exists()
     else:
@@ -141,7 +130,7 @@ def _bundle_file(spec: ModelSpec) -> Path:
 
 def _not_on_disk(spec: ModelSpec) -> ModelNotFound:
     return ModelNotFound(
-        f"the align model {shown_name(spec.name)!r} is not on disk while downloads are off: "
+        f"the align model {spec.name!r} is not on disk while downloads are off: "
         "download it before, name one on disk in ALIGNMENT__MODELS, or send align=false"
     )
 
@@ -179,18 +168,18 @@ def load_ctc_model(spec: ModelSpec) -> CtcModel:
     if spec.threads:
         torch.set_num_threads(spec.threads)
     try:
-        if spec.name in pipelines.__all__:
+        if spec.path is None and spec.name in pipelines.__all__:
             return _from_torchaudio(spec)
         return _from_transformers(spec)
     except torch.OutOfMemoryError as error:
         raise InsufficientMemory(
-            f"the align model {shown_name(spec.name)!r} does not fit into the device's memory: "
+            f"the align model {spec.name!r} does not fit into the device's memory: "
             "use a smaller one or another device"
         ) from error
     except (RuntimeError, AssertionError, EOFError, UnpicklingError, broken) as error:
         # torch asserts that it was built for CUDA; the others come from damaged files
         raise ModelUnavailable(
-            f"the align model {shown_name(spec.name)!r} could not be loaded on {spec.device}: "
+            f"the align model {spec.name!r} could not be loaded on {spec.device}: "
             "see the server's log"
         ) from error
 
@@ -211,11 +200,11 @@ def _from_transformers(spec: ModelSpec) -> CtcModel:
     try:
         with translate_hub_errors(spec.name):
             # The tokenizer comes last: where there is no file, it raises a TypeError.
-            config = transformers.Wav2Vec2Config.from_pretrained(spec.name, **source)
+            config = transformers.Wav2Vec2Config.from_pretrained(spec.source, **source)
             model, loading = transformers.Wav2Vec2ForCTC.from_pretrained(
-                spec.name, config=config, output_loading_info=True, **source
+                spec.source, config=config, output_loading_info=True, **source
             )
-            tokenizer = transformers.Wav2Vec2CTCTokenizer.from_pretrained(spec.name, **source)
+            tokenizer = transformers.Wav2Vec2CTCTokenizer.from_pretrained(spec.source, **source)
     except (ValueError, TypeError, KeyError) as error:
         raise _not_ctc(spec) from error
     if "lm_head.weight" in loading["missing_keys"] or model.wav2vec2.adapter is not None:
@@ -245,7 +234,7 @@ def _from_transformers(spec: ModelSpec) -> CtcModel:
 
 def _not_ctc(spec: ModelSpec) -> ModelNotFound:
     return ModelNotFound(
-        f"{shown_name(spec.name)!r} is no wav2vec2 CTC model that could align: name another one "
+        f"{spec.name!r} is no wav2vec2 CTC model that could align: name another one "
         "in ALIGNMENT__MODELS"
     )
 

@@ -19,12 +19,12 @@ from ...audio import SAMPLE_RATE
 from ...domain import Segment, Word
 from ...errors import InsufficientMemory, TranscriptionFailed
 from ..base import Aligner, AlignItem, ModelSpec, require
-from .align_models import CtcModel, align_model, forced_align_function, load_ctc_model
+from .align_models import CtcModel, forced_align_function, load_ctc_model
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["CtcAligner", "align_model", "load_aligner"]
+__all__ = ["CtcAligner", "load_aligner"]
 
 _BATCH_SECONDS = 240.0
 """Most padded seconds in one forward pass: eight full windows."""
@@ -39,7 +39,7 @@ _WILDCARD = -1
 
 
 def load_aligner(spec: ModelSpec) -> Aligner:
-    """Load the model `spec.name` (see `align_model`) for `spec.language`; None is any language.
+    """Load an align model for `spec.language`; None is any language.
 
     Raises: what `load_ctc_model` raises.
     """

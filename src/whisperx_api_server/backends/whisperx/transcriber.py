@@ -23,6 +23,21 @@ from .spelling import NumeralSpeller
 from .timing import CrossAttention, Heard, regions_of, seconds_of_speech
 from .vocabulary import Vocabulary
 
+CAPABILITIES = Capabilities(
+    tasks=frozenset({"transcribe", "translate"}),
+    detects_language=True,
+    can_time_words=True,
+    can_prompt=True,
+    can_logprobs=True,
+    can_sample=True,
+    spells_numerals=True,
+    max_window=30.0,
+    padded_to=30.0,
+)
+"""Of every Whisper model that knows several languages."""
+
+ENGLISH_ONLY = replace(CAPABILITIES, languages=frozenset({"en"}), tasks=frozenset({"transcribe"}))
+
 OUT_OF_MEMORY = ("out of memory", "failed to allocate", "alloc_failed")
 MIN_LANGUAGE_PROBABILITY = 0.5  # below it one window does not tell its language
 MIN_SPEECH_PROBABILITY = 0.35  # below it voice activity is not sure of a window
@@ -54,20 +69,10 @@ class WhisperTranscriber:
         self._speller = NumeralSpeller(self._search, vocabulary)
         self._attention = CrossAttention(model, vocabulary)
         self._log_mel = LogMel(model.n_mels) if log_mel is None else log_mel
-        self._capabilities = Capabilities(
+        self._capabilities = replace(
+            CAPABILITIES if model.is_multilingual else ENGLISH_ONLY,
             languages=vocabulary.languages,
-            tasks=frozenset(
-                ("transcribe", "translate") if model.is_multilingual else ("transcribe",)
-            ),
-            detects_language=True,
-            can_time_words=True,
-            can_prompt=True,
-            can_logprobs=True,
-            can_sample=True,
-            spells_numerals=True,
-            max_window=30.0,
             max_batch=max_batch,
-            padded_to=30.0,
         )
 
     @property
