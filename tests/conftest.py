@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
 
 from fixtures.speech.speech import Speech
 from support import FIXTURES
+
+settings.register_profile("untimed", deadline=None)  # a busy machine fails no example
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -33,6 +33,9 @@ FRAME = 0.01
 LONGEST_PAUSE = 3.0
 """Seconds of pause that a window may hold between two regions."""
 
+SILENCE = 1e-4
+"""Root mean square of a second in which nothing can be heard: -80 dB."""
+
 HUSH = 0.15
 """Seconds over which loudness is averaged: longer than a plosive's closure, not than a pause."""
 
@@ -129,6 +132,30 @@ def split(
     for region in regions:
         yield from splitter.push((region,))
     yield from splitter.finish()
+
+
+def loudest_window(clip: AudioClip, *, request_id: str, max_window: float) -> Window | None:
+    """The loudest part of a clip in which voice activity found no speech; None if it is silent.
+
+    Its one region is all of it, with probability 0: the transcriber alone decides.
+    """
+    rate = clip.sample_rate
+    seconds = [clip.samples[first : first + rate] for first in range(0, len(clip.samples), rate)]
+    energy = np.array([np.dot(second, second) for second in seconds])
+    if not len(energy) or energy.max() < SILENCE**2 * rate:
+        return None
+    longest = min(len(clip.samples), math.floor(max_window * rate))
+    loudness = np.convolve(energy, np.ones(min(len(energy), -(-longest // rate))), "valid")
+    first = min(int(np.argmax(loudness)) * rate, len(clip.samples) - longest)
+    start, end = first / rate, (first + longest) / rate
+    return Window(
+        request_id=request_id,
+        index=0,
+        start=start,
+        end=end,
+        samples=clip.samples[first : first + longest],
+        regions=(SpeechRegion(start=start, end=end, probability=0.0),),
+    )
 
 
 def finish_window(transcript: WindowTranscript, window: Window, task: Task) -> WindowTranscript:

@@ -78,6 +78,21 @@ class Window:
     samples: Samples
     regions: tuple[SpeechRegion, ...] = ()
 
+    @property
+    def speech_seconds(self) -> float:
+        """How much speech is in it: all of it where no regions are given."""
+        if not self.regions:
+            return self.end - self.start
+        return sum(region.end - region.start for region in self.regions)
+
+    @property
+    def speech_probability(self) -> float:
+        """The mean probability that somebody speaks in its regions; 1 where none are given."""
+        if not self.regions:
+            return 1.0
+        total = sum(each.probability * (each.end - each.start) for each in self.regions)
+        return total / self.speech_seconds
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecodeOptions:

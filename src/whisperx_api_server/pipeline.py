@@ -12,9 +12,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 
+from .backends.base import Capabilities
 from .backlog import Backlog, Reservation
 from .catalog import Catalog
-from .chunking import Splitter, finish_window, stitch, without_words
+from .chunking import Splitter, finish_window, loudest_window, stitch, without_words
 from .domain import (
     AlignMode,
     AudioClip,
@@ -256,8 +257,7 @@ class _Run:
         """
         undecided = options.language is None
         held: list[Window] = []
-        limit = min(self._chunk_size, engine.capabilities.max_window)
-        async with aclosing(self._windows(clip, limit)) as windows:
+        async with aclosing(self._windows(clip, engine.capabilities)) as windows:
             async for window in windows:
                 if undecided:
                     held.append(window)
@@ -275,7 +275,31 @@ class _Run:
         for waiting in held:
             yield waiting, options
 
-    async def _windows(self, clip: AudioClip, limit: float) -> AsyncGenerator[Window, None]:
+    async def _windows(
+        self, clip: AudioClip, capabilities: Capabilities
+    ) -> AsyncGenerator[Window, None]:
+        """Windows in which somebody speaks, as far as voice activity and the transcriber can tell.
+
+        A transcriber that tells silence by itself also gets those with doubtful speech, and where
+        there are none the loudest part of the recording.
+        """
+        limit = min(self._chunk_size, capabilities.max_window)
+        found = False
+        async with aclosing(self._windows_with_speech(clip, limit)) as windows:
+            async for window in windows:
+                if capabilities.may_hear(window):
+                    found = True
+                    yield window
+        if capabilities.tells_silence and not found:
+            loudest = await asyncio.to_thread(
+                loudest_window, clip, request_id=self._request.id, max_window=limit
+            )
+            if loudest is not None:
+                yield loudest
+
+    async def _windows_with_speech(
+        self, clip: AudioClip, limit: float
+    ) -> AsyncGenerator[Window, None]:
         splitter = Splitter(clip, request_id=self._request.id, max_window=limit)
         async with (
             self._engines.voice_detector() as detector,
@@ -295,8 +319,7 @@ class _Run:
                     f"the model {self._request.model} does not detect languages", param="model"
                 )
             first: list[Window] = []
-            limit = min(self._chunk_size, engine.capabilities.max_window)
-            async with aclosing(self._windows(clip, limit)) as windows:
+            async with aclosing(self._windows(clip, engine.capabilities)) as windows:
                 async for window in windows:
                     first.append(window)
                     if len(first) == VOTERS:

@@ -91,3 +91,11 @@ def test_regions_are_ordered_apart_and_the_same_however_they_are_fed(
     for number, probability in enumerate(probabilities):
         if probability >= options.onset:
             assert any(r.start <= number * STEP <= r.end for r in regions)
+
+
+def test_a_region_has_the_mean_probability_of_its_frames() -> None:
+    options = BinarizeOptions(onset=0.5, offset=0.4, padding=0.0, min_silence=0.2, min_speech=0.1)
+    binarizer = Binarizer(options, step=0.1)
+    frames = [0.0] * 5 + [0.6, 0.8] * 5 + [0.0] * 5 + [0.9] * 4
+    regions = [*binarizer.feed(frames), *binarizer.finish(len(frames) * 0.1)]
+    assert [region.probability for region in regions] == pytest.approx([0.7, 0.9])

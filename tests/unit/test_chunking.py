@@ -13,6 +13,7 @@ from whisperx_api_server.chunking import (
     LONGEST_PAUSE,
     Splitter,
     finish_window,
+    loudest_window,
     split,
     stitch,
 )
@@ -216,3 +217,33 @@ def test_a_translation_is_english_whatever_was_spoken() -> None:
 def test_silence_is_in_the_language_that_was_asked_for() -> None:
     transcript = stitch([], task="transcribe", duration=3, default_language="fr")
     assert (transcript.text, transcript.language, transcript.languages) == ("", "fr", ())
+
+
+def test_windows_carry_how_probable_speech_is() -> None:
+    regions = [
+        SpeechRegion(start=0.0, end=1.0, probability=0.9),
+        SpeechRegion(start=2.0, end=5.0, probability=0.1),
+    ]
+    [window] = split(regions, clip_of(6), request_id="r", max_window=30)
+    assert [region.probability for region in window.regions] == [0.9, 0.1]
+    assert window.speech_seconds == pytest.approx(4.0)
+    assert window.speech_probability == pytest.approx(0.3)
+
+
+def test_the_loudest_window_is_where_the_sound_is() -> None:
+    clip = clip_of(60, silent=((0, 41), (44, 60)))
+    window = loudest_window(clip, request_id="r", max_window=10)
+    assert window is not None
+    assert window.end - window.start == pytest.approx(10)
+    assert window.start <= 41
+    assert window.end >= 44
+    assert len(window.samples) == 10 * RATE
+    assert window.speech_probability == 0.0
+    short = loudest_window(clip_of(3.5), request_id="r", max_window=10)
+    assert short is not None
+    assert (short.start, short.end) == (0.0, 3.5)
+
+
+def test_silence_has_no_loudest_window() -> None:
+    assert loudest_window(clip_of(9, silent=((0, 9),)), request_id="r", max_window=10) is None
+    assert loudest_window(clip_of(0), request_id="r", max_window=10) is None

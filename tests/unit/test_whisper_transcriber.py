@@ -25,10 +25,11 @@ from whisperx_api_server.backends.whisperx.encoding import EncodedBatch
 from whisperx_api_server.backends.whisperx.features import LogMel
 from whisperx_api_server.backends.whisperx.search import BeamSearch, Row
 from whisperx_api_server.backends.whisperx.spelling import NumeralSpeller
+from whisperx_api_server.backends.whisperx.timing import unheard_parts
 from whisperx_api_server.backends.whisperx.transcriber import WhisperTranscriber
 from whisperx_api_server.backends.whisperx.vocabulary import MAX_CONTEXT, Vocabulary
 from whisperx_api_server.backends.whisperx.words import logprobs_of, words_of
-from whisperx_api_server.domain import DecodeOptions, Window, WindowTranscript
+from whisperx_api_server.domain import DecodeOptions, SpeechRegion, Window, WindowTranscript, Word
 from whisperx_api_server.errors import (
     InsufficientMemory,
     InvalidRequest,
@@ -289,6 +290,136 @@ def test_a_temperature_is_sampled_at_once(transcriber: TranscriberProtocol, spee
     assert [one.temperature for one in transcript.segments] == [0.4]
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_a_window_has_the_same_text_whatever_is_beside_it(
+    transcriber: TranscriberProtocol, speech: Speech, temperature: float
+) -> None:
+    voices = ("en-adam", "fr-alain", "en-beth")
+    windows = [a_window(speech, voice) for voice in voices]
+    options = DecodeOptions(temperature=temperature)
+    alone = [run(transcriber, [window], options)[0] for window in windows]
+    assert [run(transcriber, [window], options)[0] for window in windows] == alone
+    together = run(transcriber, windows * 2, *[options] * 6)
+    assert [text_of(one) for one in together] == [text_of(one) for one in alone] * 2
+    other = load_transcriber(ModelSpec(name=str(WHISPER), threads=1))
+    assert [text_of(run(other, [window], options)[0]) for window in reversed(windows)] == [
+        text_of(one) for one in reversed(alone)
+    ]
+
+
+def test_a_temperature_may_give_another_text_than_the_likeliest(
+    transcriber: TranscriberProtocol, speech: Speech
+) -> None:
+    windows = [a_window(speech, voice, seconds=9) for voice in ("en-adam", "fr-alain", "en-carl")]
+    likeliest = run(transcriber, windows, *[DecodeOptions()] * 3)
+    drawn = run(transcriber, windows, *[DecodeOptions(temperature=5.0)] * 3)
+    assert [text_of(one) for one in drawn] != [text_of(one) for one in likeliest]
+
+
+@pytest.mark.parametrize("context", [{"hotwords": "red, cat"}, {"prompt": "the nine dogs ran"}])
+def test_context_does_not_move_words(
+    transcriber: TranscriberProtocol, speech: Speech, context: dict[str, str]
+) -> None:
+    window = a_window(speech, "en-adam")
+    plain = DecodeOptions(word_timestamps=True)
+    [bare] = run(transcriber, [window], plain)
+    [told] = run(transcriber, [window], replace(plain, **context))  # type: ignore[arg-type]
+    assert text_of(told) == text_of(bare)
+    times = [
+        [(word.text, word.start, word.end) for word in one.segments[0].words or ()]
+        for one in (bare, told)
+    ]
+    assert times[0] == times[1] != []
+
+
+def test_words_are_inside_the_speech_of_their_window(
+    transcriber: TranscriberProtocol, speech: Speech
+) -> None:
+    regions = (SpeechRegion(start=0.3, end=1.5), SpeechRegion(start=2.5, end=5.5))
+    window = replace(a_window(speech, "en-adam"), regions=regions)
+    [transcript] = run(transcriber, [window], DecodeOptions(word_timestamps=True))
+    words = transcript.segments[0].words
+    assert words
+    for word in words:
+        assert word.end > word.start
+        assert any(r.start <= word.start and word.end <= r.end for r in regions), word
+
+
+def test_where_speech_is_doubtful_only_a_sure_text_stands(
+    transcriber: TranscriberProtocol, speech: Speech
+) -> None:
+    said = a_window(speech, "en-adam")
+    noise = np.random.default_rng(0).normal(0, 0.05, 6 * RATE).astype(np.float32)
+    doubtful = (SpeechRegion(start=said.start, end=said.end, probability=0.1),)
+    windows = [replace(said, regions=doubtful), replace(said, samples=noise, regions=doubtful)]
+    found = run(transcriber, windows, *[DecodeOptions(language="en")] * 2)
+    assert text_of(found[0]) == text_of(run(transcriber, [said], DecodeOptions(language="en"))[0])
+    assert found[1].segments == ()
+
+
+def decoding(text: str, *, no_speech: float, avg_logprob: float = -0.3) -> Decoding:
+    return Decoding(
+        seconds=2,
+        tokens=(1, 2),
+        text=text,
+        temperature=0.0,
+        avg_logprob=avg_logprob,
+        compression_ratio=1.0,
+        no_speech_prob=no_speech,
+    )
+
+
+def test_words_of_the_prompt_in_hardly_any_sound_are_an_echo() -> None:
+    hotwords = "Widget, Gadget, Sprocket"
+    assert decoding(" Widget. Widget", no_speech=0.8).echoes(hotwords)
+    assert not decoding(" Widget.", no_speech=0.1).echoes(hotwords)
+    assert not decoding(" The widget.", no_speech=0.8).echoes(hotwords)
+
+
+def heard_words(*times: tuple[float, float]) -> list[Word]:
+    return [Word(text="w", start=start, end=end) for start, end in times]
+
+
+@pytest.mark.parametrize(
+    ("words", "before", "behind"),
+    [
+        ([(0.5, 1.0), (1.0, 9.5)], None, (1.5, 9.8)),  # the last word stands for a sentence
+        ([(0.5, 1.0), (4.0, 5.2)], None, (5.2, 9.8)),
+        ([(0.5, 1.0), (4.0, 6.4)], None, (7.3, 9.8)),
+        ([(0.2, 8.5), (8.5, 9.7)], (0.2, 8.0), None),
+        ([(0.2, 0.9), (0.9, 5.0), (7.5, 9.0)], None, None),
+        ([(0.2, 9.8)], (0.2, 9.3), None),
+    ],
+)
+def test_speech_before_the_first_and_behind_the_last_word_is_unheard(
+    words: list[tuple[float, float]],
+    before: tuple[float, float] | None,
+    behind: tuple[float, float] | None,
+) -> None:
+    regions = (SpeechRegion(start=0.2, end=6.4), SpeechRegion(start=7.3, end=9.8))
+    samples = np.arange(10 * RATE, dtype=np.float32)
+    window = Window(request_id="r", index=0, start=0, end=10, samples=samples, regions=regions)
+    found = unheard_parts(window, heard_words(*words))
+    for part, expected in zip(found, (before, behind), strict=True):
+        assert (None if part is None else (part.start, part.end)) == expected
+        if part is not None:
+            assert part.samples[0] == pytest.approx(part.start * RATE)
+            assert len(part.samples) == pytest.approx((part.end - part.start) * RATE, abs=1)
+            assert part.speech_probability == 0.0
+
+
+@pytest.mark.timeout(20)
+def test_a_huge_prompt_costs_little(
+    transcriber: TranscriberProtocol, vocabulary: Vocabulary
+) -> None:
+    prompt = "".join(chr(0x21 + place % 93) for place in range(5_000_000)) + " the red cat"
+    for _ in range(20):
+        transcriber.batch_key(DecodeOptions(prompt=prompt, hotwords=prompt))
+    context = vocabulary.context(prompt, "nine")
+    assert vocabulary.decode(context[1:]).startswith(" nine")
+    assert vocabulary.decode(context).endswith(" the red cat")
+
+
 def test_silence_and_an_empty_window_end_well(transcriber: TranscriberProtocol) -> None:
     windows = [
         Window(request_id="r", index=0, start=0, end=1, samples=np.zeros(RATE, np.float32)),
@@ -343,7 +474,7 @@ class ScriptedModel:
 
 def rows_of(count: int) -> list[Row]:
     return [
-        Row(place=place, seconds=30, language="en", prompt=(7, 8), context=1, seed=0)
+        Row(place=place, seconds=5, language="en", prompt=(7, 8), context=1, seed=0)
         for place in range(count)
     ]
 
@@ -396,11 +527,11 @@ def test_a_phrase_said_three_times_stands_where_nothing_else_is_as_likely(
     assert scripted(vocabulary, looped)[1][0].text == " one two three"
 
 
-def test_a_run_of_one_token_is_doubtful(vocabulary: Vocabulary) -> None:
+def test_a_long_run_of_one_token_is_a_loop(vocabulary: Vocabulary) -> None:
     _, [found] = scripted(
         vocabulary,
         {
-            "plain": (-0.1, "on march" + " at" * 10),
+            "plain": (-0.1, "on march" + " at" * 30),
             "no repeats": (-0.5, "on march at nine"),
             "fewer repeats": (-0.9, "on march"),
         },

@@ -91,6 +91,10 @@ class ModelSpec:
         return self.name if self.path is None else str(self.path)
 
 
+MIN_SPEECH_PROBABILITY = 0.35
+"""Below it, voice activity is not sure that somebody speaks in a window."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Capabilities:
     """What a transcriber can do; the pipeline plans by it.
@@ -99,7 +103,8 @@ class Capabilities:
     no cost. `can_time_words`: on request (`DecodeOptions.word_timestamps`). `detects_language`:
     `DecodeOptions.language` may be None. `can_sample`: a temperature above 0
     is honoured. `spells_numerals`: `DecodeOptions.suppress_numerals` is; for other engines the
-    server spells them. `padded_to` is the length in seconds that each window is
+    server spells them. `tells_silence`: it finds out by itself that nobody speaks in a window.
+    `padded_to` is the length in seconds that each window is
     padded to, 0 when it costs what it lasts.
     """
 
@@ -114,7 +119,12 @@ class Capabilities:
     spells_numerals: bool = False
     max_window: float = 30.0
     max_batch: int = 16
+    tells_silence: bool = False
     padded_to: float = 0.0
+
+    def may_hear(self, window: Window) -> bool:
+        """Whether a window holds speech for sure, or the engine tells by itself."""
+        return self.tells_silence or window.speech_probability >= MIN_SPEECH_PROBABILITY
 
 
 @runtime_checkable

@@ -14,10 +14,13 @@ MIN_AVG_LOGPROB = -1.0
 MAX_NO_SPEECH_PROB = 0.6
 
 MIN_AVG_LOGPROB_IN_DOUBT = -0.7
-"""Mean log probability that a text needs where voice activity is not sure of speech."""
+"""Mean log probability that a text needs where it is doubtful that somebody speaks."""
 
 MAX_TOKEN_RUN = 8
 """Times that one token may stand in a row."""
+
+RUNAWAY_TOKENS_PER_SECOND = 4
+"""A text that repeats itself faster than this was not said so: a decoder in a loop hardly stops."""
 
 _THRICE = re.compile(r"(.{6,}?)\1\1")
 """A phrase of six letters or more, three times in a row."""
@@ -25,8 +28,9 @@ _THRICE = re.compile(r"(.{6,}?)\1\1")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decoding:
-    """One try at one window. `tokens` are text tokens."""
+    """One try at one window of so many `seconds`. `tokens` are text tokens."""
 
+    seconds: float
     tokens: tuple[int, ...]
     text: str
     temperature: float
@@ -41,11 +45,10 @@ class Decoding:
 
     @property
     def sure(self) -> bool:
-        """Whether the text stands where voice activity is not sure that somebody speaks."""
+        """Whether the text stands where it is doubtful that somebody speaks."""
         return (
             self.no_speech_prob <= MAX_NO_SPEECH_PROB
             and self.avg_logprob >= MIN_AVG_LOGPROB_IN_DOUBT
-            and not self.repeats
         )
 
     @property
@@ -61,6 +64,11 @@ class Decoding:
         )
 
     @property
+    def runaway(self) -> bool:
+        """Whether it is a loop, not speech that repeats itself."""
+        return self.repetitive and len(self.tokens) > RUNAWAY_TOKENS_PER_SECOND * self.seconds
+
+    @property
     def repeats(self) -> bool:
         """Whether it is repetitive, or says a phrase three times in a row: perhaps a loop."""
         return self.repetitive or _THRICE.search(letters_of(self.text)) is not None
@@ -73,10 +81,8 @@ class Decoding:
 
 
 def best(tries: Sequence[Decoding]) -> Decoding:
-    """The likeliest try of those that are not repetitive, or of all."""
-    return max(
-        [one for one in tries if not one.repetitive] or tries, key=lambda one: one.avg_logprob
-    )
+    """The likeliest try of those that do not run away, or of all."""
+    return max([one for one in tries if not one.runaway] or tries, key=lambda one: one.avg_logprob)
 
 
 def compression_ratio(text: str) -> float:

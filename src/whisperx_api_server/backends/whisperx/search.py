@@ -143,7 +143,7 @@ class BeamSearch:
                 min(MAX_LENGTH, length + limit),
             )
             for index, result in zip(indices, results, strict=True):
-                found[index] = self._decoding(result, temperature, rows[index].seed)
+                found[index] = self._decoding(result, temperature, rows[index])
         return [found[index] for index in range(len(rows))]
 
     def _generate(
@@ -172,12 +172,13 @@ class BeamSearch:
         )
         return results
 
-    def _decoding(self, result: Any, temperature: float, seed: int) -> Decoding:
-        choice = _draw(result, temperature, seed)
+    def _decoding(self, result: Any, temperature: float, row: Row) -> Decoding:
+        choice = _draw(result, temperature, row.seed)
         score, sequence = result.scores[choice], result.sequences_ids[choice]
         tokens = self._vocabulary.text_tokens(sequence)
         text = self._vocabulary.decode(tokens)
         return Decoding(
+            seconds=row.seconds,
             tokens=tuple(tokens),
             text=text,
             temperature=temperature,

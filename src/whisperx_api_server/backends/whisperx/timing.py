@@ -61,7 +61,7 @@ class CrossAttention:
         return [
             replace(
                 one.segment,
-                words=keep_in_speech(words[one.row.place], regions_of(one.window))
+                words=keep_in_speech(words[one.row.place], _regions_of(one.window))
                 if one.options.word_timestamps
                 else None,
                 logprobs=logprobs_of(
@@ -84,8 +84,7 @@ class CrossAttention:
         sparse = [
             index
             for index, one in enumerate(heard)
-            if len(one.segment.tokens)
-            < MIN_TOKENS_PER_SECOND * seconds_of_speech(regions_of(one.window))
+            if len(one.segment.tokens) < MIN_TOKENS_PER_SECOND * one.window.speech_seconds
         ]
         words = self._words(encoded, [heard[index] for index in sparse])
         return {
@@ -130,12 +129,12 @@ class CrossAttention:
         return [found[index] for index in range(len(heard))]
 
 
-def regions_of(window: Window) -> tuple[SpeechRegion, ...]:
+def _regions_of(window: Window) -> tuple[SpeechRegion, ...]:
     """The window's speech regions: all of it where none are given."""
     return window.regions or (SpeechRegion(start=window.start, end=window.end),)
 
 
-def seconds_of_speech(regions: Sequence[SpeechRegion]) -> float:
+def _seconds(regions: Sequence[SpeechRegion]) -> float:
     return sum(region.end - region.start for region in regions)
 
 
@@ -147,7 +146,7 @@ def unheard_parts(window: Window, words: Sequence[Word]) -> tuple[Window | None,
     """
     first, last = words[0], words[-1]
     head = first.end - WORD
-    stretched = seconds_of_speech(_clipped(window, last.start + WORD, last.end)) >= MIN_UNHEARD
+    stretched = _seconds(_clipped(window, last.start + WORD, last.end)) >= MIN_UNHEARD
     tail = max(head, last.start + WORD if stretched else last.end)
     return _part(window, window.start, head), _part(window, tail, window.end)
 
@@ -158,7 +157,7 @@ def _part(window: Window, start: float, end: float) -> Window | None:
     Its probability is 0, since the decoder heard nothing in it.
     """
     regions = _clipped(window, start, end)
-    if seconds_of_speech(regions) < MIN_UNHEARD:
+    if _seconds(regions) < MIN_UNHEARD:
         return None
     rate = len(window.samples) / (window.end - window.start)
     start, end = regions[0].start, regions[-1].end
@@ -180,7 +179,7 @@ def _clipped(window: Window, start: float, end: float) -> list[SpeechRegion]:
     """The window's speech between two times."""
     return [
         replace(region, start=max(start, region.start), end=min(end, region.end))
-        for region in regions_of(window)
+        for region in _regions_of(window)
         if region.start < end and start < region.end
     ]
 

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from ...audio import SAMPLE_RATE
 from ...domain import DecodeOptions, Samples, Segment, Window, WindowTranscript
 from ...errors import InsufficientMemory, InvalidRequest, TranscriptionFailed
-from ..base import Capabilities
+from ..base import MIN_SPEECH_PROBABILITY, Capabilities
 from .decoding import Decoding, letters_of
 from .encoding import EncodedBatch
 from .features import LogMel, Mel
 from .search import MIN_BEAM_TO_SAMPLE, BeamSearch, Row
 from .spelling import NumeralSpeller
-from .timing import CrossAttention, Heard, regions_of, seconds_of_speech
+from .timing import CrossAttention, Heard
 from .vocabulary import Vocabulary
 
 CAPABILITIES = Capabilities(
@@ -40,7 +40,8 @@ ENGLISH_ONLY = replace(CAPABILITIES, languages=frozenset({"en"}), tasks=frozense
 
 OUT_OF_MEMORY = ("out of memory", "failed to allocate", "alloc_failed")
 MIN_LANGUAGE_PROBABILITY = 0.5  # below it one window does not tell its language
-MIN_SPEECH_PROBABILITY = 0.35  # below it voice activity is not sure of a window
+USUAL_PACE = 2.0  # text tokens for each second of speech: fewer make it doubtful
+LEAST_PACE = 0.5  # fewer make a text that repeats itself noise, such as laughter
 MAX_DEPTH = 2  # unheard parts of unheard parts of a window are decoded, no further
 
 
@@ -260,19 +261,16 @@ class WhisperTranscriber:
 
 def _is_speech(decoding: Decoding, window: Window, options: DecodeOptions) -> bool:
     """Whether a text was said, and is not what a decoder invents or repeats from its prompt."""
-    if decoding.silent or not decoding.text.strip():
+    if decoding.silent or not letters_of(decoding.text):
         return False
-    if _speech_probability(window) < MIN_SPEECH_PROBABILITY and not decoding.sure:
+    pace = len(decoding.tokens) / max(window.speech_seconds, 0.01)
+    doubtful = window.speech_probability < MIN_SPEECH_PROBABILITY
+    if (doubtful or pace < USUAL_PACE) and not decoding.sure:
+        return False
+    if (doubtful or pace < LEAST_PACE) and decoding.repeats:
         return False
     context = " ".join(filter(None, (options.prompt, options.hotwords)))
     return not (context and decoding.echoes(context))
-
-
-def _speech_probability(window: Window) -> float:
-    """How sure voice activity is, over all its regions in the window."""
-    regions = regions_of(window)
-    total = sum(region.probability * (region.end - region.start) for region in regions)
-    return total / max(seconds_of_speech(regions), 1e-6)
 
 
 def _segment(window: Window, decoding: Decoding, language: str) -> Segment:
