@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -91,6 +92,7 @@ class Place:
         max_age: float = 1000,
         back_off: float = 0.01,
         secret: str | None = "secret",
+        retry_window: float = 600,
     ) -> AsyncIterator[LocalService]:
         policy = UrlPolicy(allow_private_hosts=True, timeout=5)
         uploads = UploadStore(workdir=self.directory, max_bytes=1)
@@ -101,7 +103,7 @@ class Place:
             webhooks=Webhooks(
                 UrlFetcher(policy, uploads=uploads), secret=secret, back_off=(back_off,)
             ),
-            retry_window=600,
+            retry_window=retry_window,
         )
         await made.start()
         try:
@@ -312,6 +314,32 @@ def test_old_jobs_go_while_the_server_is_idle(
             await until(lambda: not list((place.directory / "jobs").iterdir()))
             with pytest.raises(NotFound):
                 service.job(ID, "ann")
+
+    asyncio.run(scenario())
+
+
+def test_results_of_runs_are_forgotten_while_the_server_is_idle(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "PRUNE_INTERVAL", 0.01)
+    kept: list[weakref.ref[Referable]] = []
+
+    class Referable(WindowTranscript):
+        """One that can be referred to weakly."""
+
+    async def hears(observer: Observer) -> None:
+        window = Referable(window_index=0, language="en", language_probability=1.0, segments=())
+        kept.append(weakref.ref(window))
+        observer.heard(window, 4.0)
+
+    async def scenario() -> None:
+        place.upload.write_bytes(b"sound")
+        source = UploadedFile(path=place.upload, filename="a.wav", digest=b"sound")
+        request = TranscriptionRequest(id=ID, source=source, model="tiny", client="ann")
+        async with place.service(hears, retry_window=0.5) as service:
+            await service.run(request)
+            assert kept[0]() is not None
+            await until(lambda: kept[0]() is None)
 
     asyncio.run(scenario())
 

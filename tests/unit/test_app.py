@@ -1,0 +1,54 @@
+"""The application as it is put together, without a server around it."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
+from fastapi.security.base import SecurityBase
+
+from whisperx_api_server.config import Settings
+from whisperx_api_server.main import create_app
+
+
+@pytest.fixture
+def app(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FastAPI:
+    monkeypatch.chdir(tmp_path)
+    return create_app(Settings())
+
+
+def callables(dependant: Dependant) -> Iterator[object]:
+    yield dependant.call
+    for each in dependant.dependencies:
+        yield from callables(each)
+
+
+def test_no_request_takes_a_thread_for_what_does_not_block(app: FastAPI) -> None:
+    """FastAPI runs plain functions, routes and dependencies alike, on a thread per request."""
+    plain = [
+        call
+        for route in app.routes
+        if isinstance(route, APIRoute)
+        for call in callables(route.dependant)
+        if not inspect.iscoroutinefunction(call) and not isinstance(call, SecurityBase)
+    ]
+
+    assert plain == []
+
+
+def test_an_application_leaves_its_hosts_log_handlers_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+
+    create_app(Settings())
+
+    assert (root.handlers, root.level) == before
