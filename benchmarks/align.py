@@ -86,7 +86,7 @@ def _ours(items: list[Any]) -> tuple[float, list[tuple[str, float, float]]]:
     model = load_ctc_model(ModelSpec(name=str(TESTS / "fixtures/models/aligner"), threads=1))
     watch = Stopwatch()
     timed = replace(model, features=watch.around(model.features), logits=watch.around(model.logits))
-    aligner = CtcAligner(timed, language=None)
+    aligner = CtcAligner(timed)
     aligner.align(items[:1])
     watch.seconds = 0.0
     start = time.perf_counter()

@@ -124,16 +124,6 @@ def _quietest(samples: Samples, rate: int) -> int:
     return int(middles[np.argmin(inside / (after - before))])
 
 
-def split(
-    regions: Iterable[SpeechRegion], clip: AudioClip, *, request_id: str, max_window: float
-) -> Iterator[Window]:
-    """Windows of at most `max_window` seconds, each as soon as it is final."""
-    splitter = Splitter(clip, request_id=request_id, max_window=max_window)
-    for region in regions:
-        yield from splitter.push((region,))
-    yield from splitter.finish()
-
-
 def loudest_window(clip: AudioClip, *, request_id: str, max_window: float) -> Window | None:
     """The loudest part of a clip in which voice activity found no speech; None if it is silent.
 

@@ -33,12 +33,6 @@ class AudioClip:
         """Length in seconds."""
         return len(self.samples) / self.sample_rate
 
-    def slice(self, start: float, end: float) -> AudioClip:
-        """The part between two times in seconds, clamped to the clip; a view, not a copy."""
-        first = max(0, round(start * self.sample_rate))
-        last = max(first, round(end * self.sample_rate))
-        return AudioClip(samples=self.samples[first:last], sample_rate=self.sample_rate)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SpeechRegion:

@@ -316,15 +316,7 @@ def test_what_torch_raises_becomes_ours(
 
     model = CtcModel(features=fail, logits=unreachable, dictionary={"a": 1}, blank=0, device="cpu")
     with pytest.raises(expected):
-        CtcAligner(model, language=None).align([item_of(speech.random("en-adam", 3, seed=1))])
-
-
-def test_supports_what_it_was_loaded_for(aligner: Aligner) -> None:
-    assert aligner.supports("en")
-    assert aligner.supports("sw")
-    french = load_aligner(ModelSpec(name=ALIGNER.name, path=ALIGNER, language="fr"))
-    assert french.supports("fr")
-    assert not french.supports("en")
+        CtcAligner(model).align([item_of(speech.random("en-adam", 3, seed=1))])
 
 
 def test_the_table_is_that_of_whisperx(vendor: ModuleType) -> None:

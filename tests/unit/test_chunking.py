@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pytest
@@ -14,7 +14,6 @@ from whisperx_api_server.chunking import (
     Splitter,
     finish_window,
     loudest_window,
-    split,
     stitch,
 )
 from whisperx_api_server.domain import (
@@ -36,6 +35,16 @@ def clip_of(seconds: float, *, silent: tuple[tuple[float, float], ...] = ()) -> 
     for start, end in silent:
         samples[round(start * RATE) : round(end * RATE)] = 0
     return AudioClip(samples=samples, sample_rate=RATE)
+
+
+def split(
+    regions: Iterable[SpeechRegion], clip: AudioClip, *, request_id: str, max_window: float
+) -> Iterator[Window]:
+    """Windows as each becomes final."""
+    splitter = Splitter(clip, request_id=request_id, max_window=max_window)
+    for region in regions:
+        yield from splitter.push((region,))
+    yield from splitter.finish()
 
 
 def regions_of(*pairs: tuple[float, float]) -> list[SpeechRegion]:

@@ -191,8 +191,6 @@ class AlignItem:
 class Aligner(Protocol):
     """Finds when each word was said."""
 
-    def supports(self, language: str) -> bool: ...
-
     def align(self, items: Sequence[AlignItem]) -> list[Segment]:
         """For each item, its segment with `words`, times on the recording's clock.
 

@@ -248,9 +248,6 @@ def _token(text: str) -> TokenLogprob:
 class FakeAligner:
     """Finds the words of a segment where they sound."""
 
-    def supports(self, language: str) -> bool:
-        return language in LANGUAGES
-
     def align(self, items: Sequence[AlignItem]) -> list[Segment]:
         """Segments with words; a text of another length than what sounds is spread evenly."""
         return [_aligned(item) for item in items]

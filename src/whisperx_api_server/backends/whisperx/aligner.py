@@ -39,11 +39,11 @@ _WILDCARD = -1
 
 
 def load_aligner(spec: ModelSpec) -> Aligner:
-    """Load an align model for `spec.language`; None is any language.
+    """Load an align model.
 
     Raises: what `load_ctc_model` raises.
     """
-    return CtcAligner(load_ctc_model(spec), language=spec.language)
+    return CtcAligner(load_ctc_model(spec))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -71,15 +71,10 @@ class _Path:
 class CtcAligner:
     """The whisperx backend's `Aligner`."""
 
-    def __init__(self, model: CtcModel, *, language: str | None) -> None:
+    def __init__(self, model: CtcModel) -> None:
         self._model = model
-        self._language = language
         self._torch = require("torch", extra="cpu")
         self._forced_align = forced_align_function()
-
-    def supports(self, language: str) -> bool:
-        """Whether the model was loaded for this language, or for any."""
-        return self._language is None or language == self._language
 
     def align(self, items: Sequence[AlignItem]) -> list[Segment]:
         """Each item's segment with its words, as `backends.base.Aligner` describes.
