@@ -11,12 +11,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from . import job_states
 from .backlog import Backlog
 from .domain import (
     AlignMode,
     Diarization,
     Job,
-    JobError,
     OutputOptions,
     Source,
     Transcript,
@@ -26,7 +26,7 @@ from .errors import Conflict, NotFound, Overloaded, ServiceError, ShuttingDown, 
 from .job_store import JobStore
 from .job_view import webhook_event
 from .pipeline import Pipeline
-from .runs import Progress, Run, RunEvent, Runs
+from .runs import RunEvent, Runs
 from .tracebacks import released
 from .webhooks import Webhooks
 
@@ -35,14 +35,12 @@ logger = logging.getLogger(__name__)
 PRUNE_INTERVAL = 60.0
 """Seconds between two sweeps of jobs and results that have grown too old."""
 
-MAX_RUNNING_PROGRESS = 0.999
-"""Maximum progress of a job that is under way: its speakers may still be missing."""
-
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class _Record:
     job: Job
     task: asyncio.Task[None] | None = None
+    withdrawn: bool = False
     ending: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -111,15 +109,7 @@ class LocalService:
         await asyncio.to_thread(self._store.claim)
         for job in await asyncio.to_thread(self._store.load):
             if not job.ended:
-                job = replace(
-                    _finished(job, time.time()),
-                    state="failed",
-                    error=JobError(
-                        message="the server was restarted before the job was done: submit it again",
-                        type="server_error",
-                        code="interrupted",
-                    ),
-                )
+                job = job_states.interrupted(job, time.time())
                 await self._keep(job)
             self._records[job.id] = _Record(job=job)
             self._notify(job)
@@ -274,7 +264,8 @@ class LocalService:
         record = self._record(job_id, client)
         if not record.job.ended and record.task is not None:
             if not record.ending:
-                record.task.cancel(_WITHDRAWN)
+                record.withdrawn = True
+                record.task.cancel()
             await asyncio.wait([record.task])
         else:
             del self._records[job_id]
@@ -296,16 +287,17 @@ class LocalService:
                 with self.accepted():
                     transcript = await self._transcribe(record, request)
                     await asyncio.to_thread(self._store.save_transcript, request.id, transcript)
-            ended = replace(record.job, state="completed", progress=1.0)
+            ended = job_states.completed(record.job, time.time())
         except ServiceError as error:
-            ended = _failed(record.job, error)
-        except asyncio.CancelledError as error:
-            if error.args != (_WITHDRAWN,):
+            ended = job_states.failed(record.job, error, time.time())
+        except asyncio.CancelledError:
+            if not record.withdrawn:
                 raise  # the server ends: the next start finds the job unfinished
-            ended = replace(record.job, state="cancelled")
+            ended = job_states.cancelled(record.job, time.time())
         except Exception:  # whoever watches the job must learn of its end
             logger.exception("unexpected failure of job %s", request.id)
-            ended = _failed(record.job, ServiceError("the server failed; its log says why"))
+            unforeseen = ServiceError("the server failed; its log says why")
+            ended = job_states.failed(record.job, unforeseen, time.time())
         await self._end(record, ended)
 
     async def _transcribe(self, record: _Record, request: TranscriptionRequest) -> Transcript:
@@ -316,34 +308,17 @@ class LocalService:
                 async with self._runs.join(request, identity, waits=True) as run:
                     async with aclosing(run.changes()) as changes:
                         async for progress in changes:
-                            self._show(record, run, progress)
+                            position = self._runs.position(run)
+                            job = job_states.under_way(
+                                record.job, progress, position=position, now=time.time()
+                            )
+                            self._change(record, job)
                     return await run.result()
             except Overloaded:  # the run was begun by an equal request that does not wait
                 continue
 
-    def _show(self, record: _Record, run: Run, progress: Progress) -> None:
-        """Update a job from its run."""
-        now, since = time.time(), progress.transcribing_since
-        part = min(progress.part, MAX_RUNNING_PROGRESS)
-        eta = None
-        if since is not None and part > 0:
-            eta = max(0.0, (now - since) * (1 - part) / part)
-        self._change(
-            record,
-            replace(
-                record.job,
-                state="queued" if progress.waits else "running",
-                stages=progress.stages,
-                duration=progress.duration,
-                progress=part,
-                eta=eta,
-                queue_position=0 if progress.reached else self._runs.position(run),
-            ),
-        )
-
     async def _end(self, record: _Record, job: Job) -> None:
         record.ending = True
-        job = _finished(job, time.time())
         await self._keep(job)
         self._change(record, job)
         logger.info("job %s: %s", job.id, job.state)
@@ -400,19 +375,3 @@ class LocalService:
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
-
-
-def _finished(job: Job, now: float) -> Job:
-    stages = tuple(
-        each if each.finished_at else replace(each, finished_at=now) for each in job.stages
-    )
-    return replace(job, finished_at=now, eta=None, queue_position=0, stages=stages)
-
-
-def _failed(job: Job, error: ServiceError) -> Job:
-    reason = JobError(message=error.message, type=error.type, code=error.code, param=error.param)
-    return replace(job, state="failed", error=reason)
-
-
-_WITHDRAWN = "withdrawn"
-"""Tells a job's task that it is cancelled because its client wants so."""
