@@ -27,6 +27,8 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from .domain import OutputFormat
+from .errors import InvalidRequest
+from .languages import parse_language
 
 
 def _from_json(value: object) -> object:
@@ -40,17 +42,52 @@ def _from_json(value: object) -> object:
         raise PydanticCustomError("json", "Input should be JSON: {reason}", reason) from error
 
 
+def _language(name: str) -> str:
+    """The language's code, by which requests are matched with settings."""
+    try:
+        return parse_language(name)
+    except InvalidRequest as error:
+        raise PydanticCustomError("language", "{reason}", {"reason": error.message}) from error
+
+
+def _align_model_key(name: str) -> str:
+    return name if name == "multilingual" else _language(name)
+
+
+def _language_pair(pair: str) -> str:
+    source, separator, target = pair.partition("-")
+    if not separator:
+        raise PydanticCustomError("pair", "a key has two languages, such as en-fr")
+    return f"{_language(source)}-{_language(target)}"
+
+
 Device = Literal["auto", "cpu", "cuda"]
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
-LanguageCode = Annotated[str, Field(pattern="^[a-z]{2,3}$")]
+LanguageCode = Annotated[str, AfterValidator(_language)]
+AlignModelKey = Annotated[str, AfterValidator(_align_model_key)]
+LanguagePair = Annotated[str, AfterValidator(_language_pair)]
 ModelPattern = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*(/(\*|[A-Za-z0-9][\w.-]*))?$")]
-JsonObject = Annotated[dict[str, str], NoDecode, BeforeValidator(_from_json)]
 JsonList = Annotated[list[str], NoDecode, BeforeValidator(_from_json)]
 ModelPatterns = Annotated[list[ModelPattern], NoDecode, BeforeValidator(_from_json)]
+Languages = Annotated[list[LanguageCode], NoDecode, BeforeValidator(_from_json)]
+AlignModels = Annotated[dict[AlignModelKey, str], NoDecode, BeforeValidator(_from_json)]
+TranslationModels = Annotated[dict[LanguagePair, str], NoDecode, BeforeValidator(_from_json)]
+ComputeType = Literal[
+    "default",
+    "auto",
+    "int8",
+    "int8_float32",
+    "int8_float16",
+    "int8_bfloat16",
+    "int16",
+    "float16",
+    "bfloat16",
+    "float32",
+]
 
 
 def _webhook_secret(value: SecretStr) -> SecretStr:
@@ -78,7 +115,7 @@ class WhisperSettings(_Section):
     """Transcription with Whisper."""
 
     model: str = Field("large-v3", description="Model name, hub id or path; the default model.")
-    compute_type: str = Field(
+    compute_type: ComputeType = Field(
         "default", description="CTranslate2 compute type: default, int8, float16, int8_float16…"
     )
     inference_device: Device = Field("auto", description="auto takes CUDA where there is one.")
@@ -113,12 +150,12 @@ class ModelSettings(_Section):
 class AlignmentSettings(_Section):
     """Word times by forced alignment."""
 
-    models: JsonObject = Field(
+    models: AlignModels = Field(
         default_factory=dict,
         description="JSON object, language to model name or path; key `multilingual` is for all "
         "languages without an entry. Unset is WhisperX's table.",
     )
-    preload: JsonList = Field(
+    preload: Languages = Field(
         default_factory=list, description="JSON list of languages whose models load at start."
     )
 
@@ -157,7 +194,7 @@ class ParakeetSettings(_Section):
 class TranslationSettings(_Section):
     """Text translation for Reflector's /translate."""
 
-    models: JsonObject = Field(
+    models: TranslationModels = Field(
         default_factory=dict,
         description="JSON object, `src-tgt` to model name or path; unset pairs are "
         "Helsinki-NLP/opus-mt-{src}-{tgt}.",

@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +18,11 @@ from starlette.middleware.cors import CORSMiddleware
 
 from . import __version__
 from .audio import AudioDecoder
-from .backends import find_backend
+from .backends import ModelKey, find_backend
 from .backends.base import ModelSpec
 from .backlog import Backlog
 from .catalog import Catalog, configured, resolve_device, whisper_engine
-from .config import Settings, load_settings
+from .config import ConfigurationError, Settings, load_settings
 from .errors import ServiceError
 from .job_store import JobStore, default_directory
 from .jobs import LocalService
@@ -59,6 +59,7 @@ def create_app(settings: Settings | None = None, *, port: int | None = None) -> 
     keys = KeyRing(api_key=_secret(settings.api_key), file=settings.api_keys_file)
     catalog = build_catalog(settings)
     catalog.check_backends()  # one that does not exist stops the start, not the first request
+    preloaded = preloaded_models(settings, catalog)
 
     job_store = JobStore(
         settings.jobs.directory or default_directory(os.environ, port),
@@ -76,7 +77,7 @@ def create_app(settings: Settings | None = None, *, port: int | None = None) -> 
             background = [
                 asyncio.create_task(services.loop_lag.watch()),
                 asyncio.create_task(services.pool.sweep_forever()),
-                asyncio.create_task(_preload(settings, services)),
+                asyncio.create_task(_preload(preloaded, services)),
             ]
             try:
                 yield
@@ -251,19 +252,34 @@ def build_pipeline(
     )
 
 
-async def _preload(settings: Settings, services: Services) -> None:
-    """Load what the settings want loaded at start; a model that fails is logged, not fatal."""
-    catalog = services.catalog
+def preloaded_models(settings: Settings, catalog: Catalog) -> list[ModelKey]:
+    """The models to load at start.
+
+    Raises:
+        ConfigurationError: a language has no align model.
+    """
     keys = []
     if settings.whisper.preload:
         keys.append(catalog.transcriber(catalog.default_model))
     if settings.parakeet.preload:
         keys.append(catalog.transcriber(catalog.parakeet.name))
-    keys += [key for code in settings.alignment.preload if (key := catalog.aligner(code))]
+    for language in settings.alignment.preload:
+        key = catalog.aligner(language)
+        if key is None:
+            raise ConfigurationError(
+                f"ALIGNMENT__PRELOAD: there is no align model for {language!r}: "
+                "name one in ALIGNMENT__MODELS"
+            )
+        keys.append(key)
     if settings.diarization.preload:
         keys.append(catalog.diarizer())
     if keys:
         keys.append(catalog.voice_detector())
+    return keys
+
+
+async def _preload(keys: Sequence[ModelKey], services: Services) -> None:
+    """Load models; one that fails is logged, not fatal."""
     for key in keys:
         try:
             await services.pool.load(key)

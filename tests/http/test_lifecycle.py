@@ -79,6 +79,7 @@ print(sorted(set({HEAVY!r}) & set(sys.modules)))
         ("WHISPER__MODLE", "large-v3"),
         ("API_KEYS_FILE", "/nowhere/keys.json"),
         ("BACKENDS__ALIGNMENT", "parakeet"),
+        ("ALIGNMENT__PRELOAD", '["la"]'),
     ],
 )
 def test_a_wrong_setting_stops_the_start_in_one_line(

@@ -77,12 +77,20 @@ def test_secrets_do_not_show() -> None:
         ("POOL__TTL", "-2", "greater than or equal to -1"),
         ("MODE", "kafka", "'direct'"),
         ("LOG_LEVEL", "loud", "'debug'"),
-        ("DEFAULT_LANGUAGE", "English", "pattern"),
+        ("WHISPER__COMPUTE_TYPE", "int9", "'int8_float16'"),
+        ("DEFAULT_LANGUAGE", "xx", "ISO-639-1"),
+        ("DEFAULT_LANGUAGE", "{x}", "ISO-639-1"),
         ("DEFAULT_RESPONSE_FORMAT", "docx", "'verbose_json'"),
         ("ALIGNMENT__MODELS", "{", "should be JSON"),
         ("ALIGNMENT__MODELS", '["en"]', "valid dictionary"),
         ("ALIGNMENT__MODELS", '{"en": 3}', "valid string"),
+        ("ALIGNMENT__MODELS", '{"klingon": "a"}', "ISO-639-1"),
         ("ALIGNMENT__PRELOAD", "en,fr", "should be JSON"),
+        ("ALIGNMENT__PRELOAD", '["klingon"]', "ISO-639-1"),
+        ("TRANSLATION__MODELS", '{"en_fr": "a"}', "such as en-fr"),
+        ("TRANSLATION__MODELS", '{"en-klingon": "a"}', "ISO-639-1"),
+        ("MODELS__ALLOWED", '["*"]', "pattern"),
+        ("MODELS__ALLOWED", '["../models/*"]', "pattern"),
         ("URL_FETCH__ALLOWED_HOSTS", "[1]", "valid string"),
         ("WHISPER", "[]", "valid dictionary"),
         ("WHISPER__MODLE", "tiny", "did you mean WHISPER__MODEL?"),
@@ -99,6 +107,20 @@ def test_a_wrong_value_is_one_line_that_names_the_variable(
     assert "\n" not in message
     assert message.startswith(name.removesuffix("__NAME") + ": ")
     assert reason in message
+
+
+def test_a_language_may_be_written_as_clients_write_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What requests are matched with is the code that their own names become."""
+    monkeypatch.setenv("DEFAULT_LANGUAGE", "nb")
+    monkeypatch.setenv("ALIGNMENT__PRELOAD", '["english", "pt-BR"]')
+    monkeypatch.setenv("ALIGNMENT__MODELS", '{"Norwegian": "a", "multilingual": "b"}')
+    monkeypatch.setenv("TRANSLATION__MODELS", '{"nb-English": "c"}')
+
+    settings = load_settings()
+    assert settings.default_language == "no"
+    assert settings.alignment.preload == ["en", "pt"]
+    assert settings.alignment.models == {"no": "a", "multilingual": "b"}
+    assert settings.translation.models == {"no-en": "c"}
 
 
 def test_a_section_that_is_no_json_names_the_section(monkeypatch: pytest.MonkeyPatch) -> None:
