@@ -36,9 +36,6 @@ PARAKEET_ALIAS = "parakeet"
 EMBEDDED_MODEL = "pocketsphinx-en-us"
 """What the embedded engine's only model is called."""
 
-EMBEDDED_DIARIZER = "resemblyzer-ge2e"
-"""What the embedded diarizer's only model is called."""
-
 MULTILINGUAL = "multilingual"
 """The key of the align model for all languages that have none of their own."""
 
@@ -191,8 +188,9 @@ class Catalog:
                 only a setting may name it.
         """
         spec = self.diarizer_spec
-        if self.diarization == "embedded":
-            spec = replace(spec, name=EMBEDDED_DIARIZER, path=None)
+        only = getattr(self._diarizers, "DIARIZATION_MODEL", None)
+        if only is not None:
+            spec = replace(spec, name=only, path=None)
         if name not in (None, spec.name):
             raise ModelNotFound(
                 "only the diarization pipeline that DIARIZATION__MODEL names can be loaded: "
@@ -232,6 +230,10 @@ class Catalog:
     @cached_property
     def _aligners(self) -> Any:
         return find_backend(self.alignment, "alignment")
+
+    @cached_property
+    def _diarizers(self) -> Any:
+        return find_backend(self.diarization, "diarization")
 
     @cached_property
     def _engines(self) -> Mapping[str, tuple[Any, ModelSpec]]:

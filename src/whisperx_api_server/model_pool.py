@@ -234,7 +234,7 @@ class ModelPool:
         except Exception as error:
             logger.exception("%s failed to load", key)
             raise ModelUnavailable(
-                f"the model {Path(key.spec.name).name!r} failed to load; the server's log says why"
+                f"the model {key.name!r} failed to load; the server's log says why"
             ) from error
         # Memory that an earlier load left to the allocator does not show as growth again.
         self._sizes[key] = max(self._sizes.get(key, 0), _resident_bytes() - before)

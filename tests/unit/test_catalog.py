@@ -199,6 +199,17 @@ def test_backends_are_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(lookups) == before
 
 
+@pytest.mark.parametrize("backend", ["onnx", "embedded"])
+def test_a_diarizer_with_one_model_ignores_the_setting_for_others(backend: str) -> None:
+    models = catalog(backends={"diarization": backend})
+
+    name = models.diarizer().name
+    assert "pyannote" not in name
+    assert models.diarizer(name) == models.diarizer()
+    with pytest.raises(ModelNotFound):
+        models.diarizer("pyannote/speaker-diarization-community-1")
+
+
 # -- what is known before a model is loaded -----------------------------------------------------
 
 

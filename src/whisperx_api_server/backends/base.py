@@ -15,6 +15,7 @@ and, where it applies:
     def aligner_problem(spec: ModelSpec) -> ServiceError | None   # why it cannot be loaded
     def published_model(name: str) -> str | None   # what a client's name means
     def known_capabilities(spec: ModelSpec) -> Capabilities | None   # known before it is loaded
+    DIARIZATION_MODEL: str   # the name of the diarizer's only model; no setting names another
     def engine_info() -> Mapping[str, object]   # for /info; imports nothing heavy
     def import_vendors(stage: Stage, spec: ModelSpec) -> None   # what the factory will import
     def model_source(spec: ModelSpec) -> ModelSource   # for /info and `doctor`; loads nothing

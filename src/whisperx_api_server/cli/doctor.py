@@ -37,11 +37,17 @@ PACKAGES: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("silero", "vad"): ("onnxruntime", "faster_whisper"),
     ("parakeet", "transcription"): ("torch", "nemo"),
     ("embedded", "transcription"): ("pocketsphinx",),
+    ("onnx", "diarization"): ("onnxruntime", "scipy"),
     ("embedded", "diarization"): ("torch", "scipy", "resemblyzer", "faster_whisper"),
 }
 """What each built-in backend imports when it loads a model."""
 
-EXTRAS: Mapping[str, str] = {"parakeet": "parakeet", "embedded": "embedded", "silero": "embedded"}
+EXTRAS: Mapping[str, str] = {
+    "parakeet": "parakeet",
+    "embedded": "embedded",
+    "silero": "embedded",
+    "onnx": "embedded",
+}
 """The extras that bring them; the others' is `cpu`, or `cuda`."""
 
 EMBEDDED_DIARIZER = "pip install torch scipy && pip install --no-deps resemblyzer"

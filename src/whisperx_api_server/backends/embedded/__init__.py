@@ -14,6 +14,9 @@ def import_vendors(stage: Stage, _spec: ModelSpec) -> None:
             require(module, extra="embedded")
 
 
+DIARIZATION_MODEL = "resemblyzer-ge2e"
+
+
 def load_transcriber(spec: ModelSpec) -> Transcriber:
     """PocketSphinx; see `transcriber.load_transcriber`."""
     from . import transcriber

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from ..base import Diarizer, ModelSpec
 
+DIARIZATION_MODEL = "segmentation-3.0-campplus"
+
 
 def load_diarizer(spec: ModelSpec) -> Diarizer:
     """Load the diarizer; see `diarizer.load_diarizer`."""
