@@ -30,6 +30,7 @@ from .domain import (
 )
 from .errors import InvalidRequest, Unavailable, error_to_tell
 from .known_voices import embed_samples, open_samples
+from .language_vote import VOTERS, language_probabilities, with_options
 from .model_pool import ModelPool
 from .sources import SourceOpener
 from .speakers import Labeller, match_known, rename
@@ -42,9 +43,6 @@ from .stages import (
     check_options,
 )
 from .word_timing import Aligners, WordTiming
-
-VOTERS = 3
-"""How many of the first windows decide on the language of those that do not tell by themselves."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -229,7 +227,10 @@ class _Run:
             ordered = asyncio.Queue()
 
             async def produce() -> None:
-                async with aclosing(self._planned(clip, engine, options)) as planned:
+                async with (
+                    aclosing(self._windows(clip, engine.capabilities)) as windows,
+                    aclosing(with_options(windows, engine, options)) as planned,
+                ):
                     async for window, planned_options in planned:
                         work = self._window(window, planned_options, engine)
                         ordered.put_nowait((window, group.create_task(work)))
@@ -246,34 +247,6 @@ class _Run:
                 self._observer.heard(transcript, reached)
                 heard.put_nowait(transcript)
         heard.put_nowait(None)
-
-    async def _planned(
-        self, clip: AudioClip, engine: Transcribing, options: DecodeOptions
-    ) -> AsyncGenerator[tuple[Window, DecodeOptions], None]:
-        """Windows as voice activity yields them, each with how to decode it.
-
-        Where the language is open, the first windows vote on it before any is decoded; each is
-        then decoded in its own language, and in the voted one where it does not tell.
-        """
-        undecided = options.language is None
-        held: list[Window] = []
-        async with aclosing(self._windows(clip, engine.capabilities)) as windows:
-            async for window in windows:
-                if undecided:
-                    held.append(window)
-                    if len(held) < VOTERS:
-                        continue
-                    options = await _vote(held, engine, options)
-                    undecided = False
-                    for waiting in held:
-                        yield waiting, options
-                    held = []
-                else:
-                    yield window, options
-        if len(held) > 1:
-            options = await _vote(held, engine, options)
-        for waiting in held:
-            yield waiting, options
 
     async def _windows(
         self, clip: AudioClip, capabilities: Capabilities
@@ -318,14 +291,8 @@ class _Run:
                 raise InvalidRequest(
                     f"the model {self._request.model} does not detect languages", param="model"
                 )
-            first: list[Window] = []
             async with aclosing(self._windows(clip, engine.capabilities)) as windows:
-                async for window in windows:
-                    first.append(window)
-                    if len(first) == VOTERS:
-                        break
-            votes = await _votes(first, engine)
-        return {language: votes[language] / len(first) for language in votes}
+                return await language_probabilities(windows, engine)
 
     async def _window(
         self, window: Window, options: DecodeOptions, engine: Transcribing
@@ -375,25 +342,6 @@ class _Run:
                 names = match_known(diarization.embeddings, voices, engine.match_threshold)
             self._checkpoint.diarization = rename(diarization, names)
         return self._checkpoint.diarization
-
-
-async def _vote(
-    windows: Sequence[Window], engine: Transcribing, options: DecodeOptions
-) -> DecodeOptions:
-    """The language that the windows together most probably are in, as the fallback."""
-    votes = await _votes(windows, engine)
-    possible = [each for each in votes if not options.languages or each in options.languages]
-    winner = max(possible, key=lambda language: votes[language]) if possible else None
-    return replace(options, fallback_language=winner)
-
-
-async def _votes(windows: Sequence[Window], engine: Transcribing) -> dict[str, float]:
-    """The probability of each language, summed over the windows."""
-    votes: dict[str, float] = {}
-    for probabilities in await asyncio.gather(*map(engine.detect_language, windows)):
-        for language, probability in probabilities.items():
-            votes[language] = votes.get(language, 0.0) + probability
-    return votes
 
 
 async def _all_waiting(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 
 import pytest
 
@@ -126,7 +125,7 @@ def test_absent_packages_are_told_before_anything_is_decoded(
 def test_a_language_without_an_align_model_has_the_decoders_times(
     mode: AlignMode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def none(_language: str, _models: Mapping[str, str]) -> None:
+    def none(_language: str) -> None:
         return None
 
     monkeypatch.setattr(fake, "align_model", none)
