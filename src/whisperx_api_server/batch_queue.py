@@ -76,20 +76,22 @@ class BatchQueue(Generic[P]):
         self,
         max_batch: int,
         max_padded_seconds: float | None = None,
-        share: Callable[[Entry[P]], int] | None = None,
+        share: Callable[[Entry[P]], int | None] = lambda _: None,
     ) -> list[Entry[P]]:
         """Take the next batch: at most `max_batch` entries of one work and key.
 
         The padded seconds of a batch are those of its longest entry times its size; the first
         entry is taken however long it is. `share(entry)` is the size of batch from which on the
-        entry does not join if its request is in the batch already.
+        entry does not join if its request is in the batch already; None for no limit.
         """
         batch: list[Entry[P]] = []
         served: set[str] = set()
 
         def may_join(entry: Entry[P]) -> bool:
-            if entry.request_id in served and share is not None and len(batch) >= share(entry):
-                return False
+            if entry.request_id in served:
+                limit = share(entry)
+                if limit is not None and len(batch) >= limit:
+                    return False
             return _fits(entry, batch, max_padded_seconds)
 
         progress = True

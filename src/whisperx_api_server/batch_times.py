@@ -4,24 +4,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SHRINKAGE = 1.0
-"""How much the last estimate counts beside the batches, as a variance of sizes. It decides alone
-while all batches have the same size."""
+FORGETTING = 0.9
+"""What a batch still counts after the next one: a lane's speed changes with its neighbours."""
+
+INITIAL_OVERHEAD = 1.0
+"""Assumed where nothing is known: as measured with Whisper on a CPU."""
 
 MAX_OVERHEAD = 1000.0
+
+PRIOR_VARIANCE = 1.0
+"""How much the last estimate counts beside the batches, as a variance of their sizes. It decides
+alone while all batches have the same size."""
 
 
 @dataclass(kw_only=True, slots=True)
 class BatchTimes:
     """The time of a batch as slope * (overhead + size), learnt from the batches that ran.
 
-    Least squares over (size, seconds) with exponential forgetting: a lane's speed changes with its
-    neighbours, so old batches must fade. `overhead` is what a batch costs whatever its size, in
-    entries; it is 1 until batches of several sizes have run.
+    Least squares over (size, seconds) with exponential forgetting. `overhead` is the time that a
+    batch takes whatever its size, in entries; without batches of several sizes it returns slowly
+    to `INITIAL_OVERHEAD`, so that no false estimate keeps the sizes that it leads to for ever.
     """
 
-    decay: float = 0.9
-    overhead: float = 1.0
+    overhead: float = INITIAL_OVERHEAD
     weight: float = 0.0
     x: float = 0.0
     y: float = 0.0
@@ -30,23 +35,23 @@ class BatchTimes:
 
     def observe(self, size: int, seconds: float) -> None:
         """Learn from one batch."""
-        self.weight = self.decay * self.weight + 1
-        self.x = self.decay * self.x + size
-        self.y = self.decay * self.y + seconds
-        self.xx = self.decay * self.xx + size * size
-        self.xy = self.decay * self.xy + size * seconds
+        self.weight = FORGETTING * self.weight + 1
+        self.x = FORGETTING * self.x + size
+        self.y = FORGETTING * self.y + seconds
+        self.xx = FORGETTING * self.xx + size * size
+        self.xy = FORGETTING * self.xy + size * seconds
+        self.overhead = FORGETTING * self.overhead + (1 - FORGETTING) * INITIAL_OVERHEAD
         mean_x, mean_y = self.x / self.weight, self.y / self.weight
         variance = self.xx / self.weight - mean_x * mean_x
         covariance = self.xy / self.weight - mean_x * mean_y
-        slope = (covariance + SHRINKAGE * self._slope) / (variance + SHRINKAGE)
-        if slope * (MAX_OVERHEAD + mean_x) <= mean_y:
-            self.overhead = MAX_OVERHEAD
-        else:
-            self.overhead = max(0.0, mean_y / slope - mean_x)
+        slope = (covariance + PRIOR_VARIANCE * self._slope) / (variance + PRIOR_VARIANCE)
+        # neither the overhead nor the slope is negative
+        slope = min(max(slope, mean_y / (MAX_OVERHEAD + mean_x)), mean_y / mean_x)
+        self.overhead = mean_y / slope - mean_x if slope else INITIAL_OVERHEAD
 
     @property
     def _slope(self) -> float:
-        """Seconds that one entry more takes."""
+        """Seconds that one more entry takes."""
         return self.y / (self.overhead * self.weight + self.x) if self.weight else 0.0
 
     def seconds(self, size: int) -> float:
@@ -55,6 +60,5 @@ class BatchTimes:
 
     def largest_within(self, seconds: float) -> int:
         """The largest size that should take at most `seconds`; at least 1."""
-        if self._slope == 0.0:
-            return 1
-        return max(1, int(seconds / self._slope - self.overhead + 1e-9))
+        slope = self._slope
+        return max(1, int(seconds / slope - self.overhead + 1e-9)) if slope else 1

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .backends import ModelKey, free_device_memory, import_vendors, load_model
-from .backends.base import Stage
+from .backends.base import Stage, translate_memory_errors
 from .batch_policy import BatchLimits
 from .errors import Conflict, InsufficientMemory, ModelUnavailable, ServiceError
 from .fair_semaphore import FairSemaphore
@@ -249,8 +249,10 @@ class ModelPool:
         """
         with self._importing:
             self._import_vendors(key)
+        too_large = f"the memory of {key.spec.device} does not suffice for {key}: unload others"
         try:
-            return self._load(key)
+            with translate_memory_errors(too_large):
+                return self._load(key)
         except InsufficientMemory as error:
             release_frames(error)  # they hold what was loaded of the model
             evicted = asyncio.run_coroutine_threadsafe(self._evict_idle(key), loop)
@@ -258,7 +260,8 @@ class ModelPool:
                 raise
         logger.info("loading %s again: idle models were unloaded", key)
         free_device_memory()
-        return self._load(key)
+        with translate_memory_errors(too_large):
+            return self._load(key)
 
     async def _evict_idle(self, key: ModelKey) -> bool:
         """Unload the idle models of the device that a model needs; whether memory was freed."""

@@ -296,7 +296,7 @@ def test_silence_and_an_empty_batch_are_no_error(aligner: Aligner) -> None:
     ("raised", "expected"),
     [
         ("CUDA out of memory", InsufficientMemory),
-        ("DefaultCPUAllocator: not enough memory", InsufficientMemory),
+        ("", InsufficientMemory),  # a CPU's memory runs out
         ("some kernel failed", TranscriptionFailed),
     ],
 )
@@ -309,6 +309,8 @@ def test_what_torch_raises_becomes_ours(
     from whisperx_api_server.backends.whisperx.aligner import CtcAligner
 
     def fail(samples: object) -> Any:
+        if not raised:
+            torch.empty(10**13)
         raise (torch.OutOfMemoryError if "CUDA" in raised else RuntimeError)(raised)
 
     def unreachable(features: object, lengths: object) -> Any:

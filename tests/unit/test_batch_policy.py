@@ -86,8 +86,11 @@ def test_a_stream_keeps_its_throughput_on_two_cores() -> None:
     """Seconds of Whisper base, by size of batch; a few more or less for each batch."""
     measured = [0.0, 1.68, 2.48, 3.25, 4.2, 5.1, 6.1, 7.2, 8.2, 9.2, 10.3, 11.3, 12.4]
     noise = random.Random(1)
+    first = 1.0  # a short clip, which has less to decode than a whole window
     policy: BatchPolicy[int] = BatchPolicy()
     policy.set_limits(BatchLimits(max_batch=16))
+    policy.queue.add(Entry(client="c", request_id="short", payload=0, work="w"))
+    policy.succeeded(policy.take(), first)
     times, total = [], 0.0
     for _ in range(20):
         for number in range(12):
@@ -129,12 +132,13 @@ def test_while_requests_compete_one_request_s_share_stays_short() -> None:
 
 def test_contention_lets_through_what_costs_little() -> None:
     lane = Lane(8, base=1.0, slope=0.05)
-    lane.add("first", 1)
-    lane.sizes()
+    for count in (1, 8, 4):
+        lane.add("alone", count)
+        lane.sizes()
     lane.add("one", 40)
     lane.add("two", 40)
     sizes = lane.sizes()
-    assert max(sizes) == 8
+    assert sizes.count(8) > 3
     assert lane.seconds(8) <= CONTENTION_STRETCH * lane.seconds(1)
 
 
@@ -174,17 +178,31 @@ def test_batch_times_are_learnt(base: float, slope: float, expected: int) -> Non
     assert times.largest_within(1.6) == 1
     for size in (1, 4, 2, 8, 1, 3) * 3:
         times.observe(size, base + slope * size)
-    assert min(9, times.largest_within(1.6 * times.seconds(1))) == expected
+    assert times.seconds(1) == pytest.approx(base + slope, rel=0.05)
+    largest = min(9, times.largest_within(1.6 * times.seconds(1)))
+    assert largest == pytest.approx(expected, abs=1)
 
 
-def test_batch_times_keep_what_they_learnt_when_all_batches_are_alike() -> None:
+@given(
+    batches=st.lists(st.tuples(st.integers(1, 32), st.floats(0.001, 1000)), min_size=1),
+    size=st.integers(1, 64),
+)
+def test_batch_times_grow_with_the_size(batches: list[tuple[int, float]], size: int) -> None:
     times = BatchTimes()
-    for size in (1, 4, 2, 8) * 5:
-        times.observe(size, 3.0 + 0.5 * size)
-    for _ in range(1000):
-        times.observe(4, 5.0)
-    assert times.seconds(1) == pytest.approx(3.5, rel=0.02)
-    assert times.seconds(8) == pytest.approx(7.0, rel=0.02)
+    for each, seconds in batches:
+        times.observe(each, seconds)
+    assert 0 < times.seconds(size) < times.seconds(size + 1)
+    assert times.largest_within(times.seconds(size) * (1 + 1e-6)) >= size
+
+
+def test_batch_times_of_one_size_return_to_what_is_assumed() -> None:
+    """A false estimate must not keep the size of batch that it leads to for ever."""
+    times = BatchTimes()
+    for size in (1, 2, 3) * 5:
+        times.observe(size, 2.0 * size)  # as if batches cost nothing
+    for _ in range(100):
+        times.observe(2, 3.0)
+    assert [times.seconds(size) for size in (1, 2, 3)] == pytest.approx([2.0, 3.0, 4.0], rel=0.02)
 
 
 def test_batch_times_follow_a_lane_that_becomes_slower() -> None:

@@ -166,9 +166,9 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(
         size=st.integers(1, 8),
         budget=st.none() | st.floats(1, 200),
-        shares=st.lists(st.integers(1, 8), min_size=7, max_size=7),
+        shares=st.lists(st.none() | st.integers(1, 8), min_size=7, max_size=7),
     )
-    def take(self, size: int, budget: float | None, shares: list[int]) -> None:
+    def take(self, size: int, budget: float | None, shares: list[int | None]) -> None:
         batch = self.queue.take(size, budget, lambda e: shares[int(e.request_id[1:])])
         assert bool(batch) == any(self.waiting.values())
         for taken in batch:
@@ -179,7 +179,7 @@ class QueueMachine(RuleBasedStateMachine):
             assert budget is None or len(batch) * max(e.padded_seconds for e in batch) <= budget
         for position, taken in enumerate(batch):
             if taken.request_id in {e.request_id for e in batch[:position]}:
-                assert position < shares[int(taken.request_id[1:])]
+                assert position < (shares[int(taken.request_id[1:])] or size)
 
     @rule(request=st.integers(0, 6))
     def cancel(self, request: int) -> None:

@@ -314,7 +314,7 @@ def test_a_model_that_does_not_fit_is_loaded_once_idle_ones_are_gone() -> None:
         other_device = replace(key("other"), spec=ModelSpec(name="other", device="cuda"))
         await world.pool.load(other_device)
         async with world.pool.lease(key("used")):
-            world.failures = [InsufficientMemory("the memory of cpu does not suffice")]
+            world.failures = [RuntimeError("CUDA failed with error out of memory")]
             assert await doubled(world, "new") == 4
             assert world.models["idle"].closed.is_set()
             assert world.loaded() == ["other", "used", "new"]

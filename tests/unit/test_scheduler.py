@@ -78,11 +78,12 @@ class Fixture:
         max_batch: int = 4,
         device: FairSemaphore | None = None,
         clock: Callable[[], float] = time.monotonic,
+        max_wait: float = 0.01,
     ) -> Lane[Engine]:
         lane = Lane(
             "test",
             load or self.load,
-            limits=lambda _: BatchLimits(max_batch=max_batch, max_wait=0.01),
+            limits=lambda _: BatchLimits(max_batch=max_batch, max_wait=max_wait),
             device=device or FairSemaphore(1),
             clock=clock,
         )
@@ -169,7 +170,7 @@ class CountingDevice(FairSemaphore):
 
 def test_an_idle_lane_sleeps(lanes: Fixture) -> None:
     device = CountingDevice()
-    lane = lanes.lane(device=device)
+    lane = lanes.lane(device=device, max_wait=0.0)
     for number in range(100):
         assert submit(lane, "r", number).result(10) == 2 * number
     assert device.entered == 100

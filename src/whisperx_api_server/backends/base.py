@@ -37,6 +37,7 @@ import importlib
 import importlib.util
 import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -56,7 +57,7 @@ from ..domain import (
     Window,
     WindowTranscript,
 )
-from ..errors import NotInstalled
+from ..errors import InsufficientMemory, NotInstalled, ServiceError
 
 Stage = Literal["transcription", "alignment", "diarization", "vad", "translation", "generation"]
 
@@ -268,6 +269,39 @@ def _not_installed(module: str, extra: str) -> NotInstalled:
         f"this needs the package {module.partition('.')[0]!r}: "
         f'pip install "whisperx-api-server[{extra}]"'
     )
+
+
+_OUT_OF_MEMORY = (
+    "out of memory",  # CUDA as CTranslate2, torch and onnxruntime say it
+    "alloc_failed",  # cuBLAS, cuDNN
+    "allocate memory",  # torch's CPU allocator, the kernel, onnxruntime
+    "failed to allocate",  # oneDNN, onnxruntime
+    "not enough memory",  # torch's CPU allocator on Windows and macOS
+    "bad_alloc",
+    "bad allocation",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a vendor's error says that the device's or the machine's memory ran out.
+
+    By its words: torch has a class for GPUs only, CTranslate2 and onnxruntime have none.
+    """
+    message = str(error).lower()
+    return isinstance(error, MemoryError) or any(sign in message for sign in _OUT_OF_MEMORY)
+
+
+@contextmanager
+def translate_memory_errors(message: str) -> Iterator[None]:
+    """Raise `InsufficientMemory(message)` from vendors' errors that say that memory ran out."""
+    try:
+        yield
+    except ServiceError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise InsufficientMemory(message) from error
+        raise
 
 
 def usable_cores() -> int:

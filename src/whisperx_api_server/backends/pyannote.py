@@ -29,14 +29,20 @@ from ..domain import (
     VadOptions,
 )
 from ..errors import (
-    InsufficientMemory,
     InvalidRequest,
     ModelNotFound,
     ModelUnavailable,
     NotInstalled,
     TranscriptionFailed,
 )
-from .base import Diarizer, ModelSpec, Stage, VoiceDetector, require
+from .base import (
+    Diarizer,
+    ModelSpec,
+    Stage,
+    VoiceDetector,
+    require,
+    translate_memory_errors,
+)
 from .binarize import BinarizeOptions, Binarizer
 from .hub import snapshot, translate_hub_errors
 
@@ -118,16 +124,15 @@ class PyannoteDiarizer:
     def _run(self, clip: AudioClip, counts: Mapping[str, int]) -> Any:
         # A copy, since torch takes no read-only memory map.
         waveform = self._torch.from_numpy(np.array(clip.samples, np.float32))[None]
+        too_long = (
+            "there is not enough memory to tell the speakers of this recording apart: "
+            "send a shorter one"
+        )
         try:
-            with _quiet():
+            with translate_memory_errors(too_long), _quiet():
                 return self._pipeline(
                     {"waveform": waveform, "sample_rate": clip.sample_rate}, **counts
                 )
-        except (MemoryError, self._torch.OutOfMemoryError) as error:
-            raise InsufficientMemory(
-                "there is not enough memory to tell the speakers of this recording apart: "
-                "send a shorter one"
-            ) from error
         except (RuntimeError, ValueError) as error:
             wanted = counts.get("num_speakers", counts.get("min_speakers", 1))
             if wanted > 1 and isinstance(error, ValueError):  # fewer voice vectors than clusters
@@ -267,13 +272,9 @@ class PyannoteVoiceDetector:
         for row, chunk in zip(batch[:, 0], chunks, strict=True):
             heard = samples[chunk * self._hop : chunk * self._hop + self._chunk]
             row[: len(heard)] = heard
-        try:
-            with self._torch.inference_mode():
-                scores = self._model(self._torch.from_numpy(batch).to(self._model.device))
-        except self._torch.OutOfMemoryError as error:
-            raise InsufficientMemory(
-                "there is not enough device memory to find the speech: try again later"
-            ) from error
+        too_large = "there is not enough device memory to find the speech: try again later"
+        with translate_memory_errors(too_large), self._torch.inference_mode():
+            scores = self._model(self._torch.from_numpy(batch).to(self._model.device))
         likeliest: NDArray[np.float32] = scores.amax(dim=-1).cpu().numpy()
         return likeliest
 
@@ -303,17 +304,14 @@ def load_diarizer(spec: ModelSpec) -> Diarizer:
         audio = _pyannote_audio()
         pipelines = require("pyannote.audio.pipelines", extra=EXTRA)
         folder = spec.path or snapshot(spec, spec.name, patterns=["*"], extra=EXTRA)
+        too_large = f"the model {name!r} does not fit into the device's memory: unload another"
         try:
-            with translate_hub_errors(spec.name, extra=EXTRA):
+            with translate_hub_errors(spec.name, extra=EXTRA), translate_memory_errors(too_large):
                 pipeline = audio.Pipeline.from_pretrained(
                     folder, token=spec.hf_token, cache_dir=spec.download_root
                 )
-            if isinstance(pipeline, pipelines.SpeakerDiarization):
-                pipeline.to(_device(spec, torch))
-        except torch.OutOfMemoryError as error:
-            raise InsufficientMemory(
-                f"the model {name!r} does not fit into the device's memory: unload another"
-            ) from error
+                if isinstance(pipeline, pipelines.SpeakerDiarization):
+                    pipeline.to(_device(spec, torch))
         except (AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError) as e:
             raise ModelUnavailable(
                 f"the model {name!r} could not be loaded ({type(e).__name__}): see the server's log"

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..domain import AudioClip, Samples, SpeechRegion, VadOptions
 from ..errors import NotInstalled
-from .base import ModelSpec, Stage, VoiceDetector, require
+from .base import ModelSpec, Stage, VoiceDetector, require, translate_memory_errors
 from .binarize import BinarizeOptions, Binarizer
 
 SAMPLE_RATE = 16_000
@@ -47,9 +47,10 @@ class SileroDetector:
         block = self._block_frames * FRAME
         for first in range(0, len(clip.samples), block):
             frames = _frames(clip.samples, first, first + block)
-            probabilities, hidden, cell = self._session.run(
-                None, {"input": frames, "h": hidden, "c": cell}
-            )
+            with translate_memory_errors("the memory does not suffice to find the speech"):
+                probabilities, hidden, cell = self._session.run(
+                    None, {"input": frames, "h": hidden, "c": cell}
+                )
             regions = list(binarizer.feed(probabilities.ravel().tolist()))
             if first + block >= len(clip.samples):
                 regions += binarizer.finish(clip.duration)

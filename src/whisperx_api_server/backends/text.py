@@ -11,9 +11,16 @@ from itertools import islice
 from typing import Any
 
 from ..domain import SPACELESS_LANGUAGES, GenerationOptions
-from ..errors import InsufficientMemory, InvalidRequest, ServiceError
+from ..errors import InvalidRequest, ServiceError
 from ..sentences import split_sentences
-from .base import LanguageModel, ModelSpec, Stage, Translator, require
+from .base import (
+    LanguageModel,
+    ModelSpec,
+    Stage,
+    Translator,
+    require,
+    translate_memory_errors,
+)
 from .hub import translate_hub_errors
 from .json_schema import SchemaGuide
 
@@ -132,15 +139,11 @@ class _TextModel:
 
     def generate(self, inputs: Any, **options: Any) -> Any:
         """Token ids (N, T) as the model's `generate` gives them."""
+        too_long = "the device's memory does not hold this text: send a shorter one"
         try:
-            with self.torch.inference_mode():
+            with translate_memory_errors(too_long), self.torch.inference_mode():
                 return self.model.generate(**inputs.to(self.model.device), **options)
         except (RuntimeError, IndexError) as error:  # IndexError: tokens it has no weights for
-            # on a CPU torch has no class of its own for this
-            if isinstance(error, self.torch.OutOfMemoryError) or "allocate memory" in str(error):
-                raise InsufficientMemory(
-                    "the device's memory does not hold this text: send a shorter one"
-                ) from error
             raise ServiceError("the text model failed: try again, or use another model") from error
 
 
@@ -333,21 +336,19 @@ def _load(spec: ModelSpec, auto_class: str) -> _TextModel:
             "token": spec.hf_token,
         }
         device = f"{spec.device}:{spec.device_index}" if spec.device == "cuda" else spec.device
-        with translate_hub_errors(spec.name, extra=EXTRA):
-            try:
-                tokenizer = transformers.AutoTokenizer.from_pretrained(spec.source, **source)
-                model = getattr(transformers, auto_class).from_pretrained(
-                    spec.source,
-                    # CPUs compute in single precision, whatever the file is written in
-                    dtype="auto" if spec.device == "cuda" else torch.float32,
-                    **source,
-                )
-                model = model.to(device).eval()
-            except torch.OutOfMemoryError as error:
-                raise InsufficientMemory(
-                    f"the device's memory does not hold {spec.name!r}: "
-                    "unload other models, or use a smaller one"
-                ) from error
+        too_large = (
+            f"the device's memory does not hold {spec.name!r}: "
+            "unload other models, or use a smaller one"
+        )
+        with translate_hub_errors(spec.name, extra=EXTRA), translate_memory_errors(too_large):
+            tokenizer = transformers.AutoTokenizer.from_pretrained(spec.source, **source)
+            model = getattr(transformers, auto_class).from_pretrained(
+                spec.source,
+                # CPUs compute in single precision, whatever the file is written in
+                dtype="auto" if spec.device == "cuda" else torch.float32,
+                **source,
+            )
+            model = model.to(device).eval()
     return _TextModel(model=model, tokenizer=tokenizer, torch=torch)
 
 

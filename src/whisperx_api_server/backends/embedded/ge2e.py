@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from ...audio import SAMPLE_RATE
 from ...domain import Samples
-from ...errors import InsufficientMemory, NotInstalled
+from ...errors import NotInstalled
+from ..base import translate_memory_errors
 
 if TYPE_CHECKING:
     import torch
@@ -68,14 +69,12 @@ class VoiceEncoder:
         import torch
 
         vectors = [np.empty((0, EMBEDDING), np.float32)]
-        try:
-            with torch.inference_mode():
-                for first in range(0, len(windows), BATCH):
-                    batch = torch.from_numpy(np.stack(windows[first : first + BATCH]))
-                    _, (hidden, _) = self._lstm(batch.to(self._device))
-                    vectors.append(torch.relu(self._linear(hidden[-1])).cpu().numpy())
-        except torch.OutOfMemoryError as error:
-            raise InsufficientMemory("the device's memory does not suffice to embed") from error
+        too_large = "the device's memory does not suffice to embed"
+        with translate_memory_errors(too_large), torch.inference_mode():
+            for first in range(0, len(windows), BATCH):
+                batch = torch.from_numpy(np.stack(windows[first : first + BATCH]))
+                _, (hidden, _) = self._lstm(batch.to(self._device))
+                vectors.append(torch.relu(self._linear(hidden[-1])).cpu().numpy())
         return unit(np.concatenate(vectors))
 
 

@@ -9,10 +9,16 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from ...errors import InsufficientMemory, ModelNotFound, ModelUnavailable, NotConfigured
-from ..base import Capabilities, ModelSpec, Stage, Transcriber, require
+from ...errors import ModelNotFound, ModelUnavailable, NotConfigured
+from ..base import (
+    Capabilities,
+    ModelSpec,
+    Stage,
+    Transcriber,
+    require,
+    translate_memory_errors,
+)
 from ..hub import snapshot, translate_hub_errors
 from .transcriber import ParakeetTranscriber
 
@@ -102,7 +108,7 @@ def load_transcriber(spec: ModelSpec) -> Transcriber:
             f"{spec.device}:{spec.device_index}" if spec.device == "cuda" else spec.device
         )
         file = _nemo_file(spec)
-        with _translated_load_errors(torch, spec.name):
+        with _translated_load_errors(spec.name):
             model = models.ASRModel.restore_from(str(file), map_location=device).eval()
             if not hasattr(model, "joint"):
                 raise ModelNotFound(
@@ -150,15 +156,14 @@ def _silenced() -> Iterator[None]:
 
 
 @contextmanager
-def _translated_load_errors(torch: Any, name: str) -> Iterator[None]:
+def _translated_load_errors(name: str) -> Iterator[None]:
+    too_large = (
+        f"the device's memory does not hold {name!r}: unload other models, or use a smaller one"
+    )
     with translate_hub_errors(name, extra=EXTRA):
         try:
-            yield
-        except torch.OutOfMemoryError as error:
-            raise InsufficientMemory(
-                f"the device's memory does not hold {name!r}: "
-                "unload other models, or use a smaller one"
-            ) from error
+            with translate_memory_errors(too_large):
+                yield
         except (tarfile.TarError, RuntimeError, ValueError, KeyError) as error:
             raise ModelUnavailable(
                 f"the model {name!r} could not be loaded ({type(error).__name__}): "

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from ...domain import DecodeOptions, Samples, Segment, Window, WindowTranscript
-from ...errors import InsufficientMemory, TranscriptionFailed
-from ..base import Capabilities
+from ...errors import TranscriptionFailed
+from ..base import Capabilities, translate_memory_errors
 from .words import Token, timed_words, token_logprob, words_of_tokens
 
 SAMPLE_RATE = 16_000
@@ -92,7 +92,7 @@ class ParakeetTranscriber:
         padded = np.zeros((len(batch), max(map(len, batch))), np.float32)
         for row, samples in zip(padded, batch, strict=True):
             row[: len(samples)] = samples
-        with _translated_inference_errors(torch), torch.inference_mode():
+        with _translated_inference_errors(), torch.inference_mode():
             mel, mel_lengths = model.preprocessor(
                 input_signal=torch.from_numpy(padded).to(self._device),
                 length=torch.tensor([len(samples) for samples in batch], device=self._device),
@@ -186,15 +186,12 @@ class ParakeetTranscriber:
 
 
 @contextmanager
-def _translated_inference_errors(torch: Any) -> Iterator[None]:
+def _translated_inference_errors() -> Iterator[None]:
+    too_large = "the device's memory does not hold this batch: use a smaller batch size"
     try:
-        yield
+        with translate_memory_errors(too_large):
+            yield
     except RuntimeError as error:
-        # on a CPU torch has no class of its own for this
-        if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
-            raise InsufficientMemory(
-                "the device's memory does not hold this batch: use a smaller batch size"
-            ) from error
         raise TranscriptionFailed(
             "the Parakeet model failed on this recording: try it again, or with another model"
         ) from error

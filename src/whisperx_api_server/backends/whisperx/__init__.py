@@ -11,14 +11,16 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...domain import Samples
-from ...errors import InsufficientMemory, ModelUnavailable, NotInstalled
+from ...errors import ModelUnavailable, NotInstalled
 from ..base import (
     Capabilities,
     ModelSource,
     ModelSpec,
     Stage,
     Transcriber,
+    is_out_of_memory,
     require,
+    translate_memory_errors,
     usable_cores,
 )
 from ..whisper_names import is_english_only, published_model
@@ -76,7 +78,7 @@ def load_transcriber(spec: ModelSpec) -> Transcriber:
     ctranslate2 = require("ctranslate2", extra=extra)
     require("faster_whisper", extra=extra)
     from .hub import model_directory
-    from .transcriber import WhisperTranscriber, out_of_memory
+    from .transcriber import WhisperTranscriber
     from .vocabulary import Vocabulary
 
     if spec.device == "cuda" and spec.device_index >= ctranslate2.get_cuda_device_count():
@@ -86,23 +88,25 @@ def load_transcriber(spec: ModelSpec) -> Transcriber:
         )
     directory = model_directory(spec)
     ctranslate2.set_log_level(logging.ERROR)  # it would print a warning for an implied precision
+    too_large = (
+        f"the memory of {spec.device} does not suffice for the model {spec.name!r}: "
+        "unload others or use a smaller one"
+    )
     try:
-        model = ctranslate2.models.Whisper(
-            str(directory),
-            device=spec.device,
-            device_index=spec.device_index,
-            compute_type=spec.compute_type,
-            # CTranslate2's own default is four threads, on however many cores
-            intra_threads=spec.threads or usable_cores(),
-        )
-        vocabulary = Vocabulary(directory / "tokenizer.json", multilingual=model.is_multilingual)
-        log_mel = _gpu_log_mel(spec, model.n_mels) if spec.device == "cuda" else None
-    except (RuntimeError, ValueError, MemoryError) as error:
-        if out_of_memory(error):
-            raise InsufficientMemory(
-                f"the memory of {spec.device} does not suffice for the model "
-                f"{spec.name!r}: unload others or use a smaller one"
-            ) from error
+        with translate_memory_errors(too_large):
+            model = ctranslate2.models.Whisper(
+                str(directory),
+                device=spec.device,
+                device_index=spec.device_index,
+                compute_type=spec.compute_type,
+                # CTranslate2's own default is four threads, on however many cores
+                intra_threads=spec.threads or usable_cores(),
+            )
+            vocabulary = Vocabulary(
+                directory / "tokenizer.json", multilingual=model.is_multilingual
+            )
+            log_mel = _gpu_log_mel(spec, model.n_mels) if spec.device == "cuda" else None
+    except (RuntimeError, ValueError) as error:
         raise ModelUnavailable(
             f"the Whisper model {spec.name!r} could not be loaded on {spec.device} as "
             f"{spec.compute_type}: see the server's log"
@@ -120,7 +124,6 @@ def load_transcriber(spec: ModelSpec) -> Transcriber:
 def _gpu_log_mel(spec: ModelSpec, n_mels: int) -> Callable[[Samples], Mel] | None:
     """Features by torch on the spec's GPU; None where torch is absent or cannot use that GPU."""
     from .features_torch import TorchLogMel
-    from .transcriber import out_of_memory
 
     try:
         torch = require("torch", extra="cuda")
@@ -131,7 +134,7 @@ def _gpu_log_mel(spec: ModelSpec, n_mels: int) -> Callable[[Samples], Mel] | Non
     try:
         return TorchLogMel(n_mels, torch_device(spec))
     except RuntimeError as error:
-        if out_of_memory(error):
+        if is_out_of_memory(error):
             raise
         # CTranslate2 serves older GPUs than torch's builds have kernels for
         logger.warning("torch cannot use this GPU: features are computed on the CPU", exc_info=True)

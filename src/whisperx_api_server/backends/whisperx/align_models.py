@@ -14,8 +14,8 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
-from ...errors import InsufficientMemory, ModelNotFound, ModelUnavailable, ServiceError
-from ..base import ModelSpec, absent, require
+from ...errors import ModelNotFound, ModelUnavailable, ServiceError
+from ..base import ModelSpec, absent, require, translate_memory_errors
 from ..hub import downloads_are_off, is_cached, translate_hub_errors
 
 if TYPE_CHECKING:
@@ -167,15 +167,15 @@ def load_ctc_model(spec: ModelSpec) -> CtcModel:
     broken = require("safetensors", extra="cpu").SafetensorError
     if spec.threads:
         torch.set_num_threads(spec.threads)
+    too_large = (
+        f"the align model {spec.name!r} does not fit into the device's memory: "
+        "use a smaller one or another device"
+    )
     try:
-        if spec.path is None and spec.name in pipelines.__all__:
-            return _from_torchaudio(spec)
-        return _from_transformers(spec)
-    except torch.OutOfMemoryError as error:
-        raise InsufficientMemory(
-            f"the align model {spec.name!r} does not fit into the device's memory: "
-            "use a smaller one or another device"
-        ) from error
+        with translate_memory_errors(too_large):
+            if spec.path is None and spec.name in pipelines.__all__:
+                return _from_torchaudio(spec)
+            return _from_transformers(spec)
     except (RuntimeError, AssertionError, EOFError, UnpicklingError, broken) as error:
         # torch asserts that it was built for CUDA; the others come from damaged files
         raise ModelUnavailable(

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from ...audio import SAMPLE_RATE
 from ...domain import Segment, Word
-from ...errors import InsufficientMemory, TranscriptionFailed
-from ..base import Aligner, AlignItem, ModelSpec, require
+from ...errors import TranscriptionFailed
+from ..base import Aligner, AlignItem, ModelSpec, require, translate_memory_errors
 from .align_models import CtcModel, forced_align_function, load_ctc_model
 
 if TYPE_CHECKING:
@@ -90,15 +90,18 @@ class CtcAligner:
         paths: list[_Path | None] = [None] * len(items)
         alignable = [i for i, t in enumerate(transcripts) if t is not None]
         sizes = {i: len(t.samples) for i, t in enumerate(transcripts) if t is not None}
+        too_large = "the device's memory did not suffice to align: try again later"
         try:
-            with self._torch.inference_mode():
+            with translate_memory_errors(too_large), self._torch.inference_mode():
                 for batch in _batches(sorted(alignable, key=sizes.__getitem__), sizes):
                     chosen = [t for i in batch if (t := transcripts[i]) is not None]
                     emissions = self._emissions([t.samples for t in chosen])
                     for i, transcript, emission in zip(batch, chosen, emissions, strict=True):
                         paths[i] = self._best_path(emission, transcript.tokens)
         except RuntimeError as error:
-            raise _translated(error, self._torch.OutOfMemoryError) from error
+            raise TranscriptionFailed(
+                "the words could not be aligned: try again with align=false"
+            ) from error
         return [
             _spread(item) if transcript is None or path is None else _timed(item, transcript, path)
             for item, transcript, path in zip(items, transcripts, paths, strict=True)
@@ -165,14 +168,6 @@ def _batches(order: Sequence[int], sizes: Mapping[int, int]) -> Iterator[list[in
         batch.append(i)
     if batch:
         yield batch
-
-
-def _translated(
-    error: RuntimeError, out_of_memory: type[RuntimeError]
-) -> InsufficientMemory | TranscriptionFailed:
-    if isinstance(error, out_of_memory) or "not enough memory" in str(error):
-        return InsufficientMemory("the device's memory did not suffice to align: try again later")
-    return TranscriptionFailed("the words could not be aligned: try again with align=false")
 
 
 def _span(item: AlignItem) -> tuple[float, float]:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from ...audio import SAMPLE_RATE
 from ...domain import DecodeOptions, Samples, Segment, Window, WindowTranscript
-from ...errors import InsufficientMemory, InvalidRequest, TranscriptionFailed
-from ..base import MIN_SPEECH_PROBABILITY, Capabilities
+from ...errors import InvalidRequest, TranscriptionFailed
+from ..base import MIN_SPEECH_PROBABILITY, Capabilities, translate_memory_errors
 from .decoding import Decoding, letters_of
 from .encoding import EncodedBatch
 from .features import LogMel, Mel
@@ -38,7 +38,6 @@ CAPABILITIES = Capabilities(
 
 ENGLISH_ONLY = replace(CAPABILITIES, languages=frozenset({"en"}), tasks=frozenset({"transcribe"}))
 
-OUT_OF_MEMORY = ("out of memory", "failed to allocate", "alloc_failed")
 MIN_LANGUAGE_PROBABILITY = 0.5  # below it one window does not tell its language
 USUAL_PACE = 2.0  # text tokens for each second of speech: fewer make it doubtful
 LEAST_PACE = 0.5  # fewer make a text that repeats itself noise, such as laughter
@@ -305,22 +304,16 @@ def _choose_language(heard: Mapping[str, float], options: DecodeOptions) -> tupl
     return language, share
 
 
-def out_of_memory(error: Exception) -> bool:
-    """Whether CTranslate2 or torch failed because the device's or the machine's memory ran out."""
-    message = str(error).lower()
-    return isinstance(error, MemoryError) or any(sign in message for sign in OUT_OF_MEMORY)
-
-
 @contextmanager
 def _translated_errors() -> Iterator[None]:
+    too_large = (
+        "the memory does not suffice for this batch: lower WHISPER__BATCH_SIZE or use a "
+        "smaller model"
+    )
     try:
-        yield
-    except (RuntimeError, ValueError, MemoryError) as error:
-        if out_of_memory(error):
-            raise InsufficientMemory(
-                "the memory does not suffice for this batch: lower WHISPER__BATCH_SIZE or use a "
-                "smaller model"
-            ) from error
+        with translate_memory_errors(too_large):
+            yield
+    except (RuntimeError, ValueError) as error:
         raise TranscriptionFailed(
             "the Whisper engine failed on this recording: see the server's log"
         ) from error
