@@ -358,7 +358,10 @@ def test_a_result_without_speakers_is_given_where_they_were_asked_for(tmp_path: 
         )
         store.save(job)
         store.save_transcript(job.id, transcript)
-    params = ({"response_format": "diarized_json"}, {"timestamp_granularities[]": "word"})
+    params = (
+        {"response_format": "diarized_json"},
+        {"response_format": "verbose_json", "timestamp_granularities[]": "word"},
+    )
 
     with Server(tmp_path, FAKE | {"JOBS__DIRECTORY": str(tmp_path / "jobs")}) as server:
         answers = [
