@@ -221,7 +221,7 @@ class LimitSettings(_Section):
         description="Most audio seconds that may wait; beyond it new requests get 429.",
     )
     decode_timeout: PositiveFloat = Field(
-        1800.0, description="Seconds that ffmpeg may take for one file."
+        1800.0, description="Seconds that ffmpeg may take for one file; then 503."
     )
     request_timeout: NonNegativeFloat = Field(
         0.0, description="Seconds after which a request is given up; 0 is never."

@@ -29,7 +29,7 @@ Resolver = Callable[[str], Awaitable[Sequence[str]]]
 
 _MAX_REDIRECTS = 5
 _CONNECT_TIMEOUT = 10.0  # s, for each address
-_DNS_THREADS = 16
+_DNS_THREADS = 64
 
 
 def _networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:

@@ -81,7 +81,7 @@ async def test_sound_alone_that_begins_late(
 
 
 @pytest.mark.parametrize("name", ["a.webm", "a.mkv"])
-@pytest.mark.parametrize("gap", [0.5, 10, 3 * 3600])
+@pytest.mark.parametrize("gap", [0.5, 10, 1000])
 async def test_a_gap_in_the_middle_is_silence(
     decoder: AudioDecoder, tmp_path: Path, name: str, gap: float
 ) -> None:

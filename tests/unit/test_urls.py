@@ -641,7 +641,7 @@ async def test_silent_name_servers_hold_up_no_upload(
     monkeypatch.setattr(socket, "getaddrinfo", silent)
     uploads = UploadStore(workdir=workdir, max_bytes=10_000_000)
     fetcher = UrlFetcher(UrlPolicy(timeout=60), uploads=uploads)
-    asking = [asyncio.create_task(fetcher.check(f"http://{host}.example/")) for host in range(40)]
+    asking = [asyncio.create_task(fetcher.check(f"http://{host}.example/")) for host in range(100)]
 
     async def chunks() -> AsyncIterator[bytes]:
         for _ in range(5):

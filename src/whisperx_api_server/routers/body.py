@@ -13,7 +13,7 @@ from ..errors import Cancelled, RequestTimeout, TooLarge
 STALL_TIMEOUT = 30.0
 """Maximum seconds that the server waits for the next chunk."""
 
-MIN_RATE = 1024
+MIN_RATE = 256
 """Bytes per second: a body that stays below it for `STALL_TIMEOUT` seconds is ended too."""
 
 
