@@ -61,6 +61,11 @@ def configured(setting: str, shared: ModelSpec, engine: str | None = None) -> Mo
     return replace(shared, name=setting)
 
 
+def means_default(name: str) -> bool:
+    """Whether a request's `model` leaves the choice to the server, as OpenAI's names do."""
+    return _DEFAULT.fullmatch(name) is not None
+
+
 def whisper_engine(transcription: str) -> str:
     """The backend for Whisper's models, given the one for transcription."""
     return "whisperx" if transcription in ("parakeet", "embedded") else transcription
@@ -116,7 +121,7 @@ class Catalog:
         for engine, (_, spec) in self._engines.items():
             if name == spec.name:
                 return self._transcriber(engine)
-        if _DEFAULT.fullmatch(name):
+        if means_default(name):
             return self._transcriber(self.transcription)
         if name == PARAKEET_ALIAS:
             return self._transcriber("parakeet")

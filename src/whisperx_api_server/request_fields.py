@@ -121,8 +121,8 @@ class AudioForm(BaseModel):
     )
     model: str | None = Field(
         None,
-        description="A Whisper size, a Parakeet name or a Hugging Face id. `whisper-1` and "
-        "OpenAI's other names mean the configured default.",
+        description="A published Whisper size or Parakeet, or one that the settings name. "
+        "`whisper-1` and OpenAI's other names mean the configured default.",
     )
     language: str | None = Field(
         None, description="ISO-639-1 code of the speech; detected if absent or `auto`."

@@ -297,11 +297,13 @@ def test_a_refused_model_names_the_setting_that_allows_it(tmp_path: Path) -> Non
             assert "MODELS__ALLOWED" in answer.json()["error"]["message"]
 
 
-def test_a_model_that_is_not_listed_is_not_found(fake_server: Server) -> None:
+def test_a_model_that_cannot_be_asked_for_is_not_found(fake_server: Server) -> None:
     answer = fake_server.http.get("/v1/models/nobody/nothing")
 
     assert answer.status_code == 404
     assert answer.json()["error"]["param"] == "model"
+    for name in ("whisper-small", "Systran/faster-whisper-small", "whisper-1"):
+        assert fake_server.http.get(f"/v1/models/{name}").json()["id"] == name
 
 
 def test_a_model_in_use_stays(tmp_path: Path) -> None:

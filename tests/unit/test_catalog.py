@@ -12,7 +12,7 @@ from support import ALIGNER
 from whisperx_api_server.backends import ModelKey, fake
 from whisperx_api_server.backends.base import Stage
 from whisperx_api_server.backends.whisper_names import REPOSITORIES, SYNONYMS
-from whisperx_api_server.catalog import Catalog
+from whisperx_api_server.catalog import Catalog, means_default
 from whisperx_api_server.config import Settings
 from whisperx_api_server.errors import ModelNotFound
 from whisperx_api_server.main import build_catalog
@@ -159,6 +159,7 @@ def test_the_configured_model_has_all_its_names(setting: str, name: str) -> None
 def test_the_names_of_openai_mean_the_default(name: str) -> None:
     models = catalog(backends={"transcription": "parakeet"})
 
+    assert means_default(name)
     assert models.transcriber(name).name == "nvidia/parakeet-tdt-0.6b-v2"
 
 

@@ -44,8 +44,8 @@ Name = Annotated[
     str | None,
     typer.Argument(
         metavar="[NAME]",
-        help="A Whisper size, a Parakeet name or a Hugging Face id; with --stage alignment a "
-        "language code; with --stage diarization the configured one if absent.",
+        help="A published Whisper size or Parakeet, or one that the server's settings name; with "
+        "--stage alignment a language code; with --stage diarization absent.",
         show_default=False,
     ),
 ]

@@ -46,7 +46,8 @@ Model = Annotated[
         "--model",
         "-m",
         metavar="NAME",
-        help="A Whisper size, a Parakeet name or a Hugging Face id; the configured one if absent.",
+        help="A published Whisper size or Parakeet, or one that the settings name; the configured "
+        "one if absent.",
         rich_help_panel=_DECODING,
     ),
 ]

@@ -34,9 +34,8 @@ async def list_models(services: ServicesDep, _: ClientDep) -> dict[str, Any]:
 
 @router.get("/v1/models/{model_id:path}", responses=schema.answers(shapes.Model, 404))
 async def get_model(model_id: str, services: ServicesDep, _: ClientDep) -> dict[str, Any]:
-    """One of them."""
-    if model_id not in _model_names(services):
-        raise NotFound(f"there is no model {model_id[:100]!r} in the list", param="model")
+    """A model that can be asked for by that name, whether or not the list has it."""
+    services.catalog.transcriber(model_id)
     return _model_object(model_id)
 
 

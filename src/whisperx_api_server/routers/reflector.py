@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from ..catalog import ALIASES, PARAKEET_ALIAS, Catalog
+from ..catalog import PARAKEET_ALIAS, Catalog, means_default
 from ..domain import RemoteUrl, Source, Transcript, TranscriptionRequest
 from ..errors import InvalidRequest, MissingParameter, ServiceError, UnservableCombination
 from ..formats import dump
@@ -89,7 +89,7 @@ def wants_reflector_shape(form: Form, fields: TranscriptionForm, catalog: Catalo
     if form.uploads("files", "files[]") or any(map(str.strip, form.values("batch"))):
         return True
     of_openai = fields.response_format or fields.audio_url or fields.stream or fields.asynchronous
-    if of_openai or fields.model is None or fields.model in ALIASES:
+    if of_openai or fields.model is None or means_default(fields.model):
         return False
     return catalog.is_parakeet(fields.model)
 
