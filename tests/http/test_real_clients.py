@@ -1,0 +1,118 @@
+"""Unchanged clients from their registries against the running server.
+
+Each has an environment of its own below build/clients, since their pins contradict ours: the
+versions in tests/clients/NAME.txt. What a client must do is in the script beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from server import REPOSITORY, Server
+from tones import sentences, text
+
+SCRIPTS = REPOSITORY / "tests" / "clients"
+INSTALLED = REPOSITORY / "build" / "clients"
+PYTHON_CLIENTS = ("openai_0", "openai_1", "litellm_sdk", "livekit_stt", "pipecat_stt")
+UV = Path(sys.executable).with_name("uv")
+
+NODE_CLIENTS = {
+    "ai-6": {"ai": "6.0.326", "@ai-sdk/openai": "3.0.141"},
+    "ai-7": {"ai": "7.0.173", "@ai-sdk/openai": "4.0.118"},
+}
+
+
+def install(directory: Path, wanted: str, *commands: Sequence[str | Path]) -> None:
+    """Run the commands that install a client, once for each list of versions."""
+    stamp = directory / "installed.txt"
+    if stamp.exists() and stamp.read_text() == wanted:
+        return
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    (directory / "package.json").write_text(wanted)
+    for command in commands:
+        ran = subprocess.run(
+            command, cwd=directory, capture_output=True, text=True, timeout=240, check=False
+        )
+        if ran.returncode:
+            pytest.skip(f"{directory.name} cannot be installed here: {ran.stderr.strip()[:300]}")
+    stamp.write_text(wanted)
+
+
+def python_with(client: str, python: str | Path = sys.executable) -> Path:
+    """The interpreter of the client's environment."""
+    if not UV.exists():
+        pytest.skip("uv is not beside this interpreter: make install puts it there")
+    pins = SCRIPTS / f"{client}.txt"
+    directory = INSTALLED / client
+    there = directory / "venv" / "bin" / "python"
+    install(
+        directory,
+        pins.read_text(),
+        [UV, "venv", "--quiet", "--python", python, "venv"],
+        [UV, "pip", "install", "--quiet", "--no-deps", "--python", there, "--requirement", pins],
+    )
+    return there
+
+
+def check(server: Server, directory: Path, *command: str | Path, cwd: Path | None = None) -> None:
+    """Run a client's script with what it is to hear; it exits with 0 if all is right."""
+    audio = directory / "audio.wav"
+    audio.write_bytes(sentences(2))
+    given = {"url": server.url, "audio": str(audio), "text": text(2)}
+    ran = subprocess.run(
+        command,
+        cwd=cwd or directory,
+        env={name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
+        | {"GIVEN": json.dumps(given), "LITELLM_LOCAL_MODEL_COST_MAP": "True"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+@pytest.mark.parametrize("client", PYTHON_CLIENTS)
+def test_python_client(fake_server: Server, tmp_path: Path, client: str) -> None:
+    check(fake_server, tmp_path, python_with(client), SCRIPTS / f"{client}.py")
+
+
+def test_wyoming_bridge(fake_server: Server, tmp_path: Path) -> None:
+    python = next(filter(None, map(usable, ("python3.12", "python3.13"))), None)
+    if python is None:
+        pytest.skip("wyoming-openai needs Python 3.12")
+    interpreter = python_with("wyoming_bridge", python)
+    check(fake_server, tmp_path, interpreter, SCRIPTS / "wyoming_bridge.py")
+
+
+def usable(name: str) -> str | None:
+    """The interpreter of that name, if it is there and runs."""
+    found = shutil.which(name)
+    if found is None:
+        return None
+    ran = subprocess.run([found, "--version"], capture_output=True, check=False)
+    return None if ran.returncode else found
+
+
+@pytest.mark.parametrize("client", NODE_CLIENTS)
+def test_node_client(fake_server: Server, tmp_path: Path, client: str) -> None:
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        pytest.skip("node and npm are not installed")
+    directory = INSTALLED / client
+    package = {"private": True, "type": "module", "dependencies": NODE_CLIENTS[client]}
+    install(
+        directory,
+        json.dumps(package),
+        ["npm", "install", "--no-audit", "--no-fund", "--no-package-lock"],
+    )
+    shutil.copy(SCRIPTS / "ai.mjs", directory)
+    check(fake_server, tmp_path, "node", "--test", "ai.mjs", cwd=directory)
