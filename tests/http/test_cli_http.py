@@ -82,7 +82,7 @@ def test_files_are_written_and_nothing_stays_on_the_server(
 def test_what_the_server_refuses_names_the_file(fake_server: Server) -> None:
     status, _, errors = run("transcribe", "a.wav", "--model", "../x", "--url", fake_server.url)
     assert status == 1
-    assert errors.startswith("error: a.wav: there is no such model")
+    assert errors.startswith("error: a.wav: there is no model '../x' here")
 
 
 @pytest.mark.usefixtures("recordings")
@@ -135,19 +135,19 @@ def test_the_key_comes_from_the_option_or_the_environment(
 
 def test_models_are_loaded_listed_and_unloaded(locked_server: Server) -> None:
     to = ("--url", locked_server.url, "--api-key", "sesame")
-    names = {"transcription": "tiny", "alignment": "de", "diarization": "someone/voices"}
-    for stage, name in names.items():
-        assert run("models", "load", name, "--stage", stage, *to) == (0, "", "")
+    named = {"transcription": ["tiny"], "alignment": ["de"], "diarization": []}
+    for stage, name in named.items():
+        assert run("models", "load", *name, "--stage", stage, *to) == (0, "", "")
     listed = run("models", "list", *to)[1].splitlines()
     assert listed[0].split()[:2] == ["stage", "model"]
     for stage, model in (("transcription", "tiny"), ("alignment", "fake-de")):
         assert any(line.split()[:2] == [stage, model] for line in listed)
         only = run("models", "list", "--stage", stage, *to)[1].splitlines()[1:]
         assert {line.split()[0] for line in only} == {stage}
-    for stage, name in names.items():
-        assert run("models", "unload", name, "--stage", stage, *to) == (0, "", "")
+    for stage, name in named.items():
+        assert run("models", "unload", *name, "--stage", stage, *to) == (0, "", "")
     left = run("models", "list", *to)[1]
-    assert not any(name in left for name in ("tiny", "fake-de", "someone/voices"))
+    assert not any(name in left for name in ("tiny", "fake-de", "diarization"))
 
 
 def test_models_that_cannot_be_are_one_line(locked_server: Server) -> None:
@@ -156,6 +156,7 @@ def test_models_that_cannot_be_are_one_line(locked_server: Server) -> None:
         (("unload", "tiny"), "is not loaded"),
         (("load", "xx", "-s", "alignment"), "language"),
         (("load",), "model is missing"),
+        (("load", "someone/voices", "-s", "diarization"), "DIARIZATION__MODEL"),
     ):
         status, text, errors = run("models", *arguments, *to)
         assert (status, text) == (1, "")

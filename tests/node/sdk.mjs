@@ -156,7 +156,7 @@ test("errors have their classes", async () => {
     [{ file: audio("red"), temperature: 3 }, OpenAI.BadRequestError, 400, "invalid_value", "temperature"],
     [{ file: audio("red"), model: "../x" }, OpenAI.NotFoundError, 404, "model_not_found", "model"],
     [
-      { file: audio("red"), response_format: "srt", stream: true },
+      { file: audio("red"), model: "tiny", response_format: "srt", stream: true },
       OpenAI.UnprocessableEntityError,
       422,
       "invalid_value",
