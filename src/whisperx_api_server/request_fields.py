@@ -134,7 +134,7 @@ class AudioForm(BaseModel):
         ge=0,
         le=1,
         allow_inf_nan=False,
-        description="0 is greedy search with openai/whisper's fallback ladder; above, sampled.",
+        description="0 is beam search; above, the text is drawn among the beam's hypotheses.",
     )
     batch_size: int | None = Field(
         None, ge=1, le=1024, description="The largest batch that this recording's windows join."
