@@ -14,7 +14,7 @@ import tempfile
 import wave
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from functools import cached_property
 from io import FileIO
 from pathlib import Path
@@ -33,6 +33,7 @@ _SAMPLE_BYTES = np.dtype(np.float32).itemsize
 _COPY_BYTES = 4 * 1024**2
 _PLAIN_WAV_BYTES = 2 * 60 * SAMPLE_RATE  # a minute; it is held in memory
 _SMALL_FILE_BYTES = 8 * 1024**2  # 9 minutes of mp3 at 128 kbit/s; decoded in seconds
+_SMALL_FILE_SECONDS = 2.0
 _LONG_CLIP_BYTES = 64 * 1024**2  # 17 minutes
 _RELEASE_INTERVAL = 1.0  # s
 
@@ -87,7 +88,7 @@ class AudioDecoder:
                 self._refuse_too_long(len(samples), param)
                 yield AudioClip(samples=samples, sample_rate=SAMPLE_RATE)
                 return
-        async with self._small if file_size <= _SMALL_FILE_BYTES else self._large:
+        async with self._place(file_size):
             mapping = await self._decode(path, param)
         clip = AudioClip(samples=np.frombuffer(mapping, dtype=np.float32), sample_rate=SAMPLE_RATE)
         if len(mapping) < _LONG_CLIP_BYTES:
@@ -98,6 +99,27 @@ class AudioDecoder:
             yield clip
         finally:
             releasing.cancel()
+
+    @asynccontextmanager
+    async def _place(self, file_size: int) -> AsyncIterator[None]:
+        async with AsyncExitStack() as place:
+            if file_size > _SMALL_FILE_BYTES:
+                await place.enter_async_context(self._large)
+                yield
+                return
+            await place.enter_async_context(self._small)
+            moving = asyncio.create_task(self._move(place))
+            try:
+                yield
+            finally:
+                moving.cancel()
+
+    async def _move(self, place: AsyncExitStack) -> None:
+        """Move a small file that holds hours to a place for large ones, once there is one."""
+        await asyncio.sleep(_SMALL_FILE_SECONDS)
+        await self._large.acquire()
+        await place.aclose()
+        place.callback(self._large.release)
 
     def _refuse_too_long(self, samples: int, param: str) -> None:
         if samples > self._max_seconds * SAMPLE_RATE:

@@ -542,18 +542,25 @@ async def test_ffmpeg_does_not_see_our_secrets(
     assert "hf_secret" not in (tmp_path / "seen").read_text()
 
 
+@pytest.mark.parametrize(("size", "count"), [(100_000_000, 12), (9, 4)])
 async def test_a_short_recording_does_not_wait_for_long_ones(
-    tmp_path: Path, workdir: Path, fake_ffmpeg: FakeFfmpeg
+    tmp_path: Path,
+    workdir: Path,
+    fake_ffmpeg: FakeFfmpeg,
+    monkeypatch: pytest.MonkeyPatch,
+    size: int,
+    count: int,
 ) -> None:
-    """Large files stay with ffmpeg until the short one is through."""
+    """Long ones stay with ffmpeg until the short one is through; they may be small files too."""
+    monkeypatch.setattr(audio, "_SMALL_FILE_SECONDS", 0.05)
     fake_ffmpeg(
-        'case "$*" in *large*) touch "$$.busy"; until [ -e done ]; do sleep 0.01; done;; esac; '
+        'case "$*" in *long*) touch "$$.busy"; until [ -e done ]; do sleep 0.01; done;; esac; '
         "cat header; head -c 64000 /dev/zero"
     )
-    large, small = tmp_path / "large", tmp_path / "small"
-    large.touch()
-    os.truncate(large, 100_000_000)
-    small.write_bytes(b"something")
+    long, short = tmp_path / "long", tmp_path / "short"
+    long.touch()
+    os.truncate(long, size)
+    short.write_bytes(b"something")
     decoder = AudioDecoder(max_seconds=9, timeout=60, workdir=workdir)
 
     async def decode(path: Path) -> float:
@@ -561,11 +568,11 @@ async def test_a_short_recording_does_not_wait_for_long_ones(
             return clip.duration
 
     async with asyncio.TaskGroup() as tasks:
-        waiting = [tasks.create_task(decode(large)) for _ in range(12)]
+        waiting = [tasks.create_task(decode(long)) for _ in range(count)]
         try:
             while files(tmp_path, "*.busy") < 4:  # noqa: ASYNC110 (other processes write them)
                 await asyncio.sleep(0.01)
-            assert await asyncio.wait_for(decode(small), 30) == 1.0
+            assert await asyncio.wait_for(decode(short), 30) == 1.0
             assert not any(task.done() for task in waiting)
         finally:
             (tmp_path / "done").touch()
