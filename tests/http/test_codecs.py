@@ -85,3 +85,40 @@ def test_a_name_that_lies_about_the_format_does_no_harm(
     )
 
     assert words_of(answer.json()["text"]) == words_of(said.text)
+
+
+@pytest.mark.parametrize("sides", ["stereo|c0=c0|c1=-1*c0", "5.1|c0=c0|c1=-1*c0|c4=c0|c5=-1*c0"])
+def test_opposite_sides_are_heard(
+    real_server: Server, said: Utterance, tmp_path: Path, sides: str
+) -> None:
+    recording = encode(tmp_path / "a.m4a", said.audio, f"-af pan={sides} -b:a 128k")
+
+    answer = real_server.transcribe(recording, language="en")
+
+    assert words_of(answer.json()["text"]) == words_of(said.text)
+
+
+@pytest.mark.parametrize(
+    ("name", "stamps"),
+    [
+        ("film.mp4", "PTS+5/TB"),
+        ("film.mkv", "PTS+5/TB"),
+        ("pause.webm", "if(gte(T\\,0.1)\\,PTS+5/TB\\,PTS)"),
+    ],
+)
+def test_words_are_on_the_clock_of_the_film(
+    real_server: Server, said: Utterance, tmp_path: Path, name: str, stamps: str
+) -> None:
+    films = [
+        encode(tmp_path / name, said.audio, f"-af asetpts={each} -b:a 64k", inputs=PICTURE)
+        for each in ("PTS", stamps)
+    ]
+
+    fields = {"response_format": "verbose_json", "timestamp_granularities[]": "word"}
+    plain, late = (real_server.transcribe(film, language="en", **fields).json() for film in films)
+
+    assert [word["word"] for word in late["words"]] == [word["word"] for word in plain["words"]]
+    for early, shifted in zip(plain["words"], late["words"], strict=True):
+        assert shifted["start"] == pytest.approx(early["start"] + 5, abs=0.1)
+        assert shifted["end"] == pytest.approx(early["end"] + 5, abs=0.1)
+    assert late["duration"] == pytest.approx(plain["duration"] + 5, abs=0.1)
