@@ -27,13 +27,17 @@ async def released(work: Callable[[], Awaitable[T]], logger: logging.Logger, mes
 
 
 def log_and_release(error: BaseException, logger: logging.Logger, message: str) -> None:
-    """Log a fault of the server with its traceback; then clear the traceback, as that of any error.
+    """Log a fault of the server, and clear the error's traceback.
 
-    Refusals (statuses below 500) and cancellations are not faults.
+    The traceback is logged where the code is at fault (status 500, and unexpected errors), not
+    where a package, the hub or memory is missing. Refusals (below 500) and cancellations are not
+    faults.
     """
-    fault = error.status >= 500 if isinstance(error, ServiceError) else isinstance(error, Exception)
-    if fault:
+    status = error.status if isinstance(error, ServiceError) else 500
+    if status == 500 and isinstance(error, Exception):
         logger.error("%s", message, exc_info=error)
+    elif status > 500:
+        logger.error("%s: %s (%r)", message, error, error.__cause__)
     release_frames(error)
 
 
