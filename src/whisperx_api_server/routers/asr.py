@@ -20,7 +20,7 @@ from ..request_fields import FormDefaults, validated
 from ..stages import UNDETERMINED
 from ..transcription_fields import TranscriptionForm
 from ..translation_fields import translation_fields
-from . import schema, shapes
+from . import asr_shapes, schema
 from .deps import ClientDep, ServicesDep, is_retry, new_request_id, unless_disconnected
 from .forms import parse_query
 from .multipart import Form, read_form
@@ -127,12 +127,12 @@ async def asr(request: Request, services: ServicesDep, client: ClientDep) -> Res
 
 @router.post(
     "/detect-language",
-    responses=schema.answers(shapes.DetectedLanguage, *schema.RUN_ERRORS),
+    responses=schema.answers(asr_shapes.DetectedLanguage, *schema.RUN_ERRORS),
     openapi_extra=schema.audio_file(DetectionQuery),
 )
 async def detect_language(
     request: Request, services: ServicesDep, client: ClientDep
-) -> shapes.DetectedLanguage:
+) -> asr_shapes.DetectedLanguage:
     """Tell the language of the first windows of speech."""
     services.service.admit()
     query = parse_query(DetectionQuery, request)

@@ -24,7 +24,7 @@ from ..reflector_json import (
     reflector_url,
 )
 from ..transcription_fields import TranscriptionForm
-from . import schema, shapes
+from . import reflector_shapes, schema
 from .body import read_body
 from .deps import ClientDep, Services, ServicesDep, is_retry, new_request_id, unless_disconnected
 from .forms import choose_source, parse_form
@@ -124,7 +124,7 @@ async def answer_files(
 
 @router.post(
     "/transcribe",
-    responses=schema.answers(shapes.ReflectorTranscript, *schema.RUN_ERRORS),
+    responses=schema.answers(reflector_shapes.ReflectorTranscript, *schema.RUN_ERRORS),
     openapi_extra=schema.SPEECH_BODY,
 )
 async def transcribe(request: Request, services: ServicesDep, client: ClientDep) -> Response:
@@ -142,7 +142,7 @@ async def transcribe(request: Request, services: ServicesDep, client: ClientDep)
 
 @router.post(
     "/v1/audio/transcriptions-from-url",
-    responses=schema.answers(shapes.ReflectorTranscription, *schema.RUN_ERRORS),
+    responses=schema.answers(reflector_shapes.ReflectorTranscription, *schema.RUN_ERRORS),
     openapi_extra=schema.json_body(FromUrl),
 )
 async def transcribe_url(request: Request, services: ServicesDep, client: ClientDep) -> Response:
@@ -234,7 +234,7 @@ def _filename(source: Source) -> str:
 
 @router.post(
     "/diarize",
-    responses=schema.answers(shapes.ReflectorDiarization, *schema.RUN_ERRORS),
+    responses=schema.answers(reflector_shapes.ReflectorDiarization, *schema.RUN_ERRORS),
     openapi_extra=schema.DIARIZATION_BODY,
 )
 async def diarize(
@@ -276,7 +276,7 @@ async def diarize(
 
 @router.post(
     "/translate",
-    responses=schema.answers(shapes.ReflectorTranslation, *schema.TEXT_ERRORS),
+    responses=schema.answers(reflector_shapes.ReflectorTranslation, *schema.TEXT_ERRORS),
     openapi_extra=schema.json_body(Translation, in_query=True),
 )
 async def translate(request: Request, services: ServicesDep, client: ClientDep) -> dict[str, Any]:
@@ -294,7 +294,7 @@ async def translate(request: Request, services: ServicesDep, client: ClientDep) 
 
 @router.post(
     "/llm",
-    responses=schema.answers(shapes.ReflectorGeneration, *schema.TEXT_ERRORS),
+    responses=schema.answers(reflector_shapes.ReflectorGeneration, *schema.TEXT_ERRORS),
     openapi_extra=schema.json_body(Generation),
 )
 async def generate(request: Request, services: ServicesDep, client: ClientDep) -> dict[str, str]:

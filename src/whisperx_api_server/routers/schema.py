@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
+from types import ModuleType
 from typing import Any, cast
 
 from fastapi import FastAPI
@@ -18,7 +19,7 @@ from ..formats import MEDIA_TYPES
 from ..request_fields import ResultForm
 from ..transcription_fields import ServerVad, TranscriptionForm
 from ..translation_fields import TranslationForm
-from . import shapes
+from . import asr_shapes, reflector_shapes, shapes
 
 Json = dict[str, Any]
 Responses = dict[int | str, Json]
@@ -139,8 +140,8 @@ _FORMATS = (shapes.Transcription, shapes.VerboseTranscription, shapes.VttTranscr
 TRANSCRIPTION: Responses = SUBMITTED | transcripts(
     *_FORMATS,
     shapes.DiarizedTranscription,
-    shapes.ReflectorFile,
-    shapes.ReflectorFiles,
+    reflector_shapes.ReflectorFile,
+    reflector_shapes.ReflectorFiles,
     statuses=RUN_ERRORS,
     stream=True,
 )
@@ -149,7 +150,7 @@ _ASR_TEXT = {"text/plain": {"schema": {"type": "string"}}}
 ASR: Responses = {
     200: {
         "description": "The transcript, in the format asked for.",
-        "content": json_content(shapes.AsrTranscript) | _ASR_TEXT,
+        "content": json_content(asr_shapes.AsrTranscript) | _ASR_TEXT,
     },
     **errors(*RUN_ERRORS),
 }
@@ -322,9 +323,18 @@ def _complete(operation: Json) -> None:
             response["headers"]["Retry-After"] = _RETRY_AFTER
 
 
+def _defined_in(module: ModuleType) -> list[Any]:
+    return [
+        each
+        for each in vars(module).values()
+        if getattr(each, "__module__", None) == module.__name__
+    ]
+
+
 def _components() -> Json:
     """Everything that the document refers to by name."""
-    described = [ServerVad, *shapes.ALL]
+    modules = (shapes, asr_shapes, reflector_shapes)
+    described = [ServerVad, *(each for module in modules for each in _defined_in(module))]
     _, schemas = TypeAdapter.json_schemas(
         [(each.__name__, "validation", TypeAdapter(each)) for each in described],
         ref_template=REFERENCE,

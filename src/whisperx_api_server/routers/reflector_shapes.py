@@ -1,0 +1,88 @@
+"""The shapes of Reflector's answers, for the OpenAPI document."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from .shapes import Seconds, exact
+
+
+@exact
+class ReflectorWord(TypedDict):
+    """A word with the space that follows it."""
+
+    word: str
+    start: Seconds
+    end: Seconds
+
+
+@exact
+class ReflectorText(TypedDict):
+    """The same under `text`, as Reflector's first GPU server had it."""
+
+    text: str
+    start: Seconds
+    end: Seconds
+
+
+@exact
+class ReflectorTranscription(TypedDict):
+    """Text and words."""
+
+    text: str
+    words: list[ReflectorWord]
+
+
+@exact
+class ReflectorFile(ReflectorTranscription):
+    """Text and words of an upload."""
+
+    filename: str
+
+
+@exact
+class ReflectorFiles(TypedDict):
+    """Several uploads, in the order sent."""
+
+    results: list[ReflectorFile]
+
+
+@exact
+class ReflectorTranscript(TypedDict):
+    """`/transcribe`."""
+
+    text: str
+    words: list[ReflectorText]
+
+
+@exact
+class ReflectorTurn(TypedDict):
+    """A stretch of one speaker; speakers are numbered from 0 in order of appearance."""
+
+    start: Seconds
+    end: Seconds
+    speaker: Annotated[int, Field(ge=0)]
+
+
+@exact
+class ReflectorDiarization(TypedDict):
+    """`/diarize`."""
+
+    diarization: list[ReflectorTurn]
+
+
+@exact
+class ReflectorTranslation(TypedDict):
+    """`/translate`: language code to text, in the source's language and in the target's."""
+
+    text: dict[str, str]
+
+
+@exact
+class ReflectorGeneration(TypedDict):
+    """`/llm`."""
+
+    text: str
