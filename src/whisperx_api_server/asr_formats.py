@@ -9,7 +9,7 @@ from typing import Literal
 from .cues import plain, speaker_prefix
 from .domain import OutputOptions, Transcript
 from .formats import Rendered, dump, render
-from .openai_json import Json, segment_json, times
+from .openai_json import Json, segment_json, times, warnings_json
 
 AsrOutput = Literal["txt", "vtt", "srt", "tsv", "json"]
 
@@ -32,7 +32,8 @@ def _json(transcript: Transcript, *, words: bool) -> Json:
     for segment in segments:
         for word in segment.get("words", ()):
             word["probability"] = word.pop("score", None)
-    return {"text": transcript.text, "segments": segments, "language": transcript.language}
+    body = {"text": transcript.text, "segments": segments, "language": transcript.language}
+    return body | warnings_json(transcript)
 
 
 def _txt(transcript: Transcript) -> str:

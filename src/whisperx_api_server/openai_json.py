@@ -43,7 +43,7 @@ def plain_json(transcript: Transcript, options: OutputOptions) -> Json:
         body["languages"] = _languages(transcript)
     if options.logprobs:
         body["logprobs"] = _all_logprobs(transcript)
-    return body | _warnings(transcript)
+    return body | warnings_json(transcript)
 
 
 def verbose_json(transcript: Transcript, options: OutputOptions) -> Json:
@@ -70,7 +70,7 @@ def verbose_json(transcript: Transcript, options: OutputOptions) -> Json:
             speaker: [_finite(value) for value in vector]
             for speaker, vector in transcript.speaker_embeddings.items()
         }
-    return body | {"usage": _usage(transcript)} | _warnings(transcript)
+    return body | {"usage": _usage(transcript)} | warnings_json(transcript)
 
 
 def diarized_json(transcript: Transcript, options: OutputOptions) -> Json:
@@ -85,7 +85,7 @@ def diarized_json(transcript: Transcript, options: OutputOptions) -> Json:
             for index, segment in enumerate(transcript.segments)
         ],
         "usage": _usage(transcript),
-    } | _warnings(transcript)
+    } | warnings_json(transcript)
 
 
 # Streaming.
@@ -144,7 +144,7 @@ def done_event(transcript: Transcript, options: OutputOptions) -> Json:
     }
     if options.logprobs:
         event["logprobs"] = _all_logprobs(transcript)
-    return event | _warnings(transcript)
+    return event | warnings_json(transcript)
 
 
 # Speakers, as diarized_json calls them.
@@ -270,7 +270,7 @@ def _window_tokens(sentences: Iterable[Segment]) -> int:
     )
 
 
-def _warnings(transcript: Transcript) -> Json:
+def warnings_json(transcript: Transcript) -> Json:
     """What could not be done as usual, where there is something to say."""
     return {"warnings": list(transcript.warnings)} if transcript.warnings else {}
 

@@ -7,7 +7,7 @@ from typing import Annotated, NotRequired
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from .shapes import Seconds, exact
+from .shapes import Seconds, Warnings, exact
 
 
 @exact
@@ -46,6 +46,7 @@ class AsrTranscript(TypedDict):
     text: str
     segments: list[AsrSegment]
     language: Annotated[str, Field(description="ISO-639-1.")]
+    warnings: NotRequired[Warnings]
 
 
 @exact
