@@ -262,7 +262,7 @@ class Catalog:
 
     def _plain(self, name: str) -> ModelSpec:
         """A model of the hub with nothing of Whisper's own settings."""
-        return replace(self.whisper, name=name, path=None, compute_type="default", options=())
+        return replace(self.whisper, name=name, path=None, compute_type="default")
 
     def _allows(self, name: str) -> bool:
         return _HUB_ID.fullmatch(name) is not None and any(

@@ -148,13 +148,13 @@ def build_catalog(settings: Settings) -> Catalog:
         whisper=replace(
             configured(whisper.model, shared, whisper_engine(transcription)),
             compute_type=whisper.compute_type,
-            options=(("max_batch", whisper.batch_size),),
+            max_batch=whisper.batch_size,
         ),
         parakeet=replace(
             configured(parakeet.model, shared, "parakeet"),
             device=resolve_device(parakeet.inference_device),
             compute_type=parakeet.precision,
-            options=(("max_batch", parakeet.batch_size),),
+            max_batch=parakeet.batch_size,
         ),
         diarizer_spec=configured(settings.diarization.model, shared),
         align_models=each(settings.alignment.models),

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .backends import ModelKey, free_device_memory, import_vendors, load_model
-from .backends.base import Stage, translate_memory_errors
+from .backends.base import Capabilities, translate_memory_errors
 from .batch_policy import BatchLimits
 from .errors import Conflict, InsufficientMemory, ModelUnavailable, ServiceError
 from .fair_semaphore import FairSemaphore
@@ -200,7 +200,7 @@ class ModelPool:
         lane = Lane(
             str(key),
             lambda: self._load_measured(key, loop),
-            limits=lambda model: self._limits(key.stage, model),
+            limits=lambda model: self._limits(key, model),
             device=self._devices.setdefault(
                 device, FairSemaphore(self._policy.concurrent_per_device)
             ),
@@ -274,20 +274,21 @@ class ModelPool:
         closing = [self._begin_close(entry) for entry in idle]
         return bool(closing) and await self._ends_in_time(closing)
 
-    def _limits(self, stage: Stage, model: Any) -> BatchLimits:
+    def _limits(self, key: ModelKey, model: Any) -> BatchLimits:
         wait = self._policy.max_wait
-        if stage == "transcription":
-            batch = model.capabilities.max_batch
+        if key.stage == "transcription":
+            capabilities: Capabilities = model.capabilities
+            batch = min(key.spec.max_batch, capabilities.max_batch or key.spec.max_batch)
             return BatchLimits(
                 max_batch=batch,
-                max_padded_seconds=batch * model.capabilities.max_window,
+                max_padded_seconds=batch * capabilities.max_window,
                 max_wait=wait,
             )
-        if stage == "alignment":
+        if key.stage == "alignment":
             return BatchLimits(
                 max_batch=ALIGN_BATCH, max_padded_seconds=ALIGN_BATCH * 30.0, max_wait=wait
             )
-        if stage == "translation":
+        if key.stage == "translation":
             return BatchLimits(max_batch=TRANSLATION_BATCH, max_wait=wait)
         return BatchLimits()
 

@@ -49,15 +49,9 @@ def note(**event: object) -> None:
 class UnrulyTranscriber(FakeTranscriber):
     """Each window's text is logged when its batch ends, or fails."""
 
-    def __init__(self, max_batch: int) -> None:
-        super().__init__()
-        self._max_batch = max_batch
-
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(
-            tasks=frozenset({"transcribe"}), detects_language=True, max_batch=self._max_batch
-        )
+        return Capabilities(tasks=frozenset({"transcribe"}), detects_language=True)
 
     def transcribe(
         self,
@@ -83,7 +77,7 @@ class UnrulyTranscriber(FakeTranscriber):
 
 def load_transcriber(spec: ModelSpec) -> UnrulyTranscriber:
     note(load=spec.name)
-    return UnrulyTranscriber(int(str(dict(spec.options)["max_batch"])))
+    return UnrulyTranscriber()
 
 
 def load_aligner(spec: ModelSpec) -> Aligner:

@@ -178,11 +178,3 @@ def test_voice_activity() -> None:
     assert regions(VadOptions(prefix_padding_ms=100))[0] == (0.9, 1.6)
     assert regions(VadOptions(threshold=0.9)) == []
     assert list(detector.detect(clip(silence(0)), VadOptions())) == []
-
-
-def test_a_delay_is_taken_once_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    naps: list[float] = []
-    monkeypatch.setattr("time.sleep", naps.append)
-    model = fake.load_transcriber(replace(SPEC, options=(("delay", 1.5),)))
-    model.transcribe([window(say("red"))] * 2, [DecodeOptions()] * 2, [None] * 2)
-    assert naps == [1.5]

@@ -15,7 +15,7 @@ import pytest
 
 from whisperx_api_server import model_pool
 from whisperx_api_server.backends import ModelKey
-from whisperx_api_server.backends.base import ModelSpec
+from whisperx_api_server.backends.base import Capabilities, ModelSpec
 from whisperx_api_server.errors import (
     Conflict,
     InsufficientMemory,
@@ -61,6 +61,7 @@ class World:
         self.failures: list[Exception] = []
         self.may_load = threading.Event()
         self.may_load.set()
+        self.make: Callable[[], Model] = Model
         self.imports: list[str] = []
         self.may_import = threading.Event()
         self.may_import.set()
@@ -80,7 +81,7 @@ class World:
         assert self.may_load.wait(10)
         if self.failures:
             raise self.failures.pop(0)
-        model = self.models[key.spec.name] = Model()
+        model = self.models[key.spec.name] = self.make()
         return model
 
     def loaded(self) -> list[str]:
@@ -515,5 +516,28 @@ def test_cancel_reaches_every_lane() -> None:
             assert [status.waiting for status in world.pool.statuses()] == [0, 0]
             hold.set()
             await asyncio.gather(*running)
+
+    play(scene)
+
+
+class Hearing(Model):
+    """A transcriber as the pool sees it."""
+
+    def __init__(self, max_batch: int | None) -> None:
+        super().__init__()
+        self.capabilities = Capabilities(max_batch=max_batch)
+
+
+@pytest.mark.parametrize(("engine", "expected"), [(None, 6), (4, 4), (8, 6)])
+def test_a_batch_is_bounded_by_the_setting_and_by_the_engine(
+    engine: int | None, expected: int
+) -> None:
+    async def scene(world: World) -> None:
+        world.make = lambda: Hearing(engine)
+        spec = ModelSpec(name="a", max_batch=6)
+        async with world.pool.lease(
+            ModelKey(stage="transcription", backend="test", spec=spec)
+        ) as lane:
+            assert lane.batch_limit == expected
 
     play(scene)

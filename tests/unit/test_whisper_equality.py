@@ -100,8 +100,7 @@ def vendor() -> Any:
 @pytest.fixture(scope="module")
 def steadfast() -> Transcriber:
     """Without the temperature fallback, which WhisperX lacks."""
-    options = (("fallback", False),)
-    return load_transcriber(ModelSpec(name=WHISPER.name, path=WHISPER, threads=1, options=options))
+    return load_transcriber(ModelSpec(name=WHISPER.name, path=WHISPER, threads=1), fallback=False)
 
 
 @pytest.mark.filterwarnings("ignore")  # whisperx's and pyannote's own, at import

@@ -76,7 +76,7 @@ def test_it_follows_the_protocol_and_says_what_it_can(transcriber: TranscriberPr
     assert {"en", "fr", "ja", "haw", "su"} <= can.languages
     assert len(can.languages) == 99
     assert can.tasks == {"transcribe", "translate"}
-    assert (can.max_batch, can.padded_to, can.max_window) == (16, 30.0, 30.0)
+    assert (can.max_batch, can.padded_to, can.max_window) == (None, 30.0, 30.0)
     assert can.detects_language
     assert can.can_time_words
     assert can.can_prompt
@@ -606,9 +606,7 @@ class BrokenModel(ScriptedModel):
 def test_the_engines_errors_become_ours(
     vocabulary: Vocabulary, speech: Speech, error: Exception, ours: type[Exception]
 ) -> None:
-    broken = WhisperTranscriber(
-        BrokenModel(vocabulary, error), vocabulary, max_batch=16, fallback=True
-    )
+    broken = WhisperTranscriber(BrokenModel(vocabulary, error), vocabulary, fallback=True)
     window = a_window(speech, "en-adam")
     with pytest.raises(ours) as caught:
         run(broken, [window], DecodeOptions())
@@ -627,7 +625,7 @@ def test_an_english_only_model_says_so(tmp_path: Path, speech: Speech) -> None:
     model = ScriptedModel(english, [])
     model.is_multilingual = False
     model.device = "cpu"
-    transcriber = WhisperTranscriber(model, english, max_batch=16, fallback=True)
+    transcriber = WhisperTranscriber(model, english, fallback=True)
     assert transcriber.capabilities.tasks == {"transcribe"}
     assert transcriber.detect_language([a_window(speech, "en-adam")]) == [{"en": 1.0}]
 

@@ -72,7 +72,7 @@ class ModelSpec:
     `name` is a published size ("large-v3") or a hub id. Where a setting names a path, `path` is
     that path and `name` its last part, for messages: clients can only ask for a name, so that
     what they send never reaches the disk. `device` is "cpu" or "cuda", already resolved. `threads`
-    0 is the vendor's default. `options` are the backend's own.
+    0 is the vendor's default. The server puts at most `max_batch` windows into one batch.
     """
 
     name: str
@@ -85,7 +85,7 @@ class ModelSpec:
     local_files_only: bool = False
     hf_token: str | None = field(default=None, repr=False)
     language: str | None = None
-    options: tuple[tuple[str, Hashable], ...] = ()
+    max_batch: int = 16
 
     @property
     def source(self) -> str:
@@ -106,8 +106,8 @@ class Capabilities:
     `DecodeOptions.language` may be None. `can_sample`: a temperature above 0
     is honoured. `spells_numerals`: `DecodeOptions.suppress_numerals` is; for other engines the
     server spells them. `tells_silence`: it finds out by itself that nobody speaks in a window.
-    `padded_to` is the length in seconds that each window is
-    padded to, 0 when it costs what it lasts.
+    `max_batch` is the engine's own limit, if it has one. `padded_to` is the length in seconds that
+    each window is padded to, 0 when it costs what it lasts.
     """
 
     languages: frozenset[str] | None = None
@@ -120,7 +120,7 @@ class Capabilities:
     can_sample: bool = False
     spells_numerals: bool = False
     max_window: float = 30.0
-    max_batch: int = 16
+    max_batch: int | None = None
     tells_silence: bool = False
     padded_to: float = 0.0
 

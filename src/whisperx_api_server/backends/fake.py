@@ -10,12 +10,10 @@ codecs and telephone sample rates.
 What the options do can be seen: `language` spells the words in that language, `translate` in
 English; `prompt` and `hotwords` decide about capitals ("Red" in the prompt spells it so);
 `temperature` comes back in the segment; `word_timestamps` and `logprobs` give words and logprobs.
-`ModelSpec.options` may hold `("delay", seconds)`, which each batch then takes.
 """
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -142,9 +140,6 @@ def _loudest(spectrum: NDArray[np.floating], tones: NDArray[np.floating]) -> int
 class FakeTranscriber:
     """Spells the words that it hears, a full stop at each pause."""
 
-    def __init__(self, *, delay: float = 0.0) -> None:
-        self._delay = delay
-
     @property
     def capabilities(self) -> Capabilities:
         return Capabilities(
@@ -176,7 +171,6 @@ class FakeTranscriber:
         features: Sequence[object | None],
     ) -> list[WindowTranscript]:
         """What was said in each window: one segment, or none in silence."""
-        time.sleep(self._delay)
         return [
             _transcript(
                 window,
@@ -346,9 +340,9 @@ def _padded(start: float, end: float, padding: float, clip: AudioClip) -> Speech
     return SpeechRegion(start=max(0.0, start - padding), end=min(clip.duration, end + padding))
 
 
-def load_transcriber(spec: ModelSpec) -> Transcriber:
-    """The transcriber; `("delay", seconds)` among `spec.options` slows each batch."""
-    return FakeTranscriber(delay=float(str(dict(spec.options).get("delay", 0.0))))
+def load_transcriber(spec: ModelSpec) -> Transcriber:  # noqa: ARG001 - nothing to load
+    """The transcriber."""
+    return FakeTranscriber()
 
 
 def load_aligner(spec: ModelSpec) -> Aligner:  # noqa: ARG001 - nothing to load

@@ -23,8 +23,6 @@ from ..hub import snapshot, translate_hub_errors
 from .transcriber import ParakeetTranscriber
 
 EXTRA = "parakeet"
-DEFAULT_MAX_BATCH = 16
-
 # fmt: off
 V3_LANGUAGES = frozenset({
     "bg", "cs", "da", "de", "el", "en", "es", "et", "fi", "fr", "hr", "hu", "it",
@@ -77,14 +75,11 @@ def known_capabilities(spec: ModelSpec) -> Capabilities:
         languages=supported_languages(spec.name),
         native_words=True,
         can_logprobs=True,
-        max_batch=int(str(dict(spec.options).get("max_batch", DEFAULT_MAX_BATCH))),
     )
 
 
 def load_transcriber(spec: ModelSpec) -> Transcriber:
     """Load a `.nemo` file, or a model of the hub (`parakeet-…` is short for `nvidia/parakeet-…`).
-
-    Option: `max_batch`.
 
     Raises:
         NotInstalled: NeMo is absent.

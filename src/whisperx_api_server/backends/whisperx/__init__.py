@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...domain import Samples
 from ...errors import ModelUnavailable, NotInstalled
@@ -62,11 +62,10 @@ def import_vendors(stage: Stage, spec: ModelSpec) -> None:
         require(module, extra="cpu")
 
 
-def load_transcriber(spec: ModelSpec) -> Transcriber:
+def load_transcriber(spec: ModelSpec, *, fallback: bool = True) -> Transcriber:
     """Load a Whisper model: a published size, a hub id, or a directory in CTranslate2's format.
 
-    `spec.options` may have `max_batch` (int, most windows in one batch; 16) and `fallback` (bool,
-    whether doubtful windows are decoded again at higher temperatures; True).
+    `fallback` False leaves doubtful and partly unheard windows as they are.
 
     Raises:
         NotInstalled: ctranslate2 or faster-whisper is absent.
@@ -111,12 +110,10 @@ def load_transcriber(spec: ModelSpec) -> Transcriber:
             f"the Whisper model {spec.name!r} could not be loaded on {spec.device} as "
             f"{spec.compute_type}: see the server's log"
         ) from error
-    options: Mapping[str, Any] = dict(spec.options)
     return WhisperTranscriber(
         model,
         vocabulary,
-        max_batch=options.get("max_batch", 16),
-        fallback=options.get("fallback", True),
+        fallback=fallback,
         log_mel=log_mel,
     )
 

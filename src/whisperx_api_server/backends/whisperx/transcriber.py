@@ -58,7 +58,6 @@ class WhisperTranscriber:
         model: Any,
         vocabulary: Vocabulary,
         *,
-        max_batch: int,
         fallback: bool,
         log_mel: Callable[[Samples], Mel] | None = None,
     ) -> None:
@@ -72,7 +71,6 @@ class WhisperTranscriber:
         self._capabilities = replace(
             CAPABILITIES if model.is_multilingual else ENGLISH_ONLY,
             languages=vocabulary.languages,
-            max_batch=max_batch,
         )
 
     @property
