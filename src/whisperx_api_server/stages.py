@@ -74,11 +74,15 @@ class _Leased(Generic[M]):
     lane: Lane[M]
     request: TranscriptionRequest
 
+    async def model(self) -> M:
+        """The model, once it is there: it is loaded again when its lane's thread has died."""
+        await until_loaded(self.lane)
+        return self.lane.model
+
     async def submit(
         self, work: Work[M, P, R], payload: P, *, key: Hashable = None, padded_seconds: float = 1.0
     ) -> R:
         """Wait for one payload's turn on the lane, and for its result."""
-        await until_loaded(self.lane)  # it may be loaded again, its thread having died meanwhile
         return await asyncio.wrap_future(
             self.lane.submit(
                 work,
@@ -93,13 +97,11 @@ class _Leased(Generic[M]):
         )
 
 
+@dataclass(frozen=True, slots=True)
 class Transcribing(_Leased[Transcriber]):
-    """A leased transcriber."""
+    """A leased transcriber, and what the engine can do."""
 
-    @property
-    def capabilities(self) -> Capabilities:
-        """What the engine can do."""
-        return self.lane.model.capabilities
+    capabilities: Capabilities
 
     async def detect_language(self, window: Window) -> Mapping[str, float]:
         """Probability of each language (ISO-639-1) in a window."""
@@ -109,10 +111,11 @@ class Transcribing(_Leased[Transcriber]):
 
     async def transcribe(self, window: Window, options: DecodeOptions) -> WindowTranscript:
         """Decode one window, in a batch with those of others."""
+        model = await self.model()
         transcript = await self.submit(
             _TRANSCRIBE,
             _Decode(window=window, options=options),
-            key=self.lane.model.batch_key(options),
+            key=model.batch_key(options),
             padded_seconds=self._padded_seconds(window),
         )
         if options.suppress_numerals and not self.capabilities.spells_numerals:
@@ -143,7 +146,7 @@ class VoiceDetecting(_Leased[VoiceDetector]):
         self, clip: AudioClip, options: VadOptions
     ) -> AsyncGenerator[Sequence[SpeechRegion], None]:
         """Speech regions in order, as they become final."""
-        steps = self.lane.model.detect(clip, options)
+        steps = (await self.model()).detect(clip, options)
         while (regions := await self.submit(_NEXT_REGIONS, steps)) is not None:
             yield regions
 
@@ -205,7 +208,7 @@ class Engines:
     async def transcriber(self) -> AsyncIterator[Transcribing]:
         """The model that the request names."""
         async with self._pool.lease(self._catalog.transcriber(self._request.model)) as lane:
-            yield Transcribing(lane, self._request)
+            yield Transcribing(lane, self._request, lane.model.capabilities)
 
     @asynccontextmanager
     async def voice_detector(self) -> AsyncIterator[VoiceDetecting]:
