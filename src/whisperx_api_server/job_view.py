@@ -1,4 +1,4 @@
-"""A job as its client reads it."""
+"""A job as JSON."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def job_object(job: Job) -> dict[str, Any]:
 
 
 def webhook_event(job: Job) -> dict[str, Any]:
-    """What `callback_url` is told of a job that has ended; the id is the same in every try."""
+    """The event that `callback_url` gets when a job has ended; every try has the same id."""
     return {
         "id": f"evt_{job.id}",
         "object": "event",

@@ -90,15 +90,18 @@ class LocalService:
         if self._draining:
             raise ShuttingDown("the server is shutting down; try again shortly", retry_after=5)
 
-    def admit(self) -> None:
+    def admit(self, *, retry: bool = False) -> None:
         """`check_open`, and see whether there is room in the queue for more audio.
+
+        A `retry` is let in: it may join a run that is under way. A run that it begins is checked.
 
         Raises:
             ShuttingDown: new requests are not taken.
             Overloaded: the queue is full.
         """
         self.check_open()
-        self._backlog.check()
+        if not retry:
+            self._backlog.check()
 
     async def start(self) -> None:
         """Take up the jobs on disk: those that were under way when the last process ended failed.
@@ -294,7 +297,7 @@ class LocalService:
             if not record.withdrawn:
                 raise  # the server ends: the next start finds the job unfinished
             ended = job_states.cancelled(record.job, time.time())
-        except Exception:  # whoever watches the job must learn of its end
+        except Exception:  # the job's watchers must learn of its end
             logger.exception("unexpected failure of job %s", request.id)
             unforeseen = ServiceError("the server failed; its log says why")
             ended = job_states.failed(record.job, unforeseen, time.time())
@@ -364,10 +367,10 @@ class LocalService:
         record = self._records.get(job.id)
         if record is None:
             return
-        told = replace(record.job, notified=True)
-        await self._keep(told)
+        notified = replace(record.job, notified=True)
+        await self._keep(notified)
         if job.id in self._records:
-            record.job = told
+            record.job = notified
         else:  # deleted meanwhile
             await asyncio.to_thread(self._store.delete, job.id)
 

@@ -187,7 +187,7 @@ class Run(Observer):
     def _ended(self) -> None:
         assert self.task is not None
         if not self.task.cancelled():
-            self.task.exception()  # nobody may be left who asks for it
+            self.task.exception()  # it counts as retrieved, also where no watcher is left
         for file in self._files:
             file.unlink(missing_ok=True)
         self.tell()
@@ -210,8 +210,8 @@ class Run(Observer):
         return replace(file, path=link)
 
     def tell(self) -> None:
-        """Wake those who watch."""
-        # Each change has an event of its own: who waits holds the one that it saw last.
+        """Wake the watchers."""
+        # Each change has an event of its own: a watcher waits for the one after the last it saw.
         self._changed, changed = asyncio.Event(), self._changed
         changed.set()
 
@@ -305,7 +305,7 @@ class Runs:
         return run
 
     def _recall(self, identity: Hashable | None, *, retry: bool) -> Remembered | None:
-        """What is known of an earlier run; a transcript is for those alone who say they retry."""
+        """The results of an earlier run; its transcript is for requests alone that are retries."""
         self.forget_old()
         if identity is None:
             return None

@@ -1,4 +1,4 @@
-"""uvicorn, told to finish what it accepted before it goes."""
+"""uvicorn with graceful shutdown: the first signal drains, the second exits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Telling a client's URL that its job has ended.
+"""Posts signed events to a client's URL when its job has ended.
 
 Deliveries follow the Standard Webhooks specification (https://www.standardwebhooks.com), which is
 also OpenAI's: `client.webhooks.unwrap` of its SDK verifies them. The signature is the HMAC-SHA256

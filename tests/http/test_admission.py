@@ -14,6 +14,8 @@ from server import Server, serving
 from tones import CHUNK, sentences
 
 MEGABYTE = 1024**2
+RUNNING = sentences(4)
+RETRY = {"x-stainless-retry-count": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +25,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     settings = gate.settings() | {"LIMITS__QUEUE_SECONDS": "5"}
     with serving(tmp_path_factory.mktemp("full"), settings) as server:
         gate.allow(1)
-        running = Events(server, sentences(4), **CHUNK)
+        running = Events(server, RUNNING, **CHUNK)
         assert running.next()["type"] == "transcript.text.delta"
         eventually(lambda: server.info()["queue"]["seconds"] > 5)
         yield server
@@ -76,3 +78,16 @@ def test_a_client_that_sends_all_before_it_reads_sees_the_refusal(full: Server) 
             answer = client.post(PATH, files={"file": ("a.wav", bytes(20 * MEGABYTE))})
             assert answer.status_code == 429
             assert answer.headers["retry-after"]
+
+
+def test_a_retry_joins_its_run_although_the_queue_is_full(full: Server) -> None:
+    fields = {"stream": "true", **CHUNK}
+    with full.http.stream(
+        "POST", PATH, files={"file": ("a.wav", RUNNING)}, data=fields, headers=RETRY
+    ) as joined:
+        assert joined.status_code == 200
+    others = [
+        full.http.post(PATH, files={"file": ("a.wav", sentences(1))}, data=each, headers=RETRY)
+        for each in ({}, {"async": "true"})
+    ]
+    assert [answer.status_code for answer in others] == [429, 429]

@@ -100,7 +100,7 @@ def test_the_speed_follows_the_machine(clock: Clock) -> None:
     assert backlog.speed == pytest.approx(10, rel=0.1)
 
 
-def test_nobody_is_sent_away_for_hours() -> None:
+def test_retry_after_is_bounded() -> None:
     backlog = Backlog(1)
     with backlog.reserve(36_000):
         assert refused(backlog, 36_000) == LONGEST_RETRY

@@ -73,7 +73,7 @@ def test_what_is_kept_comes_back_whole(store: JobStore, tmp_path: Path) -> None:
     assert anew.transcript(ID) == TRANSCRIPT
 
 
-def test_nobody_else_on_the_machine_can_read_it(store: JobStore, tmp_path: Path) -> None:
+def test_other_users_cannot_read_it(store: JobStore, tmp_path: Path) -> None:
     store.save(JOB)
     store.save_transcript(ID, TRANSCRIPT)
 

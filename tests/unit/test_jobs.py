@@ -170,7 +170,7 @@ def test_a_slow_reader_sees_the_end_too(place: Place) -> None:
     asyncio.run(scenario())
 
 
-def test_what_nobody_foresaw_fails_the_job_with_a_reason(
+def test_an_unexpected_error_fails_the_job_with_a_reason(
     place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def breaks(observer: Observer) -> None:
@@ -200,7 +200,7 @@ def test_it_is_not_at_its_end_while_something_is_missing(place: Place) -> None:
             WindowTranscript(window_index=0, language="en", language_probability=1.0, segments=()),
             4.0,
         )
-        await asyncio.Event().wait()  # for who speaks
+        await asyncio.Event().wait()  # the speakers are missing
 
     async def scenario() -> None:
         async with place.service(last_window_is_heard) as service:

@@ -1,4 +1,4 @@
-"""Runs: who shares one, what is remembered of it, and that its files are its own."""
+"""Runs: which requests share one, what is remembered of it, and that its files are its own."""
 
 from __future__ import annotations
 
@@ -241,7 +241,7 @@ def test_a_failed_run_is_not_joined_but_its_windows_are_kept(
     assert memories == [set(), {1}, set()]
 
 
-def test_who_comes_late_is_told_everything(request_: TranscriptionRequest) -> None:
+def test_a_late_watcher_gets_every_event(request_: TranscriptionRequest) -> None:
     heard, done = asyncio.Event(), asyncio.Event()
 
     async def work(

@@ -107,7 +107,7 @@ class AsrQuery(DetectionQuery):
 @router.post("/asr", responses=schema.ASR, openapi_extra=schema.audio_file(AsrQuery))
 async def asr(request: Request, services: ServicesDep, client: ClientDep) -> Response:
     """Turn speech into text, as whisper-asr-webservice does."""
-    services.service.admit()
+    services.service.admit(retry=is_retry(request))
     query = parse_query(AsrQuery, request)
     async with read_form(
         request, services.uploads, max_bytes=services.max_upload_bytes, pcm=not query.encode

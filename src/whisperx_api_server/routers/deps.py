@@ -1,4 +1,4 @@
-"""What every route is given: the services, and who is calling."""
+"""Dependencies of every route: the services, and the client's name."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ async def answer_files(
 )
 async def transcribe(request: Request, services: ServicesDep, client: ClientDep) -> Response:
     """One file's words, as Reflector's first GPU server gave them."""
-    services.service.admit()
+    services.service.admit(retry=is_retry(request))
     async with read_form(request, services.uploads, max_bytes=services.max_upload_bytes) as form:
         fields = parse_form(TranscriptionForm, form)
         _check_shape(fields)

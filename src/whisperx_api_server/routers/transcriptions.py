@@ -33,7 +33,7 @@ router = APIRouter(tags=["audio"])
 )
 async def transcribe(request: Request, services: ServicesDep, client: ClientDep) -> Response:
     """Turn speech into a transcript in its own language."""
-    services.service.admit()
+    services.service.admit(retry=is_retry(request))
     async with AsyncExitStack() as stack:
         form = await stack.enter_async_context(
             read_form(request, services.uploads, max_bytes=services.max_upload_bytes)
@@ -47,6 +47,7 @@ async def transcribe(request: Request, services: ServicesDep, client: ClientDep)
             new_request_id(), client, source, services.defaults, references
         )
         if fields.asynchronous:
+            services.service.admit()
             accepted = await services.service.submit(job, output, stack, fields.callback_url)
             return JSONResponse(job_object(accepted), status_code=202)
         if fields.streams(output):
@@ -70,7 +71,7 @@ async def transcribe(request: Request, services: ServicesDep, client: ClientDep)
 )
 async def translate(request: Request, services: ServicesDep, client: ClientDep) -> Response:
     """Turn speech into an English transcript."""
-    services.service.admit()
+    services.service.admit(retry=is_retry(request))
     async with read_form(request, services.uploads, max_bytes=services.max_upload_bytes) as form:
         fields = parse_translation(form)
         source = choose_source(form, fields.audio_url)
