@@ -244,6 +244,18 @@ def test_a_body_without_a_declared_length_is_bounded_whatever_its_parts_are_call
     check_refusal(fake_server, answer, 413, "file_too_large", None)
 
 
+def test_files_of_unknown_names_count_as_files(fake_server: Server) -> None:
+    limit: int = fake_server.info()["limits"]["upload_bytes"]
+    body = part("cover", bytes(limit), "cover.png") + FILE + END
+
+    answer = fake_server.http.post(PATH, content=body, headers={"content-type": MULTIPART})
+
+    check_refusal(fake_server, answer, 413, "file_too_large", "file")
+    small = part("cover", bytes(1_000_000), "cover.png") + FILE + END
+    answer = fake_server.http.post(PATH, content=small, headers={"content-type": MULTIPART})
+    assert answer.json()["text"] == TEXT
+
+
 def test_two_files_are_one_too_many(fake_server: Server) -> None:
     both = [("file", ("a.wav", GOOD)), ("file", ("b.wav", GOOD))]
 

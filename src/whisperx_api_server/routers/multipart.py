@@ -118,40 +118,40 @@ async def _read_multipart(
     boundary = options.get(b"boundary")
     if not boundary:
         raise InvalidRequest("the multipart form has no boundary")
-    limit = max_bytes + MAX_REFERENCE_BYTES * (MAX_REFERENCES + 1)
-    parts = _Parts(read_body(request, max_bytes=limit), boundary)
-    stored = 0
+    most = max_bytes + MAX_REFERENCE_BYTES * (MAX_REFERENCES + 1)
+    parts = _Parts(read_body(request, max_bytes=most), boundary)
+    file_bytes = 0
     sizes = {False: 0, True: 0}  # characters of fields, and of references
     while (part := await parts.next_part()) is not None:
         shown = part.name[:60]
         if part.name in FILE_FIELDS:
             content = _after(file_header, parts.content())
             saved = await store.save(content, filename=part.filename or "", param=shown)
-            form.files.append((part.name, saved))
             size = saved.path.stat().st_size
-            if not size and not part.filename:  # a form's file input in which nothing was chosen
-                form.files.pop()
+            if size or part.filename:
+                form.files.append((part.name, saved))
+            else:  # a form's file input in which nothing was chosen
                 await store.discard(saved)
-            stored += size
+            file_bytes += size
             if len(form.files) > MAX_FILES:
                 raise TooLarge(f"the form has more than {MAX_FILES} files", param=shown)
-            if stored > max_bytes:
-                raise TooLarge(f"the files are larger than {max_bytes} bytes", param=shown)
-            continue
-        if part.filename is not None:
-            continue  # a file that no field asks for: skipped
-        reference = part.name in REFERENCE_FIELDS
-        value = await _read_value(
-            parts, part.name, MAX_REFERENCE_BYTES if reference else MAX_FIELD_BYTES
-        )
-        sizes[reference] += len(value)
-        if (
-            sizes[False] > MAX_FIELD_BYTES
-            or sizes[True] > MAX_REFERENCES * MAX_REFERENCE_BYTES
-            or len(form.fields) >= MAX_FIELDS
-        ):
-            raise TooLarge("the form has too many fields, or too large ones")
-        form.fields.append((part.name, value))
+        elif part.filename is not None:  # a file that no field asks for: skipped
+            async for chunk in parts.content():
+                file_bytes += len(chunk)
+        else:
+            reference = part.name in REFERENCE_FIELDS
+            limit = MAX_REFERENCE_BYTES if reference else MAX_FIELD_BYTES
+            value = await _read_value(parts, part.name, limit)
+            sizes[reference] += len(value)
+            if (
+                sizes[False] > MAX_FIELD_BYTES
+                or sizes[True] > MAX_REFERENCES * MAX_REFERENCE_BYTES
+                or len(form.fields) >= MAX_FIELDS
+            ):
+                raise TooLarge("the form has too many fields, or too large ones")
+            form.fields.append((part.name, value))
+        if file_bytes > max_bytes:
+            raise TooLarge(f"the files are larger than {max_bytes} bytes", param=shown)
 
 
 async def _after(header: bytes, content: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
