@@ -161,7 +161,7 @@ def parse_language(value: str) -> str:
     code = _CODES.get(name) or _CODES.get(name.partition("-")[0])
     if code is None:
         raise InvalidRequest(
-            f"{value[:40]!r} is no language known here: give an ISO-639-1 code such as 'en'",
+            f"{value[:40]!r} is not a known language: give an ISO-639-1 code such as 'en'",
             param="language",
         )
     return code

@@ -185,7 +185,7 @@ def test_one_bad_recording_does_not_stop_the_others(recordings: Path) -> None:
         ("--highlight-words", "--highlight-words: highlight_words needs"),
         ("--min-speakers 3 --max-speakers 2", "--min-speakers: min_speakers is greater"),
         ("--translate --language fr -l de", "--language does not go with --translate"),
-        ("--translate --language xx", "--language: 'xx' is no language"),
+        ("--translate --language xx", "--language: 'xx' is not a known language"),
         ("--translate --num-speakers 2", "--diarize does not go with --translate"),
         ("--translate -f diarized_json", "--format: "),
         ("--known-speaker Beth", "--known-speaker: give NAME=FILE, not 'Beth'"),

@@ -31,7 +31,7 @@ def caused(error: Exception, cause: Exception) -> Exception:
         (hub_errors.HfHubHTTPError("x", response=answer(401)), ModelNotFound, "check the name"),
         (hub_errors.RevisionNotFoundError("x", answer(404)), ModelNotFound, "lacks files"),
         (hub_errors.EntryNotFoundError("x", answer(404)), ModelNotFound, "lacks files"),
-        (hub_errors.HFValidationError("x"), ModelNotFound, "no model name"),
+        (hub_errors.HFValidationError("x"), ModelNotFound, "not a model name"),
         (hub_errors.OfflineModeIsEnabled("x"), ModelNotFound, "downloads are off"),
         (hub_errors.LocalEntryNotFoundError("x"), ModelNotFound, "downloads are off"),
         (

@@ -288,7 +288,7 @@ def test_another_pipeline_is_no_diarizer(tmp_path: Path) -> None:
         "pipeline:\n  name: pyannote.audio.pipelines.VoiceActivityDetection\n"
         f"  params: {{segmentation: {weights}}}\n"
     )
-    with pytest.raises(ModelNotFound, match="no pyannote speaker diarization pipeline"):
+    with pytest.raises(ModelNotFound, match="not a pyannote speaker diarization pipeline"):
         pyannote.load_diarizer(ModelSpec(name=tmp_path.name, path=tmp_path))
 
 

@@ -66,7 +66,7 @@ def translate_hub_errors(model: str, *, extra: str = "cpu", advice: str = "") ->
     `advice` is added to the error where the model is not on disk and the hub does not give it.
 
     Raises:
-        ModelNotFound: there is no such model for us, or it is not on disk while downloads are off.
+        ModelNotFound: the hub does not give it, or it is not on disk while downloads are off.
         ModelUnavailable: the hub or the disk failed; another try may succeed.
     """
     errors = require("huggingface_hub.errors", extra=extra)
@@ -95,11 +95,11 @@ def _translated(error: BaseException, model: str, errors: object, advice: str) -
         status == 401
     ):
         return ModelNotFound(
-            f"the Hugging Face hub has no model {model!r} for us: check the name, or set HF_TOKEN "
-            "if it is private"
+            f"the Hugging Face hub has no model {model!r}: check the name, or set HF_TOKEN if it "
+            "is private"
         )
     if has("HFValidationError"):
-        return ModelNotFound(f"{model!r} is no model name: use a published one or a hub id")
+        return ModelNotFound(f"{model!r} is not a model name: use a published one or a hub id")
     if has("OfflineModeIsEnabled") or isinstance(chain[-1], kinds("LocalEntryNotFoundError")):
         return ModelNotFound(
             f"the model {model!r} is not on disk while downloads are off: download it before, or "
@@ -108,7 +108,9 @@ def _translated(error: BaseException, model: str, errors: object, advice: str) -
     if has("RevisionNotFoundError") or (
         has("EntryNotFoundError") and not has("LocalEntryNotFoundError")
     ):
-        return ModelNotFound(f"{model!r} lacks files that such a model needs: use another model")
+        return ModelNotFound(
+            f"{model!r} lacks files that a model of this kind needs: use another model"
+        )
     if status is not None:
         return ModelUnavailable(
             f"the Hugging Face hub answered {status} for the model {model!r}: try again later"

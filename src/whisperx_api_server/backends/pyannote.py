@@ -317,7 +317,7 @@ def load_diarizer(spec: ModelSpec) -> Diarizer:
                 f"the model {name!r} could not be loaded ({type(e).__name__}): see the server's log"
             ) from e
     if not isinstance(pipeline, pipelines.SpeakerDiarization):
-        raise ModelNotFound(f"{name!r} is no pyannote speaker diarization pipeline")
+        raise ModelNotFound(f"{name!r} is not a pyannote speaker diarization pipeline")
     pipeline.segmentation_batch_size = BATCH_SIZES[spec.device]
     pipeline.embedding_batch_size = BATCH_SIZES[spec.device]
     return PyannoteDiarizer(pipeline, torch)

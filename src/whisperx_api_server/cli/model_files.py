@@ -97,11 +97,9 @@ def _refusal(url: str, token: str | None) -> str:
     except errors.GatedRepoError:
         return "it is gated: accept its conditions on the Hugging Face hub and set HF_TOKEN"
     except errors.RepositoryNotFoundError:
-        return (
-            "the hub has no such model for us: correct the name, or set HF_TOKEN if it is private"
-        )
+        return "the hub has no such model: correct the name, or set HF_TOKEN if it is private"
     except errors.EntryNotFoundError:
-        return f"it is no model of this kind: it has no {url.rpartition('/')[2]}"
+        return f"it is not a model of this kind: it has no {url.rpartition('/')[2]}"
     except errors.OfflineModeIsEnabled:
         return "download it, or unset HF_HUB_OFFLINE"
     except errors.HfHubHTTPError as error:

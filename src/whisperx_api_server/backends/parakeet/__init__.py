@@ -84,7 +84,7 @@ def load_transcriber(spec: ModelSpec) -> Transcriber:
     Raises:
         NotInstalled: NeMo is absent.
         NotConfigured: the precision is none that Parakeet computes in.
-        ModelNotFound: there is no such model, or it is no transducer.
+        ModelNotFound: there is no such model, or it is not a transducer.
         ModelUnavailable: the hub or the load failed.
         InsufficientMemory: the device cannot hold it.
     """
@@ -107,7 +107,7 @@ def load_transcriber(spec: ModelSpec) -> Transcriber:
             model = models.ASRModel.restore_from(str(file), map_location=device).eval()
             if not hasattr(model, "joint"):
                 raise ModelNotFound(
-                    f"{spec.name!r} is no transducer: use a parakeet-tdt, "
+                    f"{spec.name!r} is not a transducer: use a parakeet-tdt, "
                     "parakeet-rnnt or parakeet-tdt_ctc model"
                 )
             model.change_decoding_strategy(

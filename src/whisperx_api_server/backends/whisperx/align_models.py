@@ -157,7 +157,7 @@ def load_ctc_model(spec: ModelSpec) -> CtcModel:
     """Load a bundle of torchaudio.pipelines, or a Hugging Face wav2vec2 model by id or path.
 
     Raises:
-        ModelNotFound: there is no such model, it is no wav2vec2 CTC model, or downloads are off.
+        ModelNotFound: there is no such model, it is not a wav2vec2 CTC model, or downloads are off.
         ModelUnavailable: it cannot be downloaded or loaded for now.
         NotInstalled: torch, torchaudio or transformers is absent.
         InsufficientMemory: it does not fit on the device.
@@ -234,7 +234,7 @@ def _from_transformers(spec: ModelSpec) -> CtcModel:
 
 def _not_ctc(spec: ModelSpec) -> ModelNotFound:
     return ModelNotFound(
-        f"{spec.name!r} is no wav2vec2 CTC model that could align: name another one "
+        f"{spec.name!r} is not a wav2vec2 CTC model, as alignment needs: name another one "
         "in ALIGNMENT__MODELS"
     )
 
