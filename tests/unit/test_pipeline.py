@@ -28,6 +28,7 @@ from pipeline_world import (
     sentences,
 )
 from whisperx_api_server import pipeline, runs, scheduler
+from whisperx_api_server.backends.base import Capabilities
 from whisperx_api_server.backends.fake import say
 from whisperx_api_server.domain import (
     AlignMode,
@@ -474,3 +475,40 @@ def test_a_long_recording_costs_per_minute_what_a_short_one_does() -> None:
         assert long[count] / 120 <= 1.1 * short[count] / 6, count
     assert long["windows"] >= 240
     assert long["grown"] < 50e6  # bytes; the recording itself has 460 MB
+
+
+class TellsSilence(Transcriber):
+    """Finds out by itself that nobody speaks."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return replace(super().capabilities, tells_silence=True)
+
+
+class HearsNothing(VoiceDetector):
+    def detect(self, clip: AudioClip, options: VadOptions) -> Iterator[Sequence[SpeechRegion]]:
+        yield from ([] for _ in super().detect(clip, options))
+
+
+class Doubts(VoiceDetector):
+    def detect(self, clip: AudioClip, options: VadOptions) -> Iterator[Sequence[SpeechRegion]]:
+        for regions in super().detect(clip, options):
+            yield [replace(region, probability=0.1) for region in regions]
+
+
+@pytest.mark.parametrize("detector", [HearsNothing, Doubts])
+def test_doubtful_speech_is_for_transcribers_that_tell_silence(
+    detector: type[VoiceDetector],
+) -> None:
+    async def scene(world: World) -> None:
+        world.engines["vad"] = detector
+        assert await world.text("english") == ""
+
+    async def telling(world: World) -> None:
+        world.engines["vad"] = detector
+        world.engines["transcription"] = TellsSilence
+        assert "red door" in await world.text("english")
+        assert await world.text("silent") == ""
+
+    play(scene)
+    play(telling)

@@ -290,7 +290,7 @@ def test_a_temperature_is_sampled_at_once(transcriber: TranscriberProtocol, spee
     assert [one.temperature for one in transcript.segments] == [0.4]
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.7])
+@pytest.mark.parametrize("temperature", [0.0, 5.0])
 def test_a_window_has_the_same_text_whatever_is_beside_it(
     transcriber: TranscriberProtocol, speech: Speech, temperature: float
 ) -> None:
@@ -301,7 +301,7 @@ def test_a_window_has_the_same_text_whatever_is_beside_it(
     assert [run(transcriber, [window], options)[0] for window in windows] == alone
     together = run(transcriber, windows * 2, *[options] * 6)
     assert [text_of(one) for one in together] == [text_of(one) for one in alone] * 2
-    other = load_transcriber(ModelSpec(name=str(WHISPER), threads=1))
+    other = load_transcriber(ModelSpec(name="whisper", path=WHISPER, threads=1))
     assert [text_of(run(other, [window], options)[0]) for window in reversed(windows)] == [
         text_of(one) for one in reversed(alone)
     ]
