@@ -15,10 +15,12 @@ VENDORLESS = {"fake"}
 
 SCRIPT = """
 import sys
+from pathlib import Path
 from whisperx_api_server.backends import ModelKey, import_vendors, load_model
 from whisperx_api_server.backends.base import ModelSpec
 
-key = ModelKey(stage=sys.argv[1], backend="whisperx", spec=ModelSpec(name=sys.argv[2]))
+spec = ModelSpec(name="model", path=Path(sys.argv[2]))
+key = ModelKey(stage=sys.argv[1], backend="whisperx", spec=spec)
 import_vendors(key)
 before = {name.partition(".")[0] for name in sys.modules}
 load_model(key)

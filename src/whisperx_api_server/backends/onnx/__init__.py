@@ -7,9 +7,15 @@ token nor a download.
 
 from __future__ import annotations
 
-from ..base import Diarizer, ModelSpec
+from ..base import Diarizer, ModelSpec, Stage, require
 
 DIARIZATION_MODEL = "segmentation-3.0-campplus"
+
+
+def import_vendors(_stage: Stage, _spec: ModelSpec) -> None:
+    """See `backends.base`."""
+    for module in ("onnxruntime", "scipy.cluster.hierarchy", "scipy.optimize"):
+        require(module, extra="embedded")
 
 
 def load_diarizer(spec: ModelSpec) -> Diarizer:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ...audio import SAMPLE_RATE
 from ...domain import AudioClip, Diarization, DiarizeOptions, Samples, SpeakerTurn
-from ..base import ModelSpec, require
+from ..base import ModelSpec, require, translate_memory_errors
 from .clustering import Labels, centroids, cluster
 from .fbank import SHIFT, SIZE, FilterBank
 from .segmentation import (
@@ -110,6 +110,9 @@ class OnnxDiarizer:
             return None
         return tuple(centroids(vectors, np.zeros(len(vectors), np.intp))[0].tolist())
 
+    @translate_memory_errors(
+        "there is not enough memory to tell the speakers apart: try again later"
+    )
     def _voices(self, samples: Samples) -> Voices:
         windows = count_windows(len(samples))
         parts = [
