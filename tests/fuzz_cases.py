@@ -16,7 +16,8 @@ from whisperx_api_server.transcription_fields import TranscriptionForm
 
 CONTAINERS = ("wav", "mp3", "ogg", "m4a", "webm", "flac")
 TRANSCRIPTIONS = "/v1/audio/transcriptions"
-UPLOADS = (TRANSCRIPTIONS, "/v1/audio/translations", "/transcribe", "/diarize")
+ASR = ("/asr?output=json&encode=false", "/detect-language")
+UPLOADS = (TRANSCRIPTIONS, "/v1/audio/translations", "/transcribe", "/diarize", *ASR)
 TEXTS = ("/v1/audio/transcriptions-from-url", "/translate", "/llm")
 MODELS = (b"whisper-1", b"tiny", b"gpt-4o-transcribe", b"../etc/passwd", b"a/b/c", b"x" * 300)
 """No Parakeet: its name would import NeMo in the server."""
@@ -227,7 +228,8 @@ def _file(data: bytes, random: Random) -> Part:
     name = random.choice(
         (b"a.wav", b"a.mp3", b"a.m4a", b"", b"\0.wav", b"../a", b"\xff\xfe", b"n" * 3000)
     )
-    return Part(name=b"file", content=data, filename=name, headers=b"Content-Type: audio/wav\r\n")
+    field = random.choice((b"file", b"file", b"audio_file"))
+    return Part(name=field, content=data, filename=name, headers=b"Content-Type: audio/wav\r\n")
 
 
 # -- forms --------------------------------------------------------------------------------------
@@ -328,6 +330,7 @@ def mutated_path(_: Sequence[bytes], random: Random) -> Request:
     paths = [
         *(f"{TRANSCRIPTIONS}/%s/status", f"{TRANSCRIPTIONS}/%s", f"{TRANSCRIPTIONS}/%s/result"),
         *("/v1/models/%s", "/models/load?model=%s", "/align_models/load?language=%s", "/%s/list"),
+        *("/asr?output=%s", "/asr?language=%s", "/detect-language?encode=%s", "/openai/v1/%s"),
         *("/diarize?audio_file_url=%s", "/diarize?timestamp=%s", "/models/unload?model=%s"),
     ]
     filled = ["a", "%00", "%ff", "..%2f..", "%2e%2e", "x" * 5000, "a/b", "en", "-1", "nan"]
