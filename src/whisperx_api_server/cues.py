@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
-from .domain import SPACELESS_LANGUAGES, Segment, Word, word_spans
-from .sentences import CLAUSE_END, split_sentences
+from .domain import SPACELESS_LANGUAGES, Segment, Word
+from .sentences import CLAUSE_END, split_sentences, word_spans
 
 LINE_WIDTH = 42
 LONGEST_MS = 7000

@@ -259,25 +259,6 @@ class Segment:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GenerationOptions:
-    """How a language model writes; the names are those of transformers' GenerationConfig.
-
-    `max_new_tokens` None is as many as usual and as the model's context holds. `temperature` None
-    or 0 takes the likeliest token. `do_sample` None samples where there is a temperature and only
-    one beam.
-    """
-
-    max_new_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    repetition_penalty: float | None = None
-    num_beams: int = 1
-    do_sample: bool | None = None
-    use_cache: bool = True
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class SpeakerTurn:
     """One speaker, from `start` to `end`."""
 
@@ -408,17 +389,3 @@ def join_texts(parts: Iterable[tuple[str, str | None]]) -> str:
             gap = "" if not joined or language in SPACELESS_LANGUAGES else " "
             joined += gap + text
     return joined
-
-
-def word_spans(text: str, words: Iterable[Word]) -> tuple[tuple[int, int], ...] | None:
-    """Where each word stands in `text`, as [start, end) characters; None if one is not there."""
-    spans = []
-    end = 0
-    for word in words:
-        stripped = word.text.strip()
-        start = text.find(stripped, end)
-        if start < 0:
-            return None
-        end = start + len(stripped)
-        spans.append((start, end))
-    return tuple(spans)

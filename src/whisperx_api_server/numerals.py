@@ -13,7 +13,8 @@ from dataclasses import replace
 from decimal import Decimal
 from functools import partial
 
-from .domain import SPACELESS_LANGUAGES, Segment, Word, word_spans
+from .domain import SPACELESS_LANGUAGES, Segment, Word
+from .sentences import word_spans
 
 MAX_CARDINAL_DIGITS = 7
 """A longer number is read digit by digit, unless it is round."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise, zip_longest
 
-from .domain import Segment, Word, word_spans
+from .domain import Segment, Word
 
 SENTENCE_PAUSE = 1.5
 """Seconds without a word that end a segment even where no punctuation does."""
@@ -92,6 +92,20 @@ def split_sentences(text: str, language: str | None) -> list[tuple[int, int]]:
         elif start == token.end():
             start = None
     return spans
+
+
+def word_spans(text: str, words: Iterable[Word]) -> tuple[tuple[int, int], ...] | None:
+    """Where each word stands in `text`, as [start, end) characters; None if one is not there."""
+    spans = []
+    end = 0
+    for word in words:
+        stripped = word.text.strip()
+        start = text.find(stripped, end)
+        if start < 0:
+            return None
+        end = start + len(stripped)
+        spans.append((start, end))
+    return tuple(spans)
 
 
 def sentence_segments(segment: Segment) -> list[Segment]:

@@ -17,8 +17,8 @@ from .domain import (
     SpeakerTurn,
     Word,
     join_texts,
-    word_spans,
 )
+from .sentences import word_spans
 
 
 class Labeller:

@@ -17,9 +17,9 @@ from itertools import islice, zip_longest
 from typing import Any
 
 from .backends import ModelKey, find_backend
-from .backends.base import LanguageModel, Translator
+from .backends.base import GenerationOptions, LanguageModel, Translator
 from .catalog import Catalog
-from .domain import SPACELESS_LANGUAGES, GenerationOptions
+from .domain import SPACELESS_LANGUAGES
 from .errors import InvalidRequest, ModelNotFound, Overloaded, Unavailable
 from .languages import parse_language
 from .model_pool import ModelPool

@@ -18,7 +18,12 @@ import numpy as np
 import pytest
 
 from support import FIXTURES
-from whisperx_api_server.backends.base import LanguageModel, ModelSpec, Translator
+from whisperx_api_server.backends.base import (
+    GenerationOptions,
+    LanguageModel,
+    ModelSpec,
+    Translator,
+)
 from whisperx_api_server.backends.json_schema import tightened
 from whisperx_api_server.backends.text import (
     generation_options,
@@ -26,7 +31,6 @@ from whisperx_api_server.backends.text import (
     load_language_model,
     load_translator,
 )
-from whisperx_api_server.domain import GenerationOptions
 from whisperx_api_server.errors import InvalidRequest, ModelNotFound
 
 MARIAN = FIXTURES / "models" / "marian"

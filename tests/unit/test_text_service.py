@@ -11,8 +11,8 @@ import pytest
 
 from whisperx_api_server import text_service
 from whisperx_api_server.backends import ModelKey
+from whisperx_api_server.backends.base import GenerationOptions
 from whisperx_api_server.config import Settings
-from whisperx_api_server.domain import GenerationOptions
 from whisperx_api_server.errors import (
     InvalidRequest,
     ModelNotFound,

@@ -48,7 +48,6 @@ from ..domain import (
     DecodeOptions,
     Diarization,
     DiarizeOptions,
-    GenerationOptions,
     Samples,
     Segment,
     SpeechRegion,
@@ -127,6 +126,25 @@ class Capabilities:
     def may_hear(self, window: Window) -> bool:
         """Whether a window holds speech for sure, or the engine tells by itself."""
         return self.tells_silence or window.speech_probability >= MIN_SPEECH_PROBABILITY
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GenerationOptions:
+    """How a language model writes; the names are those of transformers' GenerationConfig.
+
+    `max_new_tokens` None is as many as usual and as the model's context holds. `temperature` None
+    or 0 takes the likeliest token. `do_sample` None samples where there is a temperature and only
+    one beam.
+    """
+
+    max_new_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    repetition_penalty: float | None = None
+    num_beams: int = 1
+    do_sample: bool | None = None
+    use_cache: bool = True
 
 
 @runtime_checkable

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from ..domain import SPACELESS_LANGUAGES, GenerationOptions
+from ..domain import SPACELESS_LANGUAGES
 from ..errors import InvalidRequest, ServiceError
 from ..sentences import split_sentences
 from .base import (
+    GenerationOptions,
     LanguageModel,
     ModelSpec,
     Stage,
