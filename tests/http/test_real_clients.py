@@ -30,14 +30,14 @@ NODE_CLIENTS = {
 }
 
 
-def install(directory: Path, wanted: str, *commands: Sequence[str | Path]) -> None:
-    """Run the commands that install a client, once for each list of versions."""
+def install(directory: Path, pins: str, wanted: str, *commands: Sequence[str | Path]) -> None:
+    """Run the commands that install what the file `pins` lists, once for each content of it."""
     stamp = directory / "installed.txt"
     if stamp.exists() and stamp.read_text() == wanted:
         return
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
-    (directory / "package.json").write_text(wanted)
+    (directory / pins).write_text(wanted)
     for command in commands:
         ran = subprocess.run(
             command, cwd=directory, capture_output=True, text=True, timeout=240, check=False
@@ -51,12 +51,13 @@ def python_with(client: str, python: str | Path = sys.executable) -> Path:
     """The interpreter of the client's environment."""
     if not UV.exists():
         pytest.skip("uv is not beside this interpreter: make install puts it there")
-    pins = SCRIPTS / f"{client}.txt"
+    pins = "requirements.txt"
     directory = INSTALLED / client
     there = directory / "venv" / "bin" / "python"
     install(
         directory,
-        pins.read_text(),
+        pins,
+        (SCRIPTS / f"{client}.txt").read_text(),
         [UV, "venv", "--quiet", "--python", python, "venv"],
         [UV, "pip", "install", "--quiet", "--no-deps", "--python", there, "--requirement", pins],
     )
@@ -111,6 +112,7 @@ def test_node_client(fake_server: Server, tmp_path: Path, client: str) -> None:
     package = {"private": True, "type": "module", "dependencies": NODE_CLIENTS[client]}
     install(
         directory,
+        "package.json",
         json.dumps(package),
         ["npm", "install", "--no-audit", "--no-fund", "--no-package-lock"],
     )
