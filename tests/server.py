@@ -165,6 +165,23 @@ FAKE = {
 """Settings of a server on the fake backend."""
 
 
+def base_settings(directory: Path) -> dict[str, str]:
+    """Settings of a server on Whisper base, whose weights packages carry, in that directory.
+
+    Words have the decoder's own times.
+    """
+    return {
+        "BACKENDS__TRANSCRIPTION": "whisperx",
+        "BACKENDS__ALIGNMENT": "embedded",
+        "BACKENDS__DIARIZATION": "embedded",
+        "WHISPER__MODEL": "base",
+        "WHISPER__COMPUTE_TYPE": "int8",
+        "WHISPER__LOCAL_FILES_ONLY": "true",
+        "XDG_CACHE_HOME": str(directory / "cache"),
+        "POOL__TTL": "-1",
+    }
+
+
 REFLECTOR_KEY = "reflectors-own-key"
 
 

@@ -27,18 +27,23 @@ def words_of(text: str) -> list[str]:
     return re.findall(r"[^\W_]+(?:['’-][^\W_]+)*", text.lower())
 
 
-def word_errors(reference: str, hypothesis: str) -> tuple[int, int]:
-    """(word errors, reference words): the Levenshtein distance over words."""
-    wanted, got = words_of(reference), words_of(hypothesis)
+def edit_distance(wanted: Sequence[str], got: Sequence[str]) -> int:
+    """The least number of items to insert, delete or replace (Levenshtein)."""
     row = list(range(len(got) + 1))
     for i, expected in enumerate(wanted, 1):
         previous, row[0] = row[0], i
-        for j, word in enumerate(got, 1):
+        for j, item in enumerate(got, 1):
             previous, row[j] = (
                 row[j],
-                min(row[j] + 1, row[j - 1] + 1, previous + (expected != word)),
+                min(row[j] + 1, row[j - 1] + 1, previous + (expected != item)),
             )
-    return row[-1], len(wanted)
+    return row[-1]
+
+
+def word_errors(reference: str, hypothesis: str) -> tuple[int, int]:
+    """(word errors, reference words)."""
+    wanted = words_of(reference)
+    return edit_distance(wanted, words_of(hypothesis)), len(wanted)
 
 
 def wav(samples: Samples, *, rate: int = 16_000) -> bytes:

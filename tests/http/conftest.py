@@ -9,8 +9,18 @@ from importlib.util import find_spec
 import pytest
 
 import diarizer_fixture
-from server import FAKE, REFLECTOR_KEY, REPOSITORY, Server, real_settings, serving
+from real_speech import DICKENS, Recording, excerpt, folder
+from server import (
+    FAKE,
+    REFLECTOR_KEY,
+    REPOSITORY,
+    Server,
+    base_settings,
+    real_settings,
+    serving,
+)
 from support import ALIGNER, FIXTURES, PARAKEET, WHISPER
+from whisperx_api_server.domain import Samples
 
 EMBEDDED = {
     "BACKENDS__TRANSCRIPTION": "embedded",
@@ -63,3 +73,23 @@ def parakeet_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server
     with serving(tmp_path_factory.mktemp("parakeet"), settings) as server:
         server.http.headers["authorization"] = f"bearer {REFLECTOR_KEY}"
         yield server
+
+
+@pytest.fixture(scope="session")
+def base_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Whisper base on real speech."""
+    directory = tmp_path_factory.mktemp("base")
+    with serving(directory, base_settings(directory)) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def clips() -> dict[str, Recording]:
+    """The recordings of `../shared/real` by name; none where that folder is not."""
+    return folder()
+
+
+@pytest.fixture(scope="session")
+def opening() -> Samples:
+    """The first 6 s of Dickens: "It was the best of times, … it was the age of wisdom"."""
+    return excerpt(DICKENS, 0, 6.2)

@@ -262,7 +262,9 @@ def _is_speech(decoding: Decoding, window: Window, options: DecodeOptions) -> bo
         return False
     pace = len(decoding.tokens) / max(window.speech_seconds, 0.01)
     doubtful = window.speech_probability < MIN_SPEECH_PROBABILITY
-    if (doubtful or pace < USUAL_PACE) and not decoding.sure:
+    # A translation is shorter and less likely than what was said, however clear that is.
+    slow = pace < USUAL_PACE and options.task == "transcribe"
+    if (doubtful or slow) and not decoding.sure:
         return False
     if (doubtful or pace < LEAST_PACE) and decoding.repeats:
         return False
