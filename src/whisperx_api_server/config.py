@@ -1,81 +1,41 @@
 """Settings: every one is an environment variable (nested names join with `__`), also from `.env`.
 
-Read once, by `main`, `cli` and the worker; everything else is given what it needs.
+Read once, by `main` and `cli`. Each section is defined beside the code that reads it; this file
+composes them.
 """
 
 from __future__ import annotations
 
 import base64
 import difflib
-import json
 import reprlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SecretStr,
-    ValidationError,
-)
+from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from .domain import OutputFormat
-from .errors import InvalidRequest
-from .languages import parse_language
+from .job_store import JobSettings
+from .setting_types import (
+    AlignModels,
+    Device,
+    JsonList,
+    LanguageCode,
+    Languages,
+    ModelPatterns,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    TranslationModels,
+    UserPath,
+)
+from .urls import UrlFetchSettings
 
-
-def _from_json(value: object) -> object:
-    """Decode here and not in pydantic-settings, whose error does not name the variable."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except ValueError as error:
-        reason = {"reason": str(error)}
-        raise PydanticCustomError("json", "Input should be JSON: {reason}", reason) from error
-
-
-def _language(name: str) -> str:
-    """The language's code, by which requests are matched with settings."""
-    try:
-        return parse_language(name)
-    except InvalidRequest as error:
-        raise PydanticCustomError("language", "{reason}", {"reason": error.message}) from error
-
-
-def _align_model_key(name: str) -> str:
-    return name if name == "multilingual" else _language(name)
-
-
-def _language_pair(pair: str) -> str:
-    source, separator, target = pair.partition("-")
-    if not separator:
-        raise PydanticCustomError("pair", "a key has two languages, such as en-fr")
-    return f"{_language(source)}-{_language(target)}"
-
-
-Device = Literal["auto", "cpu", "cuda"]
-PositiveInt = Annotated[int, Field(gt=0)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
-LanguageCode = Annotated[str, AfterValidator(_language)]
-AlignModelKey = Annotated[str, AfterValidator(_align_model_key)]
-LanguagePair = Annotated[str, AfterValidator(_language_pair)]
-ModelPattern = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*(/(\*|[A-Za-z0-9][\w.-]*))?$")]
-JsonList = Annotated[list[str], NoDecode, BeforeValidator(_from_json)]
-ModelPatterns = Annotated[list[ModelPattern], NoDecode, BeforeValidator(_from_json)]
-Languages = Annotated[list[LanguageCode], NoDecode, BeforeValidator(_from_json)]
-AlignModels = Annotated[dict[AlignModelKey, str], NoDecode, BeforeValidator(_from_json)]
-TranslationModels = Annotated[dict[LanguagePair, str], NoDecode, BeforeValidator(_from_json)]
 ComputeType = Literal[
     "default",
     "auto",
@@ -107,11 +67,7 @@ class ConfigurationError(Exception):
     """A setting has a wrong value; the message is one line that names the variable."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-
-class WhisperSettings(_Section):
+class WhisperSettings(Section):
     """Transcription with Whisper."""
 
     model: str = Field("large-v3", description="Model name, hub id or path; the default model.")
@@ -136,7 +92,7 @@ class WhisperSettings(_Section):
     preload: bool = Field(False, description="Load the default model at start.")
 
 
-class ModelSettings(_Section):
+class ModelSettings(Section):
     """Which models clients may name."""
 
     allowed: ModelPatterns = Field(
@@ -147,7 +103,7 @@ class ModelSettings(_Section):
     )
 
 
-class AlignmentSettings(_Section):
+class AlignmentSettings(Section):
     """Word times by forced alignment."""
 
     models: AlignModels = Field(
@@ -160,7 +116,7 @@ class AlignmentSettings(_Section):
     )
 
 
-class DiarizationSettings(_Section):
+class DiarizationSettings(Section):
     """Who speaks when."""
 
     model: str = Field(
@@ -169,7 +125,7 @@ class DiarizationSettings(_Section):
     preload: bool = Field(False, description="Load it at start.")
 
 
-class BackendSettings(_Section):
+class BackendSettings(Section):
     """Which backend serves each stage: a built-in name, or one from an installed entry point."""
 
     transcription: str = Field("whisperx", description="whisperx, parakeet, embedded or fake.")
@@ -177,7 +133,7 @@ class BackendSettings(_Section):
     diarization: str = Field("whisperx", description="whisperx (pyannote), embedded or fake.")
 
 
-class ParakeetSettings(_Section):
+class ParakeetSettings(Section):
     """Transcription with NVIDIA NeMo Parakeet."""
 
     model: str = Field(
@@ -191,7 +147,7 @@ class ParakeetSettings(_Section):
     preload: bool = Field(False, description="Load it at start.")
 
 
-class TranslationSettings(_Section):
+class TranslationSettings(Section):
     """Text translation for Reflector's /translate."""
 
     models: TranslationModels = Field(
@@ -201,13 +157,13 @@ class TranslationSettings(_Section):
     )
 
 
-class LlmSettings(_Section):
+class LlmSettings(Section):
     """The causal language model for Reflector's /llm."""
 
     model: str | None = Field(None, description="Hub id or path; unset answers 501.")
 
 
-class LimitSettings(_Section):
+class LimitSettings(Section):
     """What one request, and all together, may ask for."""
 
     upload_bytes: PositiveInt = Field(
@@ -228,21 +184,7 @@ class LimitSettings(_Section):
     )
 
 
-class UrlFetchSettings(_Section):
-    """The policy for `audio_url` and every other URL that a client names."""
-
-    allowed_hosts: JsonList = Field(
-        default_factory=list,
-        description="JSON list of host names; when set, no other host is fetched. `*.example.com` "
-        "covers its subdomains.",
-    )
-    allow_private_hosts: bool = Field(
-        False, description="Also fetch from private, loopback and link-local addresses."
-    )
-    timeout: PositiveFloat = Field(300.0, description="Seconds for the whole fetch.")
-
-
-class SchedulerSettings(_Section):
+class SchedulerSettings(Section):
     """How windows become batches."""
 
     max_wait_ms: NonNegativeFloat = Field(
@@ -253,7 +195,7 @@ class SchedulerSettings(_Section):
     )
 
 
-class PoolSettings(_Section):
+class PoolSettings(Section):
     """How long models stay loaded."""
 
     ttl: Annotated[float, Field(ge=-1, allow_inf_nan=False)] = Field(
@@ -263,23 +205,6 @@ class PoolSettings(_Section):
         0,
         description="Memory budget for loaded models; the least recently used idle ones go first. "
         "0 is none.",
-    )
-
-
-class JobSettings(_Section):
-    """Jobs that are submitted with `async=true`, and the answers kept for retries."""
-
-    directory: UserPath | None = Field(
-        None,
-        description="Where results are kept, one directory per server; unset is "
-        "`~/.local/state/whisperx-api-server/jobs-PORT`.",
-    )
-    max_age: PositiveFloat = Field(24 * 3600.0, description="Seconds that a result is kept.")
-    max_count: PositiveInt = Field(1000, description="Most results kept.")
-    retry_window: NonNegativeFloat = Field(
-        600.0,
-        description="Seconds in which the same upload with the same parameters and key attaches "
-        "to the first run instead of starting another; 0 turns it off.",
     )
 
 
@@ -343,7 +268,7 @@ def variables(
 ) -> Iterator[tuple[str, FieldInfo]]:
     """The environment variable of every setting and its definition, in the order of this file."""
     for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, _Section):
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             yield from variables(field.annotation, f"{prefix}{name.upper()}__")
         else:
             yield prefix + name.upper(), field

@@ -13,10 +13,11 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from .domain import Job, Segment, Transcript
 from .errors import Unavailable
+from .setting_types import NonNegativeFloat, PositiveFloat, PositiveInt, Section, UserPath
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +26,23 @@ _TRANSCRIPT = TypeAdapter(Transcript)
 _SEGMENT = TypeAdapter(Segment)
 _ID = re.compile(r"[0-9a-f]{32}")
 _UNFINISHED = ".unfinished-"
+
+
+class JobSettings(Section):
+    """Jobs that are submitted with `async=true`, and the answers kept for retries."""
+
+    directory: UserPath | None = Field(
+        None,
+        description="Where results are kept, one directory per server; unset is "
+        "`~/.local/state/whisperx-api-server/jobs-PORT`.",
+    )
+    max_age: PositiveFloat = Field(24 * 3600.0, description="Seconds that a result is kept.")
+    max_count: PositiveInt = Field(1000, description="Most results kept.")
+    retry_window: NonNegativeFloat = Field(
+        600.0,
+        description="Seconds in which the same upload with the same parameters and key attaches "
+        "to the first run instead of starting another; 0 turns it off.",
+    )
 
 
 class JobDirectoryError(Exception):
@@ -56,10 +74,9 @@ class JobStore:
     as long as one call takes, which for hours of speech at once is half a second.
     """
 
-    def __init__(self, directory: Path, *, max_age: float, max_count: int) -> None:
+    def __init__(self, directory: Path, settings: JobSettings) -> None:
         self._directory = directory
-        self._max_age = max_age
-        self._max_count = max_count
+        self._settings = settings
         self._claim: int | None = None
 
     def claim(self) -> None:
@@ -163,7 +180,8 @@ class JobStore:
         return [
             job
             for place, job in enumerate(ended)
-            if place >= self._max_count or now - (job.finished_at or now) > self._max_age
+            if place >= self._settings.max_count
+            or now - (job.finished_at or now) > self._settings.max_age
         ]
 
     def _write(self, name: str, content: Iterable[bytes]) -> None:

@@ -38,7 +38,7 @@ from .routers.schema import DescribedApi
 from .sources import SourceOpener
 from .text_service import TextService
 from .uploads import UploadStore
-from .urls import UrlFetcher, UrlPolicy
+from .urls import UrlFetcher
 from .webhooks import Webhooks
 
 logger = logging.getLogger(__name__)
@@ -62,9 +62,7 @@ def create_app(settings: Settings | None = None, *, port: int | None = None) -> 
     preloaded = preloaded_models(settings, catalog)
 
     job_store = JobStore(
-        settings.jobs.directory or default_directory(os.environ, port),
-        max_age=settings.jobs.max_age,
-        max_count=settings.jobs.max_count,
+        settings.jobs.directory or default_directory(os.environ, port), settings.jobs
     )
 
     @asynccontextmanager
@@ -219,12 +217,7 @@ def build_pool(settings: Settings) -> ModelPool:
 
 def build_fetcher(settings: Settings, uploads: UploadStore) -> UrlFetcher:
     """What fetches and posts to the URLs that clients name."""
-    policy = UrlPolicy(
-        allowed_hosts=tuple(settings.url_fetch.allowed_hosts),
-        allow_private_hosts=settings.url_fetch.allow_private_hosts,
-        timeout=settings.url_fetch.timeout,
-    )
-    return UrlFetcher(policy, uploads=uploads)
+    return UrlFetcher(settings.url_fetch, uploads=uploads)
 
 
 def build_pipeline(

@@ -15,13 +15,14 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 
 import httpx
+from pydantic import Field
 
 from .domain import UploadedFile
 from .errors import InvalidRequest
+from .setting_types import JsonList, PositiveFloat, Section
 from .uploads import UploadStore
 
 Resolver = Callable[[str], Awaitable[Sequence[str]]]
@@ -52,18 +53,22 @@ _REFUSED_V6 = _networks("2001::/23 2001:db8::/32 2002::/16 2620:4f:8000::/48 3ff
 _CARRIES_V4 = _networks("::ffff:0:0/96 64:ff9b::/96")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class UrlPolicy:
-    """What may be fetched.
+class UrlFetchSettings(Section):
+    """Fetching of `audio_url` and every other URL that a client names.
 
-    `allowed_hosts`: when there are any, no other host; `*.example.com` covers subdomains, not
-    example.com itself. `allow_private_hosts` lifts the check of addresses, not that of hosts.
-    `timeout` is in seconds, for the whole fetch with all its redirects.
+    `allow_private_hosts` lifts the check of addresses, not that of hosts. `timeout` includes all
+    redirects.
     """
 
-    allowed_hosts: tuple[str, ...] = ()
-    allow_private_hosts: bool = False
-    timeout: float
+    allowed_hosts: JsonList = Field(
+        default_factory=list,
+        description="JSON list of host names; when set, no other host is fetched. `*.example.com` "
+        "covers its subdomains.",
+    )
+    allow_private_hosts: bool = Field(
+        False, description="Also fetch from private, loopback and link-local addresses."
+    )
+    timeout: PositiveFloat = Field(300.0, description="Seconds for the whole fetch.")
 
 
 class SystemResolver:
@@ -88,18 +93,18 @@ class SystemResolver:
 
 
 class UrlFetcher:
-    """Requests to URLs that clients name, under a policy.
+    """Requests to URLs that clients name, under the operator's settings.
 
     Args:
-        policy: what may be fetched.
+        settings: what may be fetched.
         uploads: keeps the files that are fetched, and bounds their size.
         resolve: finds the addresses of a host.
     """
 
     def __init__(
-        self, policy: UrlPolicy, *, uploads: UploadStore, resolve: Resolver | None = None
+        self, settings: UrlFetchSettings, *, uploads: UploadStore, resolve: Resolver | None = None
     ) -> None:
-        self._policy = policy
+        self._settings = settings
         self._uploads = uploads
         self._resolve = resolve or SystemResolver()
         self._tls: ssl.SSLContext | None = None
@@ -145,16 +150,16 @@ class UrlFetcher:
             InvalidRequest: the URL is malformed or refused.
         """
         async with self._errors(param):
-            await _vet(httpx.URL(url), self._policy, self._resolve, param)
+            await _vet(httpx.URL(url), self._settings, self._resolve, param)
 
     @asynccontextmanager
     async def _client(self, param: str) -> AsyncIterator[httpx.AsyncClient]:
         if self._tls is None:  # reads the certificate store: 30 ms
             self._tls = await asyncio.to_thread(httpx.create_ssl_context)
         client = httpx.AsyncClient(
-            transport=_GuardedTransport(self._policy, self._resolve, self._tls, param),
+            transport=_GuardedTransport(self._settings, self._resolve, self._tls, param),
             headers={"accept": "*/*", "accept-encoding": "identity"},
-            timeout=httpx.Timeout(self._policy.timeout, connect=_CONNECT_TIMEOUT),
+            timeout=httpx.Timeout(self._settings.timeout, connect=_CONNECT_TIMEOUT),
             trust_env=False,
             follow_redirects=False,
         )
@@ -165,7 +170,7 @@ class UrlFetcher:
     async def _errors(self, param: str) -> AsyncIterator[None]:
         """Bound the time, and translate what httpx raises."""
         try:
-            async with asyncio.timeout(self._policy.timeout):
+            async with asyncio.timeout(self._settings.timeout):
                 yield
         except (TimeoutError, httpx.TimeoutException) as error:
             raise InvalidRequest(
@@ -204,9 +209,9 @@ class _GuardedTransport(httpx.AsyncBaseTransport):
     """Connects to addresses that were judged, and to no other."""
 
     def __init__(
-        self, policy: UrlPolicy, resolve: Resolver, tls: ssl.SSLContext, param: str
+        self, settings: UrlFetchSettings, resolve: Resolver, tls: ssl.SSLContext, param: str
     ) -> None:
-        self._policy = policy
+        self._settings = settings
         self._resolve = resolve
         self._param = param
         # Connections are pooled by address: one that was opened, and its certificate checked, for
@@ -216,7 +221,7 @@ class _GuardedTransport(httpx.AsyncBaseTransport):
         )
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        addresses = await _vet(request.url, self._policy, self._resolve, self._param)
+        addresses = await _vet(request.url, self._settings, self._resolve, self._param)
         refused: httpx.TransportError | None = None
         for address in addresses:
             pinned = httpx.Request(
@@ -249,7 +254,9 @@ async def _follow(client: httpx.AsyncClient, request: httpx.Request, param: str)
     )
 
 
-async def _vet(url: httpx.URL, policy: UrlPolicy, resolve: Resolver, param: str) -> Sequence[str]:
+async def _vet(
+    url: httpx.URL, settings: UrlFetchSettings, resolve: Resolver, param: str
+) -> Sequence[str]:
     """The addresses that may be connected to for this URL.
 
     Which of a host's addresses is refused, or whether it has any, is not told: that would map the
@@ -264,7 +271,7 @@ async def _vet(url: httpx.URL, policy: UrlPolicy, resolve: Resolver, param: str)
         raise InvalidRequest(
             f"{param} must not contain a user name or password: use a signed URL", param=param
         )
-    if policy.allowed_hosts and not _is_allowed(url.host, policy.allowed_hosts):
+    if settings.allowed_hosts and not _is_allowed(url.host, settings.allowed_hosts):
         raise InvalidRequest(
             f"the host of {param} is not among those that this server fetches from", param=param
         )
@@ -273,7 +280,7 @@ async def _vet(url: httpx.URL, policy: UrlPolicy, resolve: Resolver, param: str)
     except (OSError, UnicodeError):  # UnicodeError: a label longer than a name can have
         addresses = ()
     if not addresses or not (
-        policy.allow_private_hosts or all(is_public_address(address) for address in addresses)
+        settings.allow_private_hosts or all(is_public_address(address) for address in addresses)
     ):
         raise InvalidRequest(
             f"the host of {param} is unknown or not a public one: "

@@ -21,7 +21,7 @@ from receiver import Receiver
 from server import FAKE, Server
 from tones import CHUNK, SPACING, sentences, text
 from whisperx_api_server.domain import Job, Segment, Transcript
-from whisperx_api_server.job_store import JobStore
+from whisperx_api_server.job_store import JobSettings, JobStore
 
 SECRET = "whsec_c29tZXRoaW5nIHRoYXQgbm9ib2R5IGtub3dz"
 
@@ -342,7 +342,7 @@ def test_only_so_many_jobs_are_kept(tmp_path: Path) -> None:
 
 
 def test_a_result_without_speakers_is_given_where_they_were_asked_for(tmp_path: Path) -> None:
-    store = JobStore(tmp_path / "jobs", max_age=1e6, max_count=10)
+    store = JobStore(tmp_path / "jobs", JobSettings(max_age=1e6, max_count=10))
     said = Segment(start=0.0, end=1.0, text="red.", words=None)
     transcript = Transcript(
         task="transcribe", language="en", languages=("en",), duration=1.0, segments=(said,)

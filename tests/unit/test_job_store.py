@@ -19,7 +19,12 @@ from whisperx_api_server.domain import (
     Word,
 )
 from whisperx_api_server.errors import Unavailable
-from whisperx_api_server.job_store import JobDirectoryError, JobStore, default_directory
+from whisperx_api_server.job_store import (
+    JobDirectoryError,
+    JobSettings,
+    JobStore,
+    default_directory,
+)
 
 ID = "0123456789abcdef0123456789abcdef"
 
@@ -61,13 +66,13 @@ TRANSCRIPT = Transcript(
 
 @pytest.fixture
 def store(tmp_path: Path) -> JobStore:
-    return JobStore(tmp_path / "jobs", max_age=100, max_count=3)
+    return JobStore(tmp_path / "jobs", JobSettings(max_age=100, max_count=3))
 
 
 def test_what_is_kept_comes_back_whole(store: JobStore, tmp_path: Path) -> None:
     store.save(JOB)
     store.save_transcript(ID, TRANSCRIPT)
-    anew = JobStore(tmp_path / "jobs", max_age=100, max_count=3)
+    anew = JobStore(tmp_path / "jobs", JobSettings(max_age=100, max_count=3))
 
     assert anew.load() == [JOB]
     assert anew.transcript(ID) == TRANSCRIPT
@@ -82,7 +87,7 @@ def test_other_users_cannot_read_it(store: JobStore, tmp_path: Path) -> None:
 
 
 def test_two_servers_never_share_a_directory(store: JobStore, tmp_path: Path) -> None:
-    second = JobStore(tmp_path / "jobs", max_age=100, max_count=3)
+    second = JobStore(tmp_path / "jobs", JobSettings(max_age=100, max_count=3))
     store.claim()
     store.claim()
 
@@ -121,7 +126,7 @@ def test_a_directory_that_cannot_be_made_refuses_jobs_and_nothing_else(
 ) -> None:
     (tmp_path / "file").write_text("")
 
-    JobStore(tmp_path / "file" / "jobs", max_age=1, max_count=1).claim()
+    JobStore(tmp_path / "file" / "jobs", JobSettings(max_age=1, max_count=1)).claim()
 
     assert "jobs cannot be kept in JOBS__DIRECTORY" in caplog.text
 
@@ -171,7 +176,7 @@ def test_half_a_write_leaves_the_old_file_and_is_swept(store: JobStore, tmp_path
 
 def test_a_disk_that_takes_nothing_is_said_to_the_client(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    store = JobStore(tmp_path / "file", max_age=1, max_count=1)
+    store = JobStore(tmp_path / "file", JobSettings(max_age=1, max_count=1))
 
     with pytest.raises(Unavailable, match="cannot keep jobs") as refused:
         store.save(JOB)

@@ -26,12 +26,12 @@ from whisperx_api_server.domain import (
     WindowTranscript,
 )
 from whisperx_api_server.errors import Conflict, NotFound, Overloaded, Unavailable
-from whisperx_api_server.job_store import JobDirectoryError, JobStore
+from whisperx_api_server.job_store import JobDirectoryError, JobSettings, JobStore
 from whisperx_api_server.jobs import LocalService
 from whisperx_api_server.pipeline import Pipeline
 from whisperx_api_server.stages import Checkpoint, Observer
 from whisperx_api_server.uploads import UploadStore
-from whisperx_api_server.urls import UrlFetcher, UrlPolicy
+from whisperx_api_server.urls import UrlFetcher, UrlFetchSettings
 from whisperx_api_server.webhooks import Webhooks
 
 ID = "0123456789abcdef0123456789abcdef"
@@ -94,12 +94,12 @@ class Place:
         secret: str | None = "secret",
         retry_window: float = 600,
     ) -> AsyncIterator[LocalService]:
-        policy = UrlPolicy(allow_private_hosts=True, timeout=5)
+        policy = UrlFetchSettings(allow_private_hosts=True, timeout=5)
         uploads = UploadStore(workdir=self.directory, max_bytes=1)
         made = LocalService(
             cast("Pipeline", ScriptedPipeline(work)),
             backlog=Backlog(1e9),
-            store=store(self.directory / "jobs", max_age=max_age, max_count=10),
+            store=store(self.directory / "jobs", JobSettings(max_age=max_age, max_count=10)),
             webhooks=Webhooks(
                 UrlFetcher(policy, uploads=uploads), secret=secret, back_off=(back_off,)
             ),
@@ -380,7 +380,7 @@ def test_an_undelivered_event_is_delivered_after_a_restart(place: Place) -> None
 
 
 def test_the_stages_of_an_interrupted_job_have_ended(place: Place) -> None:
-    store = JobStore(place.directory / "jobs", max_age=1, max_count=1)
+    store = JobStore(place.directory / "jobs", JobSettings(max_age=1, max_count=1))
     stages = (StageTimes(name="open", started_at=1.0),)
     store.save(Job(id=ID, client="ann", state="running", submitted_at=1.0, stages=stages))
 

@@ -27,7 +27,7 @@ from whisperx_api_server.domain import (
     Word,
 )
 from whisperx_api_server.formats import render
-from whisperx_api_server.job_store import JobStore
+from whisperx_api_server.job_store import JobSettings, JobStore
 from whisperx_api_server.loop_lag import MAX_BLOCKED
 from whisperx_api_server.routers.events import EventStream, transcript_events
 from whisperx_api_server.runs import Finished, RunEvent
@@ -140,7 +140,7 @@ def test_it_is_labelled_and_stitched(transcript: Transcript) -> None:
 
 
 def test_it_is_kept_and_read(transcript: Transcript, tmp_path: Path) -> None:
-    store = JobStore(tmp_path, max_age=1, max_count=1)
+    store = JobStore(tmp_path, JobSettings(max_age=1, max_count=1))
 
     blocks_little(lambda: store.save_transcript(ID, transcript))
 

@@ -25,7 +25,7 @@ from whisperx_api_server.domain import RemoteUrl, UploadedFile
 from whisperx_api_server.errors import InvalidAudio, InvalidRequest, TooLarge
 from whisperx_api_server.sources import SourceOpener
 from whisperx_api_server.uploads import UploadStore
-from whisperx_api_server.urls import SystemResolver, UrlFetcher, UrlPolicy, is_public_address
+from whisperx_api_server.urls import SystemResolver, UrlFetcher, UrlFetchSettings, is_public_address
 
 pytestmark = pytest.mark.anyio
 
@@ -130,8 +130,8 @@ def fetcher_with(workdir: Path, names: Names) -> Callable[..., UrlFetcher]:
         max_bytes: int = 1_000_000,
         timeout: float = 20,
     ) -> UrlFetcher:
-        policy = UrlPolicy(
-            allowed_hosts=allowed_hosts,
+        policy = UrlFetchSettings(
+            allowed_hosts=list(allowed_hosts),
             allow_private_hosts=allow_private_hosts,
             timeout=timeout,
         )
@@ -640,7 +640,7 @@ async def test_silent_name_servers_hold_up_no_upload(
 
     monkeypatch.setattr(socket, "getaddrinfo", silent)
     uploads = UploadStore(workdir=workdir, max_bytes=10_000_000)
-    fetcher = UrlFetcher(UrlPolicy(timeout=60), uploads=uploads)
+    fetcher = UrlFetcher(UrlFetchSettings(timeout=60), uploads=uploads)
     asking = [asyncio.create_task(fetcher.check(f"http://{host}.example/")) for host in range(100)]
 
     async def chunks() -> AsyncIterator[bytes]:

@@ -15,7 +15,7 @@ from receiver import Receiver
 from whisperx_api_server.config import ConfigurationError, load_settings
 from whisperx_api_server.errors import InvalidRequest, NotConfigured
 from whisperx_api_server.uploads import UploadStore
-from whisperx_api_server.urls import UrlFetcher, UrlPolicy
+from whisperx_api_server.urls import UrlFetcher, UrlFetchSettings
 from whisperx_api_server.webhooks import Webhooks
 
 SECRETS = ["whsec_" + base64.b64encode(b"thirty-two bytes of good secrets").decode(), "plain text"]
@@ -27,7 +27,7 @@ Make = Callable[..., Webhooks]
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
     def made(*, secret: str | None = SECRETS[0], private: bool = True, tries: int = 3) -> Webhooks:
-        policy = UrlPolicy(allow_private_hosts=private, timeout=5)
+        policy = UrlFetchSettings(allow_private_hosts=private, timeout=5)
         fetcher = UrlFetcher(policy, uploads=UploadStore(workdir=tmp_path, max_bytes=1))
         return Webhooks(fetcher, secret=secret, back_off=(0.001,) * (tries - 1))
 
