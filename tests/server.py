@@ -166,14 +166,11 @@ FAKE = {
 
 
 def base_settings(directory: Path) -> dict[str, str]:
-    """Settings of a server on Whisper base, whose weights packages carry, in that directory.
-
-    Words have the decoder's own times.
-    """
+    """Settings of a server that `make serve` starts; its model is unpacked in that directory."""
     return {
         "BACKENDS__TRANSCRIPTION": "whisperx",
-        "BACKENDS__ALIGNMENT": "embedded",
-        "BACKENDS__DIARIZATION": "embedded",
+        "BACKENDS__ALIGNMENT": "none",
+        "BACKENDS__DIARIZATION": "onnx",
         "WHISPER__MODEL": "base",
         "WHISPER__COMPUTE_TYPE": "int8",
         "WHISPER__LOCAL_FILES_ONLY": "true",

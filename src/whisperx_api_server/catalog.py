@@ -33,9 +33,6 @@ _DEFAULT = re.compile(
 PARAKEET_ALIAS = "parakeet"
 """Means the configured Parakeet, which may be a file that a client could not name."""
 
-EMBEDDED_MODEL = "pocketsphinx-en-us"
-"""What the embedded engine's only model is called."""
-
 MULTILINGUAL = "multilingual"
 """The key of the align model for all languages that have none of their own."""
 
@@ -68,7 +65,7 @@ def means_default(name: str) -> bool:
 
 def whisper_engine(transcription: str) -> str:
     """The backend for Whisper's models, given the one for transcription."""
-    return "whisperx" if transcription in ("parakeet", "embedded") else transcription
+    return "whisperx" if transcription == "parakeet" else transcription
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,9 +146,14 @@ class Catalog:
         """Whether a request's `model` means a Parakeet."""
         return self.transcriber(name).backend == "parakeet"
 
+    @property
+    def aligns(self) -> bool:
+        """Whether there is forced alignment at all; `BACKENDS__ALIGNMENT=none` turns it off."""
+        return hasattr(self._aligners, "load_aligner")
+
     def aligner(self, language: str) -> ModelKey | None:
         """The align model for a language; None when there is none."""
-        if not hasattr(self._aligners, "load_aligner"):
+        if not self.aligns:
             return None
         everywhere = self.align_models.get(MULTILINGUAL)
         spec = self.align_models.get(language, everywhere)
@@ -245,7 +247,6 @@ class Catalog:
         """The transcription backends, each with its module and its default model."""
         defaults = {
             "parakeet": self.parakeet,
-            "embedded": ModelSpec(name=EMBEDDED_MODEL, threads=self.whisper.threads),
             whisper_engine(self.transcription): self.whisper,
         }
         return {

@@ -128,9 +128,15 @@ class DiarizationSettings(Section):
 class BackendSettings(Section):
     """Which backend serves each stage: a built-in name, or one from an installed entry point."""
 
-    transcription: str = Field("whisperx", description="whisperx, parakeet, embedded or fake.")
-    alignment: str = Field("whisperx", description="whisperx, embedded or fake.")
-    diarization: str = Field("whisperx", description="whisperx (pyannote), embedded or fake.")
+    transcription: str = Field("whisperx", description="whisperx, parakeet or fake.")
+    alignment: str = Field(
+        "whisperx", description="whisperx, fake, or none: words have the transcriber's own times."
+    )
+    diarization: str | None = Field(
+        None,
+        description="pyannote (also named whisperx), onnx or fake. Unset is pyannote if HF_TOKEN "
+        "is set or DIARIZATION__MODEL is a path, else onnx.",
+    )
 
 
 class ParakeetSettings(Section):

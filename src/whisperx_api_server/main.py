@@ -135,13 +135,16 @@ def build_catalog(settings: Settings) -> Catalog:
         hf_token=_secret(settings.hf_token),
     )
 
+    diarizer = configured(settings.diarization.model, shared)
+    pyannote_can_load = diarizer.path is not None or shared.hf_token is not None
+
     def each(models: Mapping[str, str]) -> dict[str, ModelSpec]:
         return {key: configured(model, shared) for key, model in models.items()}
 
     return Catalog(
         transcription=transcription,
         alignment=settings.backends.alignment,
-        diarization=settings.backends.diarization,
+        diarization=settings.backends.diarization or ("pyannote" if pyannote_can_load else "onnx"),
         voice_detection=whisper.vad_method,
         whisper=replace(
             configured(whisper.model, shared, whisper_engine(transcription)),
@@ -154,7 +157,7 @@ def build_catalog(settings: Settings) -> Catalog:
             compute_type=parakeet.precision,
             max_batch=parakeet.batch_size,
         ),
-        diarizer_spec=configured(settings.diarization.model, shared),
+        diarizer_spec=diarizer,
         align_models=each(settings.alignment.models),
         translation_models=each(settings.translation.models),
         language_model_spec=configured(settings.llm.model, shared) if settings.llm.model else None,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from .backends import ModelKey
 from .catalog import Catalog
 from .domain import AlignMode, DecodeOptions, TranscriptionRequest, Window, WindowTranscript
-from .errors import NotInstalled, ServiceError
+from .errors import NotConfigured, NotInstalled, ServiceError
 from .model_pool import ModelPool
 from .stages import Engines, Transcribing
 
@@ -44,6 +44,11 @@ class Aligners:
         self._attempts: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._reported: set[str] = set()
 
+    @property
+    def configured(self) -> bool:
+        """Whether the settings have an aligner."""
+        return self._catalog.aligns
+
     def key(self, language: str) -> ModelKey | None:
         """The language's align model; None where there is none."""
         return self._catalog.aligner(language)
@@ -71,8 +76,14 @@ class Aligners:
         """Load the language's aligner, if it has one; None is a language that is not known yet.
 
         Raises:
+            NotConfigured: the settings turn forced alignment off.
             ServiceError: it cannot be loaded, or the packages of every aligner are absent.
         """
+        if not self.configured:
+            raise NotConfigured(
+                "forced alignment is off: leave align out to get the decoder's word times, or set "
+                "BACKENDS__ALIGNMENT=whisperx on the server"
+            )
         key = self.key(language or ANY_LANGUAGE)
         if key is None:
             return
@@ -115,8 +126,9 @@ class WordTiming:
         timed = replace(options, word_timestamps=capabilities.can_time_words)
         if self._mode is AlignMode.OFF:
             return await engine.transcribe(window, options)
-        native = capabilities.native_words and self._mode is not AlignMode.FORCED
-        if native or self._mode is AlignMode.SEGMENTS or options.task == "translate":
+        own = capabilities.native_words or not self._aligners.configured
+        unaligned = self._mode is AlignMode.SEGMENTS or options.task == "translate"
+        if unaligned or (own and self._mode is not AlignMode.FORCED):
             return await engine.transcribe(window, timed)
         language = options.language or options.fallback_language
         own_times = self._aligners.foreseen_problem(language) is not None

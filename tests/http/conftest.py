@@ -22,13 +22,6 @@ from server import (
 from support import ALIGNER, FIXTURES, PARAKEET, WHISPER
 from whisperx_api_server.domain import Samples
 
-EMBEDDED = {
-    "BACKENDS__TRANSCRIPTION": "embedded",
-    "BACKENDS__ALIGNMENT": "embedded",
-    "BACKENDS__DIARIZATION": "embedded",
-}
-
-
 LIMITS = {"LIMITS__AUDIO_SECONDS": "600", "LIMITS__UPLOAD_BYTES": str(32 * 1024**2)}
 
 
@@ -45,13 +38,6 @@ def real_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     diarizer = diarizer_fixture.build(REPOSITORY / "build" / "test-diarizer")
     settings = real_settings(WHISPER, ALIGNER, diarizer)
     with serving(tmp_path_factory.mktemp("real"), settings) as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def embedded_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """On the engine that needs no download."""
-    with serving(tmp_path_factory.mktemp("embedded"), EMBEDDED) as server:
         yield server
 
 
@@ -77,7 +63,7 @@ def parakeet_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server
 
 @pytest.fixture(scope="session")
 def base_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Whisper base on real speech."""
+    """What `make serve` starts: Whisper base and the onnx diarizer."""
     directory = tmp_path_factory.mktemp("base")
     with serving(directory, base_settings(directory)) as server:
         yield server

@@ -29,7 +29,7 @@ GOOD = wav(say("red door house"))
 
 HEAVY = (
     *("torch", "torchaudio", "ctranslate2", "faster_whisper", "whisperx", "nemo", "pyannote"),
-    *("transformers", "onnxruntime", "pocketsphinx", "huggingface_hub", "scipy", "librosa"),
+    *("transformers", "onnxruntime", "huggingface_hub", "scipy", "librosa"),
 )
 
 

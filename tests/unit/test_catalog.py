@@ -200,15 +200,29 @@ def test_backends_are_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(lookups) == before
 
 
-@pytest.mark.parametrize("backend", ["onnx", "embedded"])
-def test_a_diarizer_with_one_model_ignores_the_setting_for_others(backend: str) -> None:
-    models = catalog(backends={"diarization": backend})
+def test_a_diarizer_with_one_model_ignores_the_setting_for_others() -> None:
+    models = catalog(backends={"diarization": "onnx"})
 
     name = models.diarizer().name
     assert "pyannote" not in name
     assert models.diarizer(name) == models.diarizer()
     with pytest.raises(ModelNotFound):
         models.diarizer("pyannote/speaker-diarization-community-1")
+
+
+@pytest.mark.parametrize(
+    ("settings", "backend"),
+    [
+        ({}, "onnx"),
+        ({"hf_token": "hf_x"}, "pyannote"),
+        ({"diarization": {"model": "/models/pipeline"}}, "pyannote"),
+        ({"hf_token": "hf_x", "backends": {"diarization": "onnx"}}, "onnx"),
+    ],
+)
+def test_pyannote_is_the_default_where_it_can_be_loaded(
+    settings: dict[str, object], backend: str
+) -> None:
+    assert catalog(**settings).diarizer().backend == backend
 
 
 # -- what is known before a model is loaded -----------------------------------------------------

@@ -244,7 +244,6 @@ def test_the_log_is_there_for_who_asks(monkeypatch: pytest.MonkeyPatch) -> None:
 SLOW = """
 import time
 from whisperx_api_server.backends import fake
-from whisperx_api_server.backends.embedded.ge2e import INSTALL
 from whisperx_api_server.cli import app
 
 def transcribe(self, windows, options, features):

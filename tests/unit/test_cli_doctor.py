@@ -15,8 +15,6 @@ import pytest
 from cli_support import run
 from server import FAKE, real_settings
 from support import ALIGNER, WHISPER
-from whisperx_api_server.backends.embedded.ge2e import INSTALL
-from whisperx_api_server.cli.doctor import EMBEDDED_DIARIZER
 
 COMMAND = (sys.executable, "-m", "whisperx_api_server.cli", "doctor")
 
@@ -55,13 +53,13 @@ def test_wrong_settings_are_a_cross_with_the_fix(monkeypatch: pytest.MonkeyPatch
 def test_missing_packages_and_devices_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     monkeypatch.setattr("whisperx_api_server.catalog.resolve_device", lambda _: "cpu")
-    monkeypatch.setenv("BACKENDS__TRANSCRIPTION", "embedded")
+    monkeypatch.setenv("BACKENDS__DIARIZATION", "onnx")
     monkeypatch.setenv("WHISPER__INFERENCE_DEVICE", "cuda")
     status, table, _ = run("doctor")
     assert status == 1
-    transcription = row(table, "transcription")
-    assert "lacks pocketsphinx" in transcription
-    assert 'pip install "whisperx-api-server[embedded]"' in transcription
+    diarization = row(table, "diarization")
+    assert "lacks onnxruntime, scipy" in diarization
+    assert 'pip install "whisperx-api-server[embedded]"' in diarization
     assert "set WHISPER__INFERENCE_DEVICE=auto" in row(table, "device")
 
 
@@ -113,6 +111,7 @@ def examine(directory: Path, **settings: str) -> tuple[int, str]:
 def test_models_are_asked_for_and_never_downloaded(tmp_path: Path, hub: Hub) -> None:
     address = f"http://127.0.0.1:{hub.server_address[1]}"
     settings = {"HF_ENDPOINT": address, "DEFAULT_LANGUAGE": "nl"}
+    settings["BACKENDS__DIARIZATION"] = "pyannote"
     status, table = examine(tmp_path, **settings)
     assert status == 1
     assert "faster-whisper-large-v3: on the Hugging Face hub" in row(table, "transcription model")
@@ -137,7 +136,9 @@ def test_models_on_disk_need_no_hub(tmp_path: Path) -> None:
     assert status == 0, table
     assert "whisper: on disk" in row(table, "transcription model")
     assert "aligner: on disk" in row(table, "alignment model")
-    status, table = examine(tmp_path, WHISPER__MODEL="/nowhere", HF_HUB_OFFLINE="1")
+    status, table = examine(
+        tmp_path, WHISPER__MODEL="/nowhere", BACKENDS__DIARIZATION="pyannote", HF_HUB_OFFLINE="1"
+    )
     assert status == 1
     assert row(table, "transcription model").startswith("✗")
     assert "unset HF_HUB_OFFLINE" in row(table, "diarization model")
@@ -151,10 +152,6 @@ def test_packaged_model_needs_no_hub(tmp_path: Path) -> None:
 
     assert status == 0, table
     assert "base: in installed packages" in row(table, "transcription model")
-
-
-def test_the_embedded_diarizer_is_installed_as_its_backend_says() -> None:
-    assert EMBEDDED_DIARIZER in INSTALL
 
 
 def row(table: str, check: str) -> str:

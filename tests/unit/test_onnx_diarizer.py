@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +11,7 @@ from scipy.cluster import hierarchy
 from scipy.optimize import linear_sum_assignment
 
 from fixtures.speech.speech import Speech, Utterance
+from real_speech import TELEPHONE
 from support import Turn, diarization_error
 from whisperx_api_server.backends.base import Diarizer, ModelSpec
 from whisperx_api_server.backends.onnx import clustering, load_diarizer
@@ -34,10 +33,9 @@ def diarizer() -> Diarizer:
 @pytest.fixture(scope="module")
 def call() -> tuple[AudioClip, list[Turn]]:
     """pyannote's sample: 30 s of a telephone call, and who speaks when."""
-    package = find_spec("pyannote.audio")
-    folder = Path(next(iter((package and package.submodule_search_locations) or ()))) / "sample"
-    samples, rate = soundfile.read(folder / "sample.wav", dtype="float32")
-    rows = [line.split() for line in (folder / "sample.rttm").read_text().splitlines()]
+    samples, rate = soundfile.read(TELEPHONE.path, dtype="float32")
+    truth = TELEPHONE.path.with_suffix(".rttm").read_text(encoding="utf-8")
+    rows = [line.split() for line in truth.splitlines()]
     turns = [Turn(row[7], float(row[3]), float(row[3]) + float(row[4])) for row in rows]
     return AudioClip(samples=samples, sample_rate=rate), turns
 

@@ -28,17 +28,13 @@ BUILT_IN: Mapping[str, Mapping[Stage, str]] = {
         "diarization": ".pyannote",
     },
     "parakeet": {"transcription": ".parakeet"},
-    "embedded": {
-        "transcription": ".embedded",
-        "alignment": ".embedded",
-        "diarization": ".embedded",
-    },
     "fake": {
         "transcription": ".fake",
         "alignment": ".fake",
         "diarization": ".fake",
         "vad": ".fake",
     },
+    "none": {"alignment": ".no_aligner"},
     "onnx": {"diarization": ".onnx"},
     "silero": {"vad": ".silero"},
     "pyannote": {"vad": ".pyannote", "diarization": ".pyannote"},

@@ -36,28 +36,22 @@ PACKAGES: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("pyannote", "vad"): ("torch", "pyannote.audio", "whisperx"),
     ("silero", "vad"): ("onnxruntime", "faster_whisper"),
     ("parakeet", "transcription"): ("torch", "nemo"),
-    ("embedded", "transcription"): ("pocketsphinx",),
     ("onnx", "diarization"): ("onnxruntime", "scipy"),
-    ("embedded", "diarization"): ("torch", "scipy", "resemblyzer", "faster_whisper"),
 }
 """What each built-in backend imports when it loads a model."""
 
 EXTRAS: Mapping[str, str] = {
     "parakeet": "parakeet",
-    "embedded": "embedded",
     "silero": "embedded",
     "onnx": "embedded",
 }
 """The extras that bring them; the others' is `cpu`, or `cuda`."""
 
-EMBEDDED_DIARIZER = "pip install torch scipy && pip install --no-deps resemblyzer"
-"""No extra brings these: resemblyzer is wanted for its weights alone."""
-
 ENGINES: Mapping[str, str] = {
     "whisperx": "cpu",
     "pyannote": "cpu",
     "nemo": "parakeet",
-    "pocketsphinx": "embedded",
+    "faster_whisper": "embedded",
 }
 """Package -> extra, of all engines there are."""
 
@@ -209,8 +203,6 @@ def _packages(name: str, key: ModelKey | None) -> Check:
 
 
 def _install(key: ModelKey) -> str:
-    if (key.backend, key.stage) == ("embedded", "diarization"):
-        return EMBEDDED_DIARIZER
     extra = EXTRAS.get(key.backend, "cuda" if key.spec.device == "cuda" else "cpu")
     return f'pip install "whisperx-api-server[{extra}]"'
 
