@@ -16,23 +16,15 @@ SPEECH = "-f f32le -ar 16000 -ac 1 -i pipe:0"
 """ffmpeg's input arguments for the samples that `encode` is given."""
 
 
-def encode(
-    path: Path,
-    samples: Samples,
-    options: str = "",
-    *,
-    inputs: Sequence[str] = (),
-    offset: float = 0,
-) -> bytes:
+def encode(path: Path, samples: Samples, options: str = "", *, inputs: Sequence[str] = ()) -> bytes:
     """The file `path`, whose name says the container, made by the ffmpeg of the wheel.
 
-    `inputs` are further ffmpeg inputs (lavfi sources) ahead of the samples, which begin `offset`
-    seconds after them.
+    `inputs` are further ffmpeg inputs (lavfi sources) ahead of the samples.
     """
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-nostdin", "-y"]
     for source in inputs:
         command += ["-f", "lavfi", "-i", source]
-    command += ["-itsoffset", str(offset), *SPEECH.split(), *options.split(), str(path)]
+    command += [*SPEECH.split(), *options.split(), str(path)]
     subprocess.run(command, input=samples.astype("<f4").tobytes(), check=True)
     return path.read_bytes()
 
