@@ -30,9 +30,9 @@ from .common import RATE, TESTS
 sys.path.insert(0, str(TESTS))
 
 from fixtures.speech.speech import Speech
-from live import PATH, eventually
+from live import PATH
 from server import Server, real_settings
-from support import ALIGNER, FIXTURES, WHISPER
+from support import ALIGNER, FIXTURES, WHISPER, eventually
 
 CLIENTS = 8
 WARM_UP = 0.2
@@ -260,7 +260,7 @@ def settle(server: Server, known: list[Path], tally: Tally) -> None:
         return [*busy, *files, *([queue] if queue["requests"] or queue["seconds"] else [])]
 
     try:
-        eventually(lambda: not left(), 60)
+        eventually(lambda: not left(), seconds=60)
     except AssertionError:
         tally.complaints.insert(0, f"still there: {left()}")
         tally.outcomes["idle"]["lost"] += 1

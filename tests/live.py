@@ -4,21 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import Callable
 from typing import Any
 
 from server import Server
 
 PATH = "/v1/audio/transcriptions"
-
-
-def eventually(holds: Callable[[], bool], seconds: float = 20) -> None:
-    """Wait until it holds; the time is only for a server that never gets there."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 async def until(holds: Callable[[], bool]) -> None:

@@ -9,8 +9,9 @@ import httpx
 import pytest
 
 from gated import Gate
-from live import PATH, Events, eventually
+from live import PATH, Events
 from server import Server, serving
+from support import eventually
 from tones import CHUNK, sentences
 
 MEGABYTE = 1024**2

@@ -16,9 +16,10 @@ import webvtt
 from openai import OpenAI
 
 from gated import Gate
-from live import PATH, eventually, is_idle
+from live import PATH, is_idle
 from receiver import Receiver
 from server import FAKE, Server
+from support import eventually
 from tones import CHUNK, SPACING, sentences, text
 from whisperx_api_server.domain import Job, Segment, Transcript
 from whisperx_api_server.job_store import JobSettings, JobStore

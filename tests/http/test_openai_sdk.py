@@ -30,9 +30,8 @@ from openai.types.audio_model import AudioModel
 
 from fixtures.speech.speech import Speech
 from gated import Gate
-from live import eventually
 from server import Server
-from support import wav, word_errors
+from support import eventually, wav, word_errors
 from tones import CHUNK, sentences, text
 from whisperx_api_server.backends.fake import say, silence
 

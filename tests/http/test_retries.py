@@ -13,8 +13,9 @@ import pytest
 from openai import OpenAI
 
 from gated import Gate
-from live import PATH, Events, deltas, eventually, is_idle
+from live import PATH, Events, deltas, is_idle
 from server import Server
+from support import eventually
 from tones import CHUNK, reference, sentences, text
 
 RETRY = {"x-stainless-retry-count": "1"}

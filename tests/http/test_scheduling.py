@@ -19,10 +19,10 @@ import pytest
 from openai import DefaultHttpxClient, OpenAI
 
 from fixtures.speech.speech import Speech
-from live import PATH, eventually
+from live import PATH
 from plugins import unruly_backend
 from server import Server, real_settings
-from support import ALIGNER, WHISPER, wav
+from support import ALIGNER, WHISPER, eventually, wav
 from whisperx_api_server.backends.fake import say, silence
 
 SLOW = 30.0  # s until a test gives up; none waits that long

@@ -10,9 +10,9 @@ import httpx
 import pytest
 
 from gated import Gate
-from live import PATH, Events, deltas, eventually, is_idle
+from live import PATH, Events, deltas, is_idle
 from server import Server
-from support import wav
+from support import eventually, wav
 from tones import CHUNK, sentences, text
 from whisperx_api_server.backends.fake import silence
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from live import until
 from whisperx_api_server import model_pool
 from whisperx_api_server.backends import ModelKey
 from whisperx_api_server.backends.base import Capabilities, ModelSpec
@@ -111,13 +112,6 @@ def play(scene: Callable[[World], Coroutine[Any, Any, None]], **policy: Any) -> 
     while any("test" in thread.name for thread in threading.enumerate()):
         assert time.monotonic() < deadline
     return world
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.005)
 
 
 async def doubled(world: World, name: str, number: int = 2) -> int:
