@@ -28,7 +28,7 @@ MODEL_embedded := WHISPER__MODEL
 MODEL_whisperx := WHISPER__MODEL
 MODEL_parakeet := PARAKEET__MODEL
 
-.PHONY: help install serve test check constraints bench quality soak fuzz clean
+.PHONY: help install serve test check docs constraints bench quality soak fuzz clean
 .DEFAULT_GOAL := help
 
 help:
@@ -36,6 +36,7 @@ help:
 	@echo "make serve     serve on HOST=$(HOST) PORT=$(PORT) with ENGINE=embedded | whisperx | parakeet, MODEL=name"
 	@echo "make test      install, check, then pytest; PYTEST='tests/unit -k name' narrows it"
 	@echo "make check     format, lint, types, import directions"
+	@echo "make docs      write .env.example and the tables of settings"
 	@echo "make bench     the figures of docs/benchmarks.md on this machine"
 	@echo "make quality   word error rates on the recordings of ../shared/real beside faster-whisper"
 	@echo "make soak      ten minutes of mixed load with random hang-ups"
@@ -96,6 +97,9 @@ check: install
 	@$(BIN)/mypy
 	@echo "== imports"
 	@$(BIN)/lint-imports
+
+docs: install
+	@$(BIN)/python tools/generate_docs.py
 
 # Tests write below one temporary directory and reach no model hub.
 test: check

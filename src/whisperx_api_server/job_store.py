@@ -29,19 +29,21 @@ _UNFINISHED = ".unfinished-"
 
 
 class JobSettings(Section):
-    """Jobs that are submitted with `async=true`, and the answers kept for retries."""
+    """Jobs (`async=true`), and results kept for retries."""
 
     directory: UserPath | None = Field(
         None,
-        description="Where results are kept, one directory per server; unset is "
+        description="Directory of job results, one per server; unset is "
         "`~/.local/state/whisperx-api-server/jobs-PORT`.",
     )
-    max_age: PositiveFloat = Field(24 * 3600.0, description="Seconds that a result is kept.")
-    max_count: PositiveInt = Field(1000, description="Most results kept.")
+    max_age: PositiveFloat = Field(
+        24 * 3600.0, description="Seconds until the result of a job is deleted."
+    )
+    max_count: PositiveInt = Field(1000, description="Maximum number of results kept.")
     retry_window: NonNegativeFloat = Field(
         600.0,
-        description="Seconds in which the same upload with the same parameters and key attaches "
-        "to the first run instead of starting another; 0 turns it off.",
+        description="Seconds in which the same upload with the same parameters and API key joins "
+        "the first run instead of starting another; 0 disables it.",
     )
 
 

@@ -54,21 +54,22 @@ _CARRIES_V4 = _networks("::ffff:0:0/96 64:ff9b::/96")
 
 
 class UrlFetchSettings(Section):
-    """Fetching of `audio_url` and every other URL that a client names.
+    """URLs that clients name.
 
-    `allow_private_hosts` lifts the check of addresses, not that of hosts. `timeout` includes all
-    redirects.
+    `allow_private_hosts` lifts the check of addresses, not that of hosts.
     """
 
     allowed_hosts: JsonList = Field(
         default_factory=list,
-        description="JSON list of host names; when set, no other host is fetched. `*.example.com` "
-        "covers its subdomains.",
+        description="JSON list of the only hosts to fetch from; empty allows all. `*.example.com` "
+        "covers subdomains of example.com, not example.com itself.",
     )
     allow_private_hosts: bool = Field(
-        False, description="Also fetch from private, loopback and link-local addresses."
+        False, description="Whether to fetch from private, loopback and link-local addresses too."
     )
-    timeout: PositiveFloat = Field(300.0, description="Seconds for the whole fetch.")
+    timeout: PositiveFloat = Field(
+        300.0, description="Seconds until a fetch, with all its redirects, is stopped."
+    )
 
 
 class SystemResolver:
