@@ -1,7 +1,7 @@
 """Settings: every one is an environment variable (nested names join with `__`), also from `.env`.
 
-Read once, by `main` and `cli`. Each section is defined beside the code that reads it; this file
-composes them.
+Read once, by `main`, `wiring` and `cli`. Each section is defined beside the code that reads it;
+this file composes them.
 """
 
 from __future__ import annotations

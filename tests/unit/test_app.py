@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,3 +54,16 @@ def test_an_application_leaves_its_hosts_log_handlers_alone(
     create_app(Settings())
 
     assert (root.handlers, root.level) == before
+
+
+def test_local_transcription_does_not_import_http_packages() -> None:
+    script = """
+import sys
+import whisperx_api_server.cli.local
+import whisperx_api_server.wiring
+print({"fastapi", "starlette", "uvicorn"} & {name.partition(".")[0] for name in sys.modules})
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert ended.stdout == "set()\n"

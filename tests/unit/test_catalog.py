@@ -15,7 +15,7 @@ from whisperx_api_server.backends.whisper_names import REPOSITORIES, SYNONYMS
 from whisperx_api_server.catalog import Catalog, means_default
 from whisperx_api_server.config import Settings
 from whisperx_api_server.errors import ModelNotFound
-from whisperx_api_server.main import build_catalog
+from whisperx_api_server.wiring import build_catalog
 
 
 def catalog(**settings: object) -> Catalog:

@@ -22,9 +22,9 @@ from whisperx_api_server.errors import (
     ServiceError,
     Unavailable,
 )
-from whisperx_api_server.main import build_catalog
 from whisperx_api_server.model_pool import ModelPool, PoolPolicy
 from whisperx_api_server.text_service import PIECE, TextService, pieces
+from whisperx_api_server.wiring import build_catalog
 
 
 class Engine:

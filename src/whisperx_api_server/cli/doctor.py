@@ -99,7 +99,7 @@ def examine() -> Iterator[Check]:
     from ..config import ConfigurationError, load_settings
     from ..errors import NotConfigured, ServiceError
     from ..keys import KeyFileError, KeyRing
-    from ..main import build_catalog
+    from ..wiring import build_catalog
     from .model_files import locate
 
     yield from _machine()

@@ -16,13 +16,13 @@ from ..config import Settings
 from ..domain import OutputOptions, TranscriptionRequest, UploadedFile, WindowTranscript
 from ..errors import ServiceError
 from ..formats import render
-from ..main import build_catalog, build_fetcher, build_pipeline, build_pool, form_defaults
 from ..pipeline import Pipeline
 from ..request_fields import FormDefaults
 from ..routers.references import save_references
 from ..stages import Observer
 from ..telemetry import configure_logging
 from ..uploads import UploadStore
+from ..wiring import build_catalog, build_fetcher, build_pipeline, build_pool, form_defaults
 from .console import Watch, clock
 from .order import Order, TranscriptionFailure
 

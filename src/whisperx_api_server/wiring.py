@@ -1,0 +1,153 @@
+"""Builds the objects behind the server and the command line from the settings; without HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from .audio import AudioDecoder
+from .backends import ModelKey
+from .backends.base import ModelSpec
+from .backlog import Backlog
+from .catalog import Catalog, configured, resolve_device, whisper_engine
+from .config import ConfigurationError, Settings
+from .model_pool import ModelPool, PoolPolicy
+from .pipeline import Pipeline, PipelineDefaults
+from .request_fields import FormDefaults
+from .sources import SourceOpener
+from .uploads import UploadStore
+from .urls import UrlFetcher
+
+
+def build_catalog(settings: Settings) -> Catalog:
+    """The models that the settings name.
+
+    Raises:
+        NotConfigured: there is no such transcription backend.
+    """
+    whisper, parakeet = settings.whisper, settings.parakeet
+    transcription = settings.backends.transcription
+    shared = ModelSpec(
+        name="",
+        device=resolve_device(whisper.inference_device),
+        device_index=whisper.device_index,
+        threads=whisper.cpu_threads,
+        download_root=whisper.download_root,
+        local_files_only=whisper.local_files_only,
+        hf_token=secret(settings.hf_token),
+    )
+
+    diarizer = configured(settings.diarization.model, shared)
+    pyannote_can_load = diarizer.path is not None or shared.hf_token is not None
+
+    def each(models: Mapping[str, str]) -> dict[str, ModelSpec]:
+        return {key: configured(model, shared) for key, model in models.items()}
+
+    return Catalog(
+        transcription=transcription,
+        alignment=settings.backends.alignment,
+        diarization=settings.backends.diarization or ("pyannote" if pyannote_can_load else "onnx"),
+        voice_detection=whisper.vad_method,
+        whisper=replace(
+            configured(whisper.model, shared, whisper_engine(transcription)),
+            compute_type=whisper.compute_type,
+            max_batch=whisper.batch_size,
+        ),
+        parakeet=replace(
+            configured(parakeet.model, shared, "parakeet"),
+            device=resolve_device(parakeet.inference_device),
+            compute_type=parakeet.precision,
+            max_batch=parakeet.batch_size,
+        ),
+        diarizer_spec=diarizer,
+        align_models=each(settings.alignment.models),
+        translation_models=each(settings.translation.models),
+        language_model_spec=configured(settings.llm.model, shared) if settings.llm.model else None,
+        allowed_models=settings.models.allowed,
+    )
+
+
+def form_defaults(settings: Settings, catalog: Catalog) -> FormDefaults:
+    """Defaults for fields that the client did not send."""
+    return FormDefaults(
+        model=catalog.default_model,
+        language=settings.default_language,
+        response_format=settings.default_response_format,
+        beam_size=settings.whisper.beam_size,
+    )
+
+
+def build_pool(settings: Settings) -> ModelPool:
+    """Build the model cache."""
+    return ModelPool(
+        PoolPolicy(
+            ttl=settings.pool.ttl,
+            memory_bytes=settings.pool.memory_bytes,
+            concurrent_per_device=settings.scheduler.concurrent_per_device,
+            max_wait=settings.scheduler.max_wait_ms / 1000,
+        )
+    )
+
+
+def build_fetcher(settings: Settings, uploads: UploadStore) -> UrlFetcher:
+    """Build the client for URLs that requests name."""
+    return UrlFetcher(settings.url_fetch, uploads=uploads)
+
+
+def build_pipeline(
+    settings: Settings,
+    catalog: Catalog,
+    pool: ModelPool,
+    backlog: Backlog,
+    fetcher: UrlFetcher,
+    workdir: Path,
+) -> Pipeline:
+    """Build the pipeline."""
+    decoder = AudioDecoder(
+        max_seconds=settings.limits.audio_seconds,
+        timeout=settings.limits.decode_timeout,
+        workdir=workdir,
+    )
+    return Pipeline(
+        opener=SourceOpener(decoder=decoder, fetcher=fetcher),
+        pool=pool,
+        catalog=catalog,
+        backlog=backlog,
+        defaults=PipelineDefaults(
+            chunk_size=settings.whisper.chunk_size, timeout=settings.limits.request_timeout
+        ),
+    )
+
+
+def preloaded_models(settings: Settings, catalog: Catalog) -> list[ModelKey]:
+    """The models to load at start.
+
+    Raises:
+        ConfigurationError: a language has no align model.
+    """
+    keys = []
+    if settings.whisper.preload:
+        keys.append(catalog.transcriber(catalog.default_model))
+    if settings.parakeet.preload:
+        keys.append(catalog.transcriber(catalog.parakeet.name))
+    for language in settings.alignment.preload:
+        key = catalog.aligner(language)
+        if key is None:
+            raise ConfigurationError(
+                f"ALIGNMENT__PRELOAD: there is no align model for {language!r}: "
+                "name one in ALIGNMENT__MODELS"
+            )
+        keys.append(key)
+    if settings.diarization.preload:
+        keys.append(catalog.diarizer())
+    if keys:
+        keys.append(catalog.voice_detector())
+    return keys
+
+
+def secret(value: SecretStr | None) -> str | None:
+    """Return the text of a secret setting."""
+    return None if value is None else value.get_secret_value()
