@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from whisperx_api_server.admission import AdmissionControl, AdmittedRunner
 from whisperx_api_server.audio import SAMPLE_RATE
 from whisperx_api_server.backends import ModelKey
 from whisperx_api_server.backends.base import AlignItem, ModelSpec
@@ -25,7 +26,6 @@ from whisperx_api_server.backends.fake import (
     say,
     silence,
 )
-from whisperx_api_server.backlog import Backlog
 from whisperx_api_server.catalog import Catalog
 from whisperx_api_server.domain import (
     AudioClip,
@@ -37,6 +37,7 @@ from whisperx_api_server.domain import (
     Segment,
     Source,
     SpeechRegion,
+    Transcript,
     TranscriptionRequest,
     UploadedFile,
     VadOptions,
@@ -44,8 +45,10 @@ from whisperx_api_server.domain import (
     WindowTranscript,
 )
 from whisperx_api_server.errors import ServiceError
+from whisperx_api_server.events import Emit, Event
 from whisperx_api_server.model_pool import ModelPool, PoolPolicy
-from whisperx_api_server.pipeline import Pipeline, PipelineDefaults
+from whisperx_api_server.pipeline import Pipeline
+from whisperx_api_server.runner import Checkpoint
 from whisperx_api_server.sources import SourceOpener
 
 POISON = "black"
@@ -172,6 +175,10 @@ RECORDINGS: dict[str, Samples] = {
 }
 
 
+async def unwatched(event: Event) -> None:
+    """Take an event that nothing looks at."""
+
+
 class World:
     """A pipeline on the fake engines, every one of which can be held."""
 
@@ -186,7 +193,7 @@ class World:
         self.failures: dict[str, ServiceError] = {}
         """Why the models of a stage cannot be loaded."""
         self.clips = Clips(RECORDINGS, self.hold)
-        self.backlog = Backlog(limit)
+        self.admission = AdmissionControl(limit)
         self.pool = ModelPool(PoolPolicy(), load=self._load)
         spec = ModelSpec(name="small")
         self.catalog = Catalog(
@@ -198,13 +205,8 @@ class World:
             parakeet=ModelSpec(name="parakeet"),
             diarizer_spec=spec,
         )
-        self.pipeline = Pipeline(
-            opener=self.clips,
-            pool=self.pool,
-            catalog=self.catalog,
-            backlog=self.backlog,
-            defaults=PipelineDefaults(chunk_size=2.5, timeout=timeout),
-        )
+        pipeline = Pipeline(opener=self.clips, pool=self.pool, catalog=self.catalog, chunk_size=2.5)
+        self.runner = AdmittedRunner(pipeline, self.admission, timeout=timeout)
         self._count = 0
 
     def _load(self, key: ModelKey) -> object:
@@ -219,14 +221,22 @@ class World:
         request = TranscriptionRequest(id=f"r{self._count}", source=source, model="small")
         return replace(request, **changes)
 
+    async def run(
+        self,
+        request: TranscriptionRequest,
+        emit: Emit = unwatched,
+        checkpoint: Checkpoint | None = None,
+    ) -> Transcript:
+        return await self.runner.run(request, emit, checkpoint or Checkpoint())
+
     async def text(self, name: str, **changes: Any) -> str:
-        transcript = await self.pipeline.run(self.request(name, **changes))
+        transcript = await self.run(self.request(name, **changes))
         return transcript.text
 
     def assert_nothing_left(self) -> None:
         for status in self.pool.statuses():
             assert (status.waiting, status.leases) == (0, 0), status
-        assert self.backlog.seconds == 0
+        assert self.admission.seconds == 0
         assert self.clips.open_now == 0
 
     async def let_go(self) -> None:

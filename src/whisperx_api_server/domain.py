@@ -175,8 +175,9 @@ class TranscriptionRequest:
 
     `client` is the name behind the API key: the scheduler is fair over clients, then requests.
     `batch_size` bounds the batches that this request's windows may join; `chunk_size` is the
-    longest window in seconds. None is the configured value. `watched`: each window is shown to
-    somebody as soon as it is done; it changes when results come, not which.
+    longest window in seconds. None is the configured value. The last two change when results come,
+    not which: `watched`, each window is shown as soon as it is done; `waits`, the request waits
+    while the queue is full instead of being refused.
     """
 
     id: str
@@ -190,6 +191,7 @@ class TranscriptionRequest:
     batch_size: int | None = None
     chunk_size: float | None = None
     watched: bool = field(default=False, compare=False)
+    waits: bool = field(default=False, compare=False)
 
 
 OutputFormat = Literal[

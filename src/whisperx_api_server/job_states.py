@@ -10,7 +10,7 @@ from typing import Literal
 
 from .domain import Job, JobError
 from .errors import ServiceError
-from .runs import Progress
+from .events import Progress
 
 MAX_RUNNING_PROGRESS = 0.999
 """Maximum progress of a job that is under way: its speakers may still be missing."""

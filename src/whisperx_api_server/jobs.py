@@ -12,10 +12,11 @@ from functools import partial
 from typing import Any
 
 from . import job_states
-from .backlog import Backlog
+from .admission import AdmissionControl
 from .domain import (
     AlignMode,
     Diarization,
+    DiarizeOptions,
     Job,
     OutputOptions,
     Source,
@@ -23,10 +24,11 @@ from .domain import (
     TranscriptionRequest,
 )
 from .errors import Conflict, NotFound, Overloaded, ServiceError, ShuttingDown, Unavailable
+from .events import Event, ResultEvent
 from .job_store import JobStore
 from .job_view import webhook_event
-from .pipeline import Pipeline
-from .runs import RunEvent, Runs
+from .runner import Runner
+from .runs import RunRegistry
 from .tracebacks import released
 from .webhooks import Webhooks
 
@@ -50,16 +52,16 @@ class LocalService:
 
     def __init__(
         self,
-        pipeline: Pipeline,
+        runner: Runner,
         *,
-        backlog: Backlog,
+        admission: AdmissionControl,
         store: JobStore,
         webhooks: Webhooks,
         retry_window: float,
     ) -> None:
-        self._pipeline = pipeline
-        self._backlog = backlog
-        self._runs = Runs(pipeline, retry_window=retry_window)
+        self._runner = runner
+        self._admission = admission
+        self._runs = RunRegistry(runner, retry_window=retry_window)
         self._store = store
         self._webhooks = webhooks
         self._records: dict[str, _Record] = {}
@@ -101,7 +103,7 @@ class LocalService:
         """
         self.check_open()
         if not retry:
-            self._backlog.check()
+            self._admission.check()
 
     async def start(self) -> None:
         """Take up the jobs on disk: those that were under way when the last process ended failed.
@@ -159,8 +161,8 @@ class LocalService:
 
     async def stream(
         self, request: TranscriptionRequest, *, retry: bool = False
-    ) -> AsyncGenerator[RunEvent, None]:
-        """The events of the request's run, as they happen. Closing it withdraws the request."""
+    ) -> AsyncGenerator[ResultEvent, None]:
+        """The results of the request's run, as they come. Closing it withdraws the request."""
         with self.accepted():
             request = replace(request, watched=True)
             identity = self._runs.identity(request)
@@ -169,18 +171,22 @@ class LocalService:
                 aclosing(run.events()) as events,
             ):
                 async for event in events:
-                    yield event
+                    if isinstance(event, ResultEvent):
+                        yield event
 
     async def diarize(self, request_id: str, client: str, source: Source) -> Diarization:
         """Who speaks when, without a transcript."""
         with self.accepted():
-            work = partial(self._pipeline.diarize, request_id, client, source)
+            request = TranscriptionRequest(
+                id=request_id, client=client, source=source, model="", diarize=DiarizeOptions()
+            )
+            work = partial(self._runner.diarize, request, _unwatched)
             return await released(work, logger, f"diarization {request_id} failed")
 
     async def detect_language(self, request: TranscriptionRequest) -> Mapping[str, float]:
         """The probability of each language in the first windows of speech; empty for silence."""
         with self.accepted():
-            return await self._pipeline.detect_language(request)
+            return await self._runner.detect_language(request, _unwatched)
 
     @contextmanager
     def accepted(self) -> Iterator[None]:
@@ -305,10 +311,11 @@ class LocalService:
 
     async def _transcribe(self, record: _Record, request: TranscriptionRequest) -> Transcript:
         """Run a job, which waits while the queue is full: it was accepted."""
+        request = replace(request, waits=True)
         identity = self._runs.identity(request)
         while True:
             try:
-                async with self._runs.join(request, identity, waits=True) as run:
+                async with self._runs.join(request, identity) as run:
                     async with aclosing(run.changes()) as changes:
                         async for progress in changes:
                             position = self._runs.position(run)
@@ -378,3 +385,7 @@ class LocalService:
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+
+
+async def _unwatched(event: Event) -> None:
+    """Take an event that no client sees."""

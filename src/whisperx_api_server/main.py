@@ -15,8 +15,8 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from . import __version__
+from .admission import AdmissionControl
 from .backends import ModelKey, find_backend
-from .backlog import Backlog
 from .catalog import Catalog
 from .config import Settings, load_settings
 from .errors import ServiceError
@@ -34,8 +34,8 @@ from .webhooks import Webhooks
 from .wiring import (
     build_catalog,
     build_fetcher,
-    build_pipeline,
     build_pool,
+    build_runner,
     form_defaults,
     preloaded_models,
     secret,
@@ -122,21 +122,21 @@ def build_services(
 ) -> Services:
     """The objects behind the routes; `workdir` is a private directory for uploads and audio."""
     limits = settings.limits
-    pool, backlog = build_pool(settings), Backlog(limits.queue_seconds)
+    pool, admission = build_pool(settings), AdmissionControl(limits.queue_seconds)
     uploads = UploadStore(workdir=workdir, max_bytes=limits.upload_bytes)
     fetcher = build_fetcher(settings, uploads)
-    pipeline = build_pipeline(settings, catalog, pool, backlog, fetcher, workdir)
+    runner = build_runner(settings, catalog, pool, admission, fetcher, workdir)
     return Services(
         service=LocalService(
-            pipeline,
-            backlog=backlog,
+            runner,
+            admission=admission,
             store=job_store,
             webhooks=Webhooks(fetcher, secret=secret(settings.webhook_secret)),
             retry_window=settings.jobs.retry_window,
         ),
         text=TextService(pool=pool, catalog=catalog, timeout=limits.request_timeout),
         pool=pool,
-        backlog=backlog,
+        admission=admission,
         catalog=catalog,
         keys=keys,
         uploads=uploads,

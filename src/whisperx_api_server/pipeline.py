@@ -8,12 +8,12 @@ results are stitched back in order. Nothing here computes: every stage runs on i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, replace
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import replace
 
 from .backends.base import Capabilities
-from .backlog import Backlog, Reservation
 from .catalog import Catalog
 from .chunking import Splitter, finish_window, loudest_window, stitch, without_words
 from .domain import (
@@ -22,180 +22,133 @@ from .domain import (
     DecodeOptions,
     Diarization,
     DiarizeOptions,
-    Source,
     Transcript,
     TranscriptionRequest,
     Window,
     WindowTranscript,
 )
-from .errors import InvalidRequest, Unavailable, error_to_tell
+from .errors import InvalidRequest, error_to_tell
+from .events import Emit, Opened, SegmentsLabelled, Stage, StageBegan, WindowDone
 from .known_voices import embed_samples, open_samples
-from .language_vote import VOTERS, language_probabilities, with_options
+from .language_vote import language_probabilities, with_options
 from .model_pool import ModelPool
+from .runner import Checkpoint
 from .sources import SourceOpener
 from .speakers import Labeller, match_known, rename
-from .stages import (
-    UNDETERMINED,
-    Checkpoint,
-    Engines,
-    Observer,
-    Transcribing,
-    check_options,
-)
+from .stages import UNDETERMINED, Engines, Transcribing, check_options
 from .word_timing import Aligners, WordTiming
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PipelineDefaults:
-    """What a request leaves open: window length in seconds, time limit in seconds (0 is none)."""
-
-    chunk_size: float = 30.0
-    timeout: float = 0.0
-
-
 class Pipeline:
-    """Runs requests; any number at a time, on one event loop."""
+    """The runner that computes in this process, on one event loop.
+
+    `chunk_size` is the longest window in seconds where a request names none.
+    """
 
     def __init__(
-        self,
-        *,
-        opener: SourceOpener,
-        pool: ModelPool,
-        catalog: Catalog,
-        backlog: Backlog,
-        defaults: PipelineDefaults,
+        self, *, opener: SourceOpener, pool: ModelPool, catalog: Catalog, chunk_size: float
     ) -> None:
         self._opener = opener
         self._pool = pool
         self._catalog = catalog
         self._aligners = Aligners(catalog, pool)
-        self._backlog = backlog
-        self._defaults = defaults
+        self._chunk_size = chunk_size
 
     async def run(
-        self,
-        request: TranscriptionRequest,
-        observer: Observer | None = None,
-        checkpoint: Checkpoint | None = None,
-        *,
-        waits: bool = False,
+        self, request: TranscriptionRequest, emit: Emit, checkpoint: Checkpoint
     ) -> Transcript:
-        """Transcribe one recording. Cancelling the call drops all that still waits for it.
-
-        What `checkpoint` has of an earlier run of the same request is not computed again; what this
-        run finds out is added to it. Where there is no room for it, a run that `waits` does so.
-
-        Raises:
-            Overloaded: there is no room, and it does not wait.
-            ServiceError: what is wrong with the request, or which stage failed.
-        """
-        run = _Run(self, request, observer or Observer(), checkpoint or Checkpoint())
-        async with self._bounded(request.id, waits=waits) as limit:
+        """See `Runner.run`."""
+        with self._transcription(request, emit, checkpoint) as transcription:
             try:
-                return await run.transcribe(limit if waits else None)
+                return await transcription.run()
             except BaseExceptionGroup as group:
                 error = error_to_tell(group)
                 # The vendor's own words are the cause, and are for the log.
                 raise error from error.__cause__ or group
 
-    async def diarize(self, request_id: str, client: str, source: Source) -> Diarization:
-        """Tell the speakers of a recording apart, without a transcript."""
-        request = TranscriptionRequest(
-            id=request_id, client=client, source=source, model="", diarize=DiarizeOptions()
-        )
-        run = _Run(self, request, Observer(), Checkpoint())
-        async with self._bounded(request_id), self._opener.open(source) as clip:
-            with self._backlog.reserve(clip.duration):
-                return await run.diarize(clip, DiarizeOptions(), {})
+    async def diarize(self, request: TranscriptionRequest, emit: Emit) -> Diarization:
+        """See `Runner.diarize`."""
+        with self._transcription(request, emit, Checkpoint()) as transcription:
+            async with transcription.opened() as clip:
+                return await transcription.diarize(clip, request.diarize or DiarizeOptions(), {})
 
-    async def detect_language(self, request: TranscriptionRequest) -> Mapping[str, float]:
-        """The probability of each language in the first windows of speech; empty for silence.
+    async def detect_language(
+        self, request: TranscriptionRequest, emit: Emit
+    ) -> Mapping[str, float]:
+        """See `Runner.detect_language`.
 
         Raises:
             InvalidRequest: the model does not detect languages.
         """
-        run = _Run(self, request, Observer(), Checkpoint())
-        async with self._bounded(request.id), self._opener.open(request.source) as clip:
-            with self._backlog.reserve(min(clip.duration, VOTERS * self._defaults.chunk_size)):
-                return await run.detect_language(clip)
+        with self._transcription(request, emit, Checkpoint()) as transcription:
+            async with transcription.opened() as clip:
+                return await transcription.detect_language(clip)
 
-    @asynccontextmanager
-    async def _bounded(
-        self, request_id: str, *, waits: bool = False
-    ) -> AsyncIterator[asyncio.Timeout]:
-        """Bounds of admission and time; whatever happens, nothing of the request waits afterwards.
-
-        Raises:
-            Overloaded: there is no room, so nothing is fetched or decoded.
-            Unavailable: time is up.
-        """
-        if not waits:
-            self._backlog.check()
+    @contextmanager
+    def _transcription(
+        self, request: TranscriptionRequest, emit: Emit, checkpoint: Checkpoint
+    ) -> Iterator[_Transcription]:
+        """What one request needs; whatever happens, nothing of it waits on a lane afterwards."""
         try:
-            async with asyncio.timeout(self._defaults.timeout or None) as limit:
-                yield limit
-        except TimeoutError as error:
-            if not limit.expired():
-                raise
-            raise Unavailable(
-                f"the request took longer than the {self._defaults.timeout:g} s that are allowed"
-            ) from error
+            yield _Transcription(
+                request,
+                emit,
+                checkpoint,
+                engines=Engines(self._pool, self._catalog, request),
+                aligners=self._aligners,
+                opener=self._opener,
+                chunk_size=request.chunk_size or self._chunk_size,
+            )
         finally:
-            self._pool.cancel(request_id)
+            self._pool.cancel(request.id)
 
 
-class _Run:
-    """One request on its way."""
+class _Transcription:
+    """One request under way."""
 
     def __init__(
         self,
-        pipeline: Pipeline,
         request: TranscriptionRequest,
-        observer: Observer,
+        emit: Emit,
         checkpoint: Checkpoint,
+        *,
+        engines: Engines,
+        aligners: Aligners,
+        opener: SourceOpener,
+        chunk_size: float,
     ) -> None:
-        self._engines = Engines(pipeline._pool, pipeline._catalog, request)
-        self._aligners = pipeline._aligners
-        self._opener = pipeline._opener
-        self._backlog = pipeline._backlog
-        self._chunk_size = request.chunk_size or pipeline._defaults.chunk_size
         self._request = request
-        self._observer = observer
+        self._emit = emit
         self._checkpoint = checkpoint
+        self._engines = engines
+        self._aligners = aligners
+        self._opener = opener
+        self._chunk_size = chunk_size
 
-    async def transcribe(self, suspended: asyncio.Timeout | None) -> Transcript:
-        request, observer = self._request, self._observer
+    async def run(self) -> Transcript:
         self._engines.check_request()
-        decode, diarize = request.decode, request.diarize
-        if request.align is AlignMode.FORCED and decode.task == "transcribe":
+        decode, diarize = self._request.decode, self._request.diarize
+        if self._request.align is AlignMode.FORCED and decode.task == "transcribe":
             await self._aligners.require(decode.language)
-        observer.stage("open")
         known = diarize.known_speakers if diarize and not self._checkpoint.diarization else ()
-        async with (
-            open_samples(known, self._opener) as samples,
-            self._opener.open(request.source) as clip,
-        ):
-            observer.opened(clip.duration)
-            with await self._admitted(clip.duration, suspended) as reservation:
-                heard: asyncio.Queue[WindowTranscript | None] = asyncio.Queue()
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(self._transcribe(clip, reservation, group, heard))
-                    windows = group.create_task(self._windows_with_speakers(heard, clip, samples))
-                observer.stage("finish")
-                return await asyncio.to_thread(self._stitched, windows.result(), clip.duration)
+        async with open_samples(known, self._opener) as samples, self.opened() as clip:
+            done: asyncio.Queue[WindowTranscript | None] = asyncio.Queue()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._transcribe(clip, group, done))
+                windows = group.create_task(self._windows_with_speakers(done, clip, samples))
+            await self._begin("finish")
+            return await asyncio.to_thread(self._stitched, windows.result(), clip.duration)
 
-    async def _admitted(self, seconds: float, suspended: asyncio.Timeout | None) -> Reservation:
-        """Admit the recording; with a time limit to suspend, a run may wait for room meanwhile."""
-        if suspended is None:
-            return self._backlog.reserve(seconds)
-        begun, end = asyncio.get_running_loop().time(), suspended.when()
-        if self._backlog.must_wait(seconds):
-            self._observer.stage("wait")
-            suspended.reschedule(None)
-        reservation = await self._backlog.wait(seconds)
-        if end is not None:
-            suspended.reschedule(end + asyncio.get_running_loop().time() - begun)
-        return reservation
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[AudioClip]:
+        """The recording, decoded."""
+        await self._begin("open")
+        async with self._opener.open(self._request.source) as clip:
+            await self._emit(Opened(duration=clip.duration))
+            yield clip
+
+    async def _begin(self, stage: Stage) -> None:
+        await self._emit(StageBegan(stage=stage, at=time.time()))
 
     def _stitched(self, windows: Sequence[WindowTranscript], duration: float) -> Transcript:
         decode, diarize = self._request.decode, self._request.diarize
@@ -215,12 +168,11 @@ class _Run:
     async def _transcribe(
         self,
         clip: AudioClip,
-        reservation: Reservation,
         group: asyncio.TaskGroup,
-        heard: asyncio.Queue[WindowTranscript | None],
+        done: asyncio.Queue[WindowTranscript | None],
     ) -> None:
         """Transcribe and time every window, each in a task of `group`; in order, then None."""
-        self._observer.stage("transcribe")
+        await self._begin("transcribe")
         async with self._engines.transcriber() as engine:
             options = check_options(self._request, engine.capabilities)
             ordered: asyncio.Queue[tuple[Window, asyncio.Task[WindowTranscript]] | None]
@@ -236,17 +188,13 @@ class _Run:
                         ordered.put_nowait((window, group.create_task(work)))
                 ordered.put_nowait(None)
 
-            resumed = frozenset(self._checkpoint.windows)
             group.create_task(produce())
-            reached = 0.0
             while (item := await ordered.get()) is not None:
                 window, task = item
                 transcript = await task
-                reservation.advance(window.end - reached, computed=window.index not in resumed)
-                reached = window.end
-                self._observer.heard(transcript, reached)
-                heard.put_nowait(transcript)
-        heard.put_nowait(None)
+                await self._emit(WindowDone(transcript=transcript, until=window.end))
+                done.put_nowait(transcript)
+        done.put_nowait(None)
 
     async def _windows(
         self, clip: AudioClip, capabilities: Capabilities
@@ -301,8 +249,8 @@ class _Run:
         known = self._checkpoint.windows.get(window.index)
         if known is None:
             timing = WordTiming(self._request, self._engines, self._aligners)
-            heard = await timing.transcribe(window, options, engine)
-            known = finish_window(heard, window, options.task)
+            transcript = await timing.transcribe(window, options, engine)
+            known = finish_window(transcript, window, options.task)
             if self._request.align is AlignMode.SEGMENTS:
                 known = without_words(known)
             self._checkpoint.windows[window.index] = known
@@ -312,7 +260,7 @@ class _Run:
 
     async def _windows_with_speakers(
         self,
-        heard: asyncio.Queue[WindowTranscript | None],
+        done: asyncio.Queue[WindowTranscript | None],
         clip: AudioClip,
         samples: Mapping[str, AudioClip],
     ) -> list[WindowTranscript]:
@@ -322,11 +270,11 @@ class _Run:
             diarization = await self.diarize(clip, self._request.diarize, samples)
             labeller = Labeller(diarization.exclusive)
         finished: list[WindowTranscript] = []
-        while batch := await _all_waiting(heard):
+        while batch := await _all_waiting(done):
             if labeller is not None:
                 batch = await asyncio.to_thread(_labelled, batch, labeller)
                 for transcript in batch:
-                    self._observer.spoken(transcript.segments)
+                    await self._emit(SegmentsLabelled(segments=transcript.segments))
             finished += batch
         return finished
 
@@ -335,7 +283,7 @@ class _Run:
     ) -> Diarization:
         """Who spoke when; speakers whose voice sample is known have their name."""
         if self._checkpoint.diarization is None:
-            self._observer.stage("diarize")
+            await self._begin("diarize")
             async with self._engines.diarizer() as engine:
                 voices = await embed_samples(samples, engine)
                 diarization = await engine.diarize(clip, options)

@@ -13,22 +13,15 @@ import logging
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Hashable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 
-from .domain import (
-    Segment,
-    StageTimes,
-    Transcript,
-    TranscriptionRequest,
-    UploadedFile,
-    WindowTranscript,
-)
-from .pipeline import Pipeline
-from .stages import Checkpoint, Observer
+from .domain import Transcript, TranscriptionRequest, UploadedFile
+from .events import Event, Finished, Progress
+from .runner import Checkpoint, Runner
 from .tracebacks import released
 
 logger = logging.getLogger(__name__)
@@ -41,148 +34,88 @@ MAX_REMEMBERED_SECONDS = 48 * 3600.0
 take some megabytes."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Heard:
-    """The next window of a run, in order; all is transcribed up to `until` seconds."""
-
-    transcript: WindowTranscript
-    until: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Spoken:
-    """The next segments of a diarized run, in order, with their speakers."""
-
-    segments: tuple[Segment, ...]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Finished:
-    """The end of a run: everything, speakers included."""
-
-    transcript: Transcript
-
-
-RunEvent = Heard | Spoken | Finished
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Progress:
-    """How far a run is; `reached` and `duration` in seconds of the recording."""
-
-    stages: tuple[StageTimes, ...] = ()
-    duration: float | None = None
-    reached: float = 0.0
-
-    @property
-    def waits(self) -> bool:
-        """Whether nothing happens yet: it has not begun, or there is no room for it."""
-        return not self.stages or self.stages[-1].name == "wait"
-
-    @property
-    def part(self) -> float:
-        """The part in [0, 1] that is transcribed."""
-        return min(1.0, self.reached / self.duration) if self.duration else 0.0
-
-    @property
-    def transcribing_since(self) -> float | None:
-        """When transcription began, in seconds since the epoch."""
-        return next((each.started_at for each in self.stages if each.name == "transcribe"), None)
-
-
-class Run(Observer):
-    """One recording on its way, watched by any number of requests.
+class Run:
+    """One request under way: its events so far, watched by any number of clients.
 
     It has links of its own to the files that it reads: the request that brought them may leave
-    while others stay.
+    while others stay. `events` are those of an ended run that is only shown again.
     """
 
-    def __init__(self, request: TranscriptionRequest, checkpoint: Checkpoint) -> None:
+    def __init__(
+        self,
+        request: TranscriptionRequest,
+        checkpoint: Checkpoint,
+        events: Iterable[Event] = (),
+    ) -> None:
         self._files: list[Path] = []
         self.request = self._own_files(request)
         self.checkpoint = checkpoint
-        self.progress = Progress()
-        self.so_far: list[Heard | Spoken] = []
+        self.so_far: list[Event] = list(events)
+        self.progress = reduce(Progress.after, self.so_far, Progress())
         self.watchers = 0
-        self.task: asyncio.Task[Transcript] | None = None
+        self.task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
 
-    def begin(self, work: Callable[[], Awaitable[Transcript]]) -> None:
-        """Start the work, which reports to this run; a failure is logged here, once for all."""
+    def begin(self, runner: Runner) -> None:
+        """Start the work; a failure is logged here, once for all."""
+        work = partial(self._work, runner)
         self.task = asyncio.create_task(released(work, logger, f"run {self.request.id} failed"))
         self.task.add_done_callback(lambda _: self._ended())
+
+    async def _work(self, runner: Runner) -> None:
+        transcript = await runner.run(self.request, self.emit, self.checkpoint)
+        await self.emit(Finished(transcript=transcript))
+
+    async def emit(self, event: Event) -> None:
+        """Record an event, and wake the watchers."""
+        self.so_far.append(event)
+        self.progress = self.progress.after(event)
+        self.wake()
 
     @property
     def transcript(self) -> Transcript | None:
         """The transcript, once it is there."""
-        task = self.task
-        if task is None or not task.done() or task.cancelled() or task.exception() is not None:
-            return None
-        return task.result()
+        last = self.so_far[-1] if self.so_far else None
+        return last.transcript if isinstance(last, Finished) else None
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing happens any more."""
+        return self.task is None or self.task.done()
 
     @property
     def failed(self) -> bool:
         """Whether it ended without a transcript."""
-        return self.task is not None and self.task.done() and self.transcript is None
+        return self.done and self.transcript is None
 
     async def result(self) -> Transcript:
         """The transcript; cancelling the wait does not cancel the run."""
-        assert self.task is not None
-        return await asyncio.shield(self.task)
+        if self.task is not None:
+            await asyncio.shield(self.task)
+        assert self.transcript is not None
+        return self.transcript
 
-    async def events(self) -> AsyncGenerator[RunEvent, None]:
+    async def events(self) -> AsyncGenerator[Event, None]:
         """All that happens, from the beginning; `Finished` is the last."""
-        assert self.task is not None
         seen = 0
         while True:
-            changed = self._changed
+            changed, done = self._changed, self.done
             while seen < len(self.so_far):
                 yield self.so_far[seen]
                 seen += 1
-            if self.task.done():
+            if done:
                 break
             await changed.wait()
-        yield Finished(transcript=await self.result())
+        await self.result()  # raises what the run failed with
 
     async def changes(self) -> AsyncGenerator[Progress, None]:
         """How far it is, now and after each change; ends with the run."""
-        assert self.task is not None
         while True:
-            changed, done = self._changed, self.task.done()
+            changed, done = self._changed, self.done
             yield self.progress
             if done:
                 return
             await changed.wait()
-
-    def stage(self, name: str) -> None:
-        """See `Observer.stage`. Transcription and diarization run side by side, others in turn."""
-        now = time.time()
-        together = {"transcribe", "diarize"}
-        ended = tuple(
-            each
-            if each.finished_at is not None or {each.name, name} == together
-            else replace(each, finished_at=now)
-            for each in self.progress.stages
-        )
-        stages = (*ended, StageTimes(name=name, started_at=now))
-        self.progress = replace(self.progress, stages=stages)
-        self.tell()
-
-    def opened(self, duration: float) -> None:
-        """See `Observer.opened`."""
-        self.progress = replace(self.progress, duration=duration)
-        self.tell()
-
-    def heard(self, transcript: WindowTranscript, until: float) -> None:
-        """See `Observer.heard`."""
-        self.so_far.append(Heard(transcript=transcript, until=until))
-        self.progress = replace(self.progress, reached=until)
-        self.tell()
-
-    def spoken(self, segments: Sequence[Segment]) -> None:
-        """See `Observer.spoken`."""
-        self.so_far.append(Spoken(segments=tuple(segments)))
-        self.tell()
 
     def _ended(self) -> None:
         assert self.task is not None
@@ -190,7 +123,7 @@ class Run(Observer):
             self.task.exception()  # it counts as retrieved, also where no watcher is left
         for file in self._files:
             file.unlink(missing_ok=True)
-        self.tell()
+        self.wake()
 
     def _own_files(self, request: TranscriptionRequest) -> TranscriptionRequest:
         if isinstance(request.source, UploadedFile):
@@ -209,7 +142,7 @@ class Run(Observer):
         self._files.append(link)
         return replace(file, path=link)
 
-    def tell(self) -> None:
+    def wake(self) -> None:
         """Wake the watchers."""
         # Each change has an event of its own: a watcher waits for the one after the last it saw.
         self._changed, changed = asyncio.Event(), self._changed
@@ -224,13 +157,17 @@ class Remembered:
     """
 
     checkpoint: Checkpoint
-    events: tuple[Heard | Spoken, ...]
-    transcript: Transcript | None
+    events: tuple[Event, ...]
     reached: float
     until: float
 
+    @property
+    def finished(self) -> bool:
+        """Whether the run ended with a transcript."""
+        return bool(self.events) and isinstance(self.events[-1], Finished)
 
-class Runs:
+
+class RunRegistry:
     """The runs that are alive, and the results of those that a retry may still ask for.
 
     `retry_window` is how many seconds an ended run is remembered; 0 shares nothing. Only an upload
@@ -239,12 +176,12 @@ class Runs:
 
     def __init__(
         self,
-        pipeline: Pipeline,
+        runner: Runner,
         *,
         retry_window: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._pipeline = pipeline
+        self._runner = runner
         self._retry_window = retry_window
         self._clock = clock
         self._shared: dict[Hashable, Run] = {}  # each has watchers
@@ -269,17 +206,15 @@ class Runs:
         identity: Hashable | None,
         *,
         retry: bool = False,
-        waits: bool = False,
     ) -> AsyncIterator[Run]:
         """Watch the run of a request, begun if there is none; the last to leave withdraws it.
 
         `identity` is equal for requests that ask the same; None shares nothing. Only what the
-        client calls a retry is answered from a run that has ended already. A run that is begun here
-        `waits` for room in a full queue, or is refused.
+        client calls a retry is answered from a run that has ended already.
         """
         run = self._shared.get(identity) if identity is not None else None
         if run is None or run.failed:
-            run = self._begin(request, identity, retry=retry, waits=waits)
+            run = self._begin(request, identity, retry=retry)
         run.watchers += 1
         try:
             yield run
@@ -289,17 +224,17 @@ class Runs:
                 await self._leave(run, identity)
 
     def _begin(
-        self, request: TranscriptionRequest, identity: Hashable | None, *, retry: bool, waits: bool
+        self, request: TranscriptionRequest, identity: Hashable | None, *, retry: bool
     ) -> Run:
         known = self._recall(identity, retry=retry)
-        run = Run(request, known.checkpoint if known is not None else Checkpoint())
-        if known is not None and known.transcript is not None:
-            run.begin(partial(_replay, known.events, known.transcript, run))
+        if known is not None and known.finished:
+            run = Run(request, known.checkpoint, known.events)
         else:
-            run.begin(partial(self._pipeline.run, run.request, run, run.checkpoint, waits=waits))
-        self._alive.append(run)
-        assert run.task is not None
-        run.task.add_done_callback(lambda _: self._left(run))
+            run = Run(request, known.checkpoint if known is not None else Checkpoint())
+            run.begin(self._runner)
+            self._alive.append(run)
+            assert run.task is not None
+            run.task.add_done_callback(lambda _: self._left(run))
         if identity is not None:
             self._shared[identity] = run
         return run
@@ -311,16 +246,15 @@ class Runs:
             return None
         failed = self._shared.get(identity)
         known = self._remembered.get(identity) if failed is None else self._results(failed)
-        return known if known is not None and (retry or known.transcript is None) else None
+        return known if known is not None and (retry or not known.finished) else None
 
     def _left(self, run: Run) -> None:
         self._alive.remove(run)
         for behind in self._alive:
-            behind.tell()  # its position has changed
+            behind.wake()  # its position has changed
 
     async def _leave(self, run: Run, identity: Hashable | None) -> None:
-        assert run.task is not None
-        if not run.task.done():
+        if run.task is not None and not run.task.done():
             run.task.cancel()
             await asyncio.wait([run.task])
         if identity is not None and self._shared.get(identity) is run and not run.watchers:
@@ -332,7 +266,6 @@ class Runs:
         return Remembered(
             checkpoint=run.checkpoint,
             events=tuple(run.so_far),
-            transcript=run.transcript,
             reached=run.progress.reached,
             until=self._clock() + self._retry_window,
         )
@@ -346,15 +279,3 @@ class Runs:
             if full or each.until < now:
                 seconds -= each.reached
                 del self._remembered[key]
-
-
-async def _replay(
-    events: Sequence[Heard | Spoken], transcript: Transcript, observer: Observer
-) -> Transcript:
-    """A run whose results are known already."""
-    for event in events:
-        if isinstance(event, Heard):
-            observer.heard(event.transcript, event.until)
-        else:
-            observer.spoken(event.segments)
-    return transcript

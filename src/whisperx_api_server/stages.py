@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from .backends import ModelKey
@@ -227,30 +227,6 @@ class Engines:
         """The configured diarizer."""
         async with self._pool.lease(self._catalog.diarizer()) as lane:
             yield Diarizing(lane, self._request)
-
-
-class Observer:
-    """What a caller may watch of a run; called on the event loop, in order."""
-
-    def stage(self, name: str) -> None:
-        """A stage begins: open, wait (for room in the queue), transcribe, diarize, finish."""
-
-    def opened(self, duration: float) -> None:
-        """The recording is decoded and lasts so many seconds."""
-
-    def heard(self, transcript: WindowTranscript, until: float) -> None:
-        """The next window, in order, is done; all is transcribed up to that second."""
-
-    def spoken(self, segments: Sequence[Segment]) -> None:
-        """The next segments, in order, are final: it is known who says them."""
-
-
-@dataclass(kw_only=True, slots=True)
-class Checkpoint:
-    """What a run has found out: another run of the same request goes on from there."""
-
-    windows: dict[int, WindowTranscript] = field(default_factory=dict)
-    diarization: Diarization | None = None
 
 
 def check_options(request: TranscriptionRequest, capabilities: Capabilities) -> DecodeOptions:

@@ -34,7 +34,7 @@ LONGEST_SENTENCE = 1000
 """Characters; a longer one is cut between words. It would not fit into most models anyway."""
 
 MAX_WAITING = 64
-"""Requests that may wait for one model; text has no length in seconds that the backlog counts."""
+"""Requests that may wait for one model; text has no seconds that admission control could count."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,15 +8,16 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from .admission import AdmissionControl, AdmittedRunner
 from .audio import AudioDecoder
 from .backends import ModelKey
 from .backends.base import ModelSpec
-from .backlog import Backlog
 from .catalog import Catalog, configured, resolve_device, whisper_engine
 from .config import ConfigurationError, Settings
 from .model_pool import ModelPool, PoolPolicy
-from .pipeline import Pipeline, PipelineDefaults
+from .pipeline import Pipeline
 from .request_fields import FormDefaults
+from .runner import Runner
 from .sources import SourceOpener
 from .uploads import UploadStore
 from .urls import UrlFetcher
@@ -97,29 +98,26 @@ def build_fetcher(settings: Settings, uploads: UploadStore) -> UrlFetcher:
     return UrlFetcher(settings.url_fetch, uploads=uploads)
 
 
-def build_pipeline(
+def build_runner(
     settings: Settings,
     catalog: Catalog,
     pool: ModelPool,
-    backlog: Backlog,
+    admission: AdmissionControl,
     fetcher: UrlFetcher,
     workdir: Path,
-) -> Pipeline:
-    """Build the pipeline."""
+) -> Runner:
+    """Build the pipeline, behind admission control."""
+    limits = settings.limits
     decoder = AudioDecoder(
-        max_seconds=settings.limits.audio_seconds,
-        timeout=settings.limits.decode_timeout,
-        workdir=workdir,
+        max_seconds=limits.audio_seconds, timeout=limits.decode_timeout, workdir=workdir
     )
-    return Pipeline(
+    pipeline = Pipeline(
         opener=SourceOpener(decoder=decoder, fetcher=fetcher),
         pool=pool,
         catalog=catalog,
-        backlog=backlog,
-        defaults=PipelineDefaults(
-            chunk_size=settings.whisper.chunk_size, timeout=settings.limits.request_timeout
-        ),
+        chunk_size=settings.whisper.chunk_size,
     )
+    return AdmittedRunner(pipeline, admission, timeout=limits.request_timeout)
 
 
 def preloaded_models(settings: Settings, catalog: Catalog) -> list[ModelKey]:

@@ -21,13 +21,13 @@ import numpy as np
 from whisperx_api_server.audio import SAMPLE_RATE
 from whisperx_api_server.backends.base import ModelSpec
 from whisperx_api_server.backends.fake import say, silence
-from whisperx_api_server.backlog import Backlog
 from whisperx_api_server.catalog import Catalog
 from whisperx_api_server.domain import AudioClip, Source, TranscriptionRequest, UploadedFile
+from whisperx_api_server.events import Event
 from whisperx_api_server.model_pool import ModelPool, PoolPolicy
-from whisperx_api_server.pipeline import Pipeline, PipelineDefaults
+from whisperx_api_server.pipeline import Pipeline
+from whisperx_api_server.runner import Checkpoint
 from whisperx_api_server.sources import SourceOpener
-from whisperx_api_server.stages import Observer
 
 SPEC = ModelSpec(name="fake")
 
@@ -45,13 +45,13 @@ class MapOpener(SourceOpener):
         yield AudioClip(samples=samples, sample_rate=SAMPLE_RATE)
 
 
-class Peak(Observer):
+class Peak:
     """The most memory, the recording's own pages aside, that the process had."""
 
     def __init__(self) -> None:
         self.start = self.most = anonymous_bytes()
 
-    def heard(self, *_: object) -> None:
+    async def emit(self, _event: Event) -> None:
         self.most = max(self.most, anonymous_bytes())
 
 
@@ -84,8 +84,7 @@ async def transcribe(path: Path) -> dict[str, float]:
             parakeet=ModelSpec(name="parakeet"),
             diarizer_spec=SPEC,
         ),
-        backlog=Backlog(1e9),
-        defaults=PipelineDefaults(),
+        chunk_size=30,
     )
     request = TranscriptionRequest(
         id="r", source=UploadedFile(path=path, filename=""), model="fake"
@@ -99,7 +98,7 @@ async def transcribe(path: Path) -> dict[str, float]:
     peak = Peak()
     threading.setprofile(count)
     sys.setprofile(count)
-    transcript = await pipeline.run(request, peak)
+    transcript = await pipeline.run(request, peak.emit, Checkpoint())
     sys.setprofile(None)
     threading.setprofile(None)
     minutes = transcript.duration / 60

@@ -13,8 +13,8 @@ from starlette.types import Message
 from live import until
 from whisperx_api_server.domain import OutputOptions, Segment, Transcript, WindowTranscript
 from whisperx_api_server.errors import TranscriptionFailed
+from whisperx_api_server.events import Finished, ResultEvent, SegmentsLabelled, WindowDone
 from whisperx_api_server.routers.events import EventStream, transcript_events
-from whisperx_api_server.runs import Finished, Heard, RunEvent, Spoken
 
 
 class Connection:
@@ -131,8 +131,8 @@ def window(index: int, text: str, language: str) -> WindowTranscript:
     )
 
 
-async def told(events: list[RunEvent | Exception], **output: Any) -> list[Any]:
-    async def happening() -> AsyncGenerator[RunEvent, None]:
+async def told(events: list[ResultEvent | Exception], **output: Any) -> list[Any]:
+    async def happening() -> AsyncGenerator[ResultEvent, None]:
         for event in events:
             if isinstance(event, Exception):
                 raise event
@@ -145,7 +145,9 @@ async def told(events: list[RunEvent | Exception], **output: Any) -> list[Any]:
 
 def test_deltas_join_as_their_languages_are_written() -> None:
     windows = [window(0, "red.", "en"), window(1, " ", "en"), window(2, "赤。", "ja")]
-    events: list[RunEvent | Exception] = [Heard(transcript=each, until=0.0) for each in windows]
+    events: list[ResultEvent | Exception] = [
+        WindowDone(transcript=each, until=0.0) for each in windows
+    ]
 
     deltas = asyncio.run(told(events))
 
@@ -157,9 +159,9 @@ def test_segments_are_numbered_through_and_only_where_they_are_asked_for() -> No
         Segment(start=n, end=n + 1, text="x", speaker=speaker)
         for n, speaker in enumerate(["SPEAKER_03", "Ann", "SPEAKER_03"])
     ]
-    events: list[RunEvent | Exception] = [
-        Spoken(segments=tuple(parts[:1])),
-        Spoken(segments=tuple(parts[1:])),
+    events: list[ResultEvent | Exception] = [
+        SegmentsLabelled(segments=tuple(parts[:1])),
+        SegmentsLabelled(segments=tuple(parts[1:])),
     ]
 
     segments = asyncio.run(told(events, format="diarized_json"))[:-1]
@@ -170,7 +172,7 @@ def test_segments_are_numbered_through_and_only_where_they_are_asked_for() -> No
 
 
 def test_the_end_comes_after_a_failure_too() -> None:
-    heard = Heard(transcript=window(0, "red.", "en"), until=1.0)
+    heard = WindowDone(transcript=window(0, "red.", "en"), until=1.0)
     events = asyncio.run(told([heard, TranscriptionFailed("it broke")]))
 
     assert events[1]["error"]["message"] == "it broke"

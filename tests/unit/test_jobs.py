@@ -15,7 +15,7 @@ import pytest
 from live import until
 from receiver import Receiver
 from whisperx_api_server import jobs
-from whisperx_api_server.backlog import Backlog
+from whisperx_api_server.admission import AdmissionControl
 from whisperx_api_server.domain import (
     Job,
     OutputOptions,
@@ -26,34 +26,30 @@ from whisperx_api_server.domain import (
     WindowTranscript,
 )
 from whisperx_api_server.errors import Conflict, NotFound, Overloaded, Unavailable
+from whisperx_api_server.events import Emit, Opened, StageBegan, WindowDone
 from whisperx_api_server.job_store import JobDirectoryError, JobSettings, JobStore
 from whisperx_api_server.jobs import LocalService
-from whisperx_api_server.pipeline import Pipeline
-from whisperx_api_server.stages import Checkpoint, Observer
+from whisperx_api_server.runner import Checkpoint, Runner
 from whisperx_api_server.uploads import UploadStore
 from whisperx_api_server.urls import UrlFetcher, UrlFetchSettings
 from whisperx_api_server.webhooks import Webhooks
 
 ID = "0123456789abcdef0123456789abcdef"
 TRANSCRIPT = Transcript(task="transcribe", language="en", languages=(), duration=4.0, segments=())
-Work = Callable[[Observer], Awaitable[None]]
+WINDOW = WindowTranscript(window_index=0, language="en", language_probability=1.0, segments=())
+Work = Callable[[Emit], Awaitable[None]]
 
 
-class ScriptedPipeline:
+class ScriptedRunner:
     """Does what the test says."""
 
     def __init__(self, work: Work) -> None:
         self.work = work
 
     async def run(
-        self,
-        request: TranscriptionRequest,
-        observer: Observer,
-        checkpoint: Checkpoint,
-        *,
-        waits: bool,
+        self, request: TranscriptionRequest, emit: Emit, checkpoint: Checkpoint
     ) -> Transcript:
-        await self.work(observer)
+        await self.work(emit)
         return TRANSCRIPT
 
 
@@ -66,13 +62,13 @@ class FullDisk(JobStore):
         super().save(job)
 
 
-async def at_once(observer: Observer) -> None:
-    observer.stage("open")
-    observer.opened(4.0)
+async def at_once(emit: Emit) -> None:
+    await emit(StageBegan(stage="open", at=time.time()))
+    await emit(Opened(duration=4.0))
 
 
-async def forever(observer: Observer) -> None:
-    observer.stage("open")
+async def forever(emit: Emit) -> None:
+    await emit(StageBegan(stage="open", at=time.time()))
     await asyncio.Event().wait()
 
 
@@ -97,8 +93,8 @@ class Place:
         policy = UrlFetchSettings(allow_private_hosts=True, timeout=5)
         uploads = UploadStore(workdir=self.directory, max_bytes=1)
         made = LocalService(
-            cast("Pipeline", ScriptedPipeline(work)),
-            backlog=Backlog(1e9),
+            cast("Runner", ScriptedRunner(work)),
+            admission=AdmissionControl(1e9),
             store=store(self.directory / "jobs", JobSettings(max_age=max_age, max_count=10)),
             webhooks=Webhooks(
                 UrlFetcher(policy, uploads=uploads), secret=secret, back_off=(back_off,)
@@ -152,8 +148,8 @@ def test_a_job_ends_and_lets_go_of_its_upload(place: Place) -> None:
 def test_a_slow_reader_sees_the_end_too(place: Place) -> None:
     release = asyncio.Event()
 
-    async def until_released(observer: Observer) -> None:
-        observer.stage("open")
+    async def until_released(emit: Emit) -> None:
+        await emit(StageBegan(stage="open", at=time.time()))
         await release.wait()
 
     async def scenario() -> None:
@@ -173,7 +169,7 @@ def test_a_slow_reader_sees_the_end_too(place: Place) -> None:
 def test_an_unexpected_error_fails_the_job_with_a_reason(
     place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def breaks(observer: Observer) -> None:
+    async def breaks(emit: Emit) -> None:
         raise ZeroDivisionError("secret detail")
 
     async def scenario() -> None:
@@ -193,13 +189,10 @@ def test_an_unexpected_error_fails_the_job_with_a_reason(
 
 
 def test_it_is_not_at_its_end_while_something_is_missing(place: Place) -> None:
-    async def last_window_is_heard(observer: Observer) -> None:
-        observer.opened(4.0)
-        observer.stage("transcribe")
-        observer.heard(
-            WindowTranscript(window_index=0, language="en", language_probability=1.0, segments=()),
-            4.0,
-        )
+    async def last_window_is_heard(emit: Emit) -> None:
+        await emit(Opened(duration=4.0))
+        await emit(StageBegan(stage="transcribe", at=time.time()))
+        await emit(WindowDone(transcript=WINDOW, until=4.0))
         await asyncio.Event().wait()  # the speakers are missing
 
     async def scenario() -> None:
@@ -242,11 +235,11 @@ def test_a_transcript_that_cannot_be_kept_fails_the_job(
 def test_a_job_waits_while_the_server_is_full(place: Place) -> None:
     states: list[str] = []
 
-    async def full_at_first(observer: Observer) -> None:
+    async def full_at_first(emit: Emit) -> None:
         if not states:
             states.append("full")
             raise Overloaded("full", retry_after=0.001)
-        await at_once(observer)
+        await at_once(emit)
 
     async def scenario() -> None:
         async with place.service(full_at_first) as service:
@@ -327,10 +320,10 @@ def test_results_of_runs_are_forgotten_while_the_server_is_idle(
     class Referable(WindowTranscript):
         """One that can be referred to weakly."""
 
-    async def hears(observer: Observer) -> None:
+    async def hears(emit: Emit) -> None:
         window = Referable(window_index=0, language="en", language_probability=1.0, segments=())
         kept.append(weakref.ref(window))
-        observer.heard(window, 4.0)
+        await emit(WindowDone(transcript=window, until=4.0))
 
     async def scenario() -> None:
         place.upload.write_bytes(b"sound")
@@ -422,9 +415,9 @@ def test_a_second_service_leaves_the_jobs_of_the_first_alone(place: Place) -> No
 
 
 def test_a_job_that_waits_for_room_is_queued(place: Place) -> None:
-    async def waits(observer: Observer) -> None:
-        observer.stage("open")
-        observer.stage("wait")
+    async def waits(emit: Emit) -> None:
+        await emit(StageBegan(stage="open", at=time.time()))
+        await emit(StageBegan(stage="wait", at=time.time()))
         await asyncio.Event().wait()
 
     async def scenario() -> None:
@@ -443,16 +436,13 @@ def test_the_time_left_follows_from_the_speed_so_far(
     now = 1000.0
     monkeypatch.setattr(time, "time", lambda: now)
 
-    async def transcribes(observer: Observer) -> None:
+    async def transcribes(emit: Emit) -> None:
         nonlocal now
-        observer.opened(4.0)
+        await emit(Opened(duration=4.0))
         now += 5.0
-        observer.stage("transcribe")
+        await emit(StageBegan(stage="transcribe", at=time.time()))
         now += 10.0
-        observer.heard(
-            WindowTranscript(window_index=0, language="en", language_probability=1.0, segments=()),
-            reached,
-        )
+        await emit(WindowDone(transcript=WINDOW, until=reached))
         await asyncio.Event().wait()
 
     async def scenario() -> None:
@@ -467,7 +457,7 @@ def test_the_time_left_follows_from_the_speed_so_far(
 def test_a_shutdown_waits_for_jobs(place: Place) -> None:
     release = asyncio.Event()
 
-    async def until_released(observer: Observer) -> None:
+    async def until_released(emit: Emit) -> None:
         await release.wait()
 
     async def scenario() -> None:

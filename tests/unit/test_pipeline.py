@@ -26,6 +26,7 @@ from pipeline_world import (
     known_as,
     play,
     sentences,
+    unwatched,
 )
 from whisperx_api_server import pipeline, runs, scheduler
 from whisperx_api_server.backends.base import Capabilities
@@ -51,9 +52,23 @@ from whisperx_api_server.errors import (
     TranscriptionFailed,
     Unavailable,
 )
-from whisperx_api_server.runs import Runs
+from whisperx_api_server.events import Emit, Event, SegmentsLabelled, StageBegan, WindowDone
+from whisperx_api_server.runner import Checkpoint
+from whisperx_api_server.runs import RunRegistry
 from whisperx_api_server.speakers import Labeller
-from whisperx_api_server.stages import Checkpoint, Observer
+
+
+def into(stages: list[str], reached: list[float] | None = None) -> Emit:
+    """Note the stages that begin, and the seconds up to which all is transcribed."""
+
+    async def emit(event: Event) -> None:
+        if isinstance(event, StageBegan):
+            stages.append(event.stage)
+        elif isinstance(event, WindowDone) and reached is not None:
+            reached.append(event.until)
+
+    return emit
+
 
 SPEAKERS = DiarizeOptions(known_speakers=(known_as("Ann", "reference"),))
 
@@ -71,7 +86,7 @@ def test_every_transcript_is_the_one_it_gets_alone() -> None:
     ]
 
     async def scene(world: World) -> None:
-        run = world.pipeline.run
+        run = world.run
         alone = [await run(world.request(name, **changes)) for name, changes in asked]
         assert alone[0].text.startswith("red door. open tree. find water.")
         assert {word.speaker for word in alone[5].words} == {"SPEAKER_00", "Ann"}
@@ -132,7 +147,7 @@ def test_a_remembered_run_does_not_keep_its_recording(
     async def scene(world: World) -> None:
         (tmp_path / name).write_bytes(b"")
         source = UploadedFile(path=tmp_path / name, filename=name)
-        remembering = Runs(world.pipeline, retry_window=600)
+        remembering = RunRegistry(world.runner, retry_window=600)
 
         async def watch() -> None:
             async with remembering.join(world.request(name, source=source), "it") as run:
@@ -168,7 +183,7 @@ def test_a_failure_is_logged_with_the_line_where_it_happened(
         (tmp_path / "german").write_bytes(b"")
         source = UploadedFile(path=tmp_path / "german", filename="")
         request = world.request("german", source=source, diarize=DiarizeOptions())
-        async with Runs(world.pipeline, retry_window=600).join(request, "it") as run:
+        async with RunRegistry(world.runner, retry_window=600).join(request, "it") as run:
             with pytest.raises((KeyError, TranscriptionFailed)):
                 await run.result()
 
@@ -183,10 +198,10 @@ def test_time_is_up() -> None:
         with pytest.raises(Unavailable, match=r"longer than the 0\.3 s"):
             await world.text("english")
         world.assert_nothing_left()
-        source = UploadedFile(path=Path("dialogue"), filename="")
+        request = world.request("dialogue", diarize=DiarizeOptions())
         world.hold.stage = "diarize"
         with pytest.raises(Unavailable, match=r"longer than the 0\.3 s"):
-            await world.pipeline.diarize("d", "client", source)
+            await world.runner.diarize(request, unwatched)
         world.assert_nothing_left()
 
     play(scene, timeout=0.3)
@@ -216,7 +231,7 @@ def test_what_memory_has_is_not_computed_again() -> None:
         checkpoint = Checkpoint()
         one_by_one = {"batch_size": 1, "align": AlignMode.OFF}
         with pytest.raises(TranscriptionFailed):
-            await world.pipeline.run(world.request("poisoned", **one_by_one), checkpoint=checkpoint)
+            await world.run(world.request("poisoned", **one_by_one), checkpoint=checkpoint)
         await world.settled()  # the window in flight when the run failed is still computed
         known = len(checkpoint.windows)
         assert known > 0
@@ -224,7 +239,7 @@ def test_what_memory_has_is_not_computed_again() -> None:
         world.clips.recordings = {"poisoned": replaced}
         world.hold.calls.clear()
         request = world.request("poisoned", **one_by_one)
-        transcript = await world.pipeline.run(request, checkpoint=checkpoint)
+        transcript = await world.run(request, checkpoint=checkpoint)
         assert transcript.text == "red door. open tree. find white. bring bread."
         assert world.hold.calls.count("transcribe") == len(checkpoint.windows) - known
 
@@ -249,20 +264,14 @@ def test_beyond_the_bound_nothing_is_even_decoded() -> None:
 
 def test_a_run_that_waits_for_room_is_decoded_once_and_in_turn() -> None:
     done: list[str] = []
-    watching: list[Stages] = []
-
-    class Stages(Observer):
-        def __init__(self) -> None:
-            self.seen: list[str] = []
-
-        def stage(self, name: str) -> None:
-            self.seen.append(name)
+    watching: list[list[str]] = []
 
     async def scene(world: World) -> None:
         async def waits(name: str) -> None:
-            watching.append(stages := Stages())
-            await world.pipeline.run(world.request(name), stages, waits=True)
-            assert stages.seen == ["open", "wait", "transcribe", "finish"]
+            stages: list[str] = []
+            watching.append(stages)
+            await world.run(world.request(name, waits=True), into(stages))
+            assert stages == ["open", "wait", "transcribe", "finish"]
             done.append(name)
 
         world.hold.stage = "transcribe"
@@ -271,9 +280,7 @@ def test_a_run_that_waits_for_room_is_decoded_once_and_in_turn() -> None:
         waiting = []
         for name in ("french", "german"):
             waiting.append(asyncio.create_task(waits(name)))
-            await until(
-                lambda: len(watching) == len(waiting) and watching[-1].seen[-1:] == ["wait"]
-            )
+            await until(lambda: len(watching) == len(waiting) and watching[-1][-1:] == ["wait"])
         world.hold.go.set()
         await asyncio.gather(first, *waiting)
         assert done == ["french", "german"]
@@ -395,21 +402,6 @@ def test_speakers_of_twelve_hours_are_labelled_once_and_not_on_the_loop(
             self._hold("diarize")
             return diarization
 
-    class Told(Observer):
-        def __init__(self, world: World) -> None:
-            self.world = world
-            self.heard_count = 0
-            self.segments: list[Segment] = []
-
-        def heard(self, transcript: WindowTranscript, until: float) -> None:
-            self.heard_count += 1
-            if self.heard_count == WINDOWS:
-                self.world.hold.go.set()
-
-        def spoken(self, segments: Sequence[Segment]) -> None:
-            assert self.heard_count == WINDOWS
-            self.segments += segments
-
     async def longest_callback(longest: list[float]) -> None:
         """CPU seconds of the loop's thread between two turns of this task, which asks for one
         every 10 ms: what other processes use of the machine does not count."""
@@ -424,18 +416,30 @@ def test_speakers_of_twelve_hours_are_labelled_once_and_not_on_the_loop(
         world.engines |= {"vad": Regions, "diarization": Turns}
         world.hold.stage = "diarize"
         monkeypatch.setattr(pipeline, "Labeller", Counted)
-        told = Told(world)
+        windows_done = 0
+        segments: list[Segment] = []
+
+        async def emit(event: Event) -> None:
+            nonlocal windows_done
+            if isinstance(event, WindowDone):
+                windows_done += 1
+                if windows_done == WINDOWS:
+                    world.hold.go.set()
+            elif isinstance(event, SegmentsLabelled):
+                assert windows_done == WINDOWS
+                segments.extend(event.segments)
+
         longest = [0.0]
         watching = asyncio.create_task(longest_callback(longest))
         request = world.request(
             "long", decode=DecodeOptions(language="en"), diarize=DiarizeOptions(), chunk_size=25
         )
-        transcript = await world.pipeline.run(request, told, checkpoint)
+        transcript = await world.run(request, emit, checkpoint)
         watching.cancel()
         assert longest[0] < 0.2
         assert len(labellers) == 1
         assert len(labelled) == WINDOWS
-        assert tuple(told.segments) == transcript.segments
+        assert tuple(segments) == transcript.segments
         assert len(transcript.words) == 60 * WINDOWS
         assert {word.speaker for word in transcript.words} == {f"SPEAKER_{k:02d}" for k in range(4)}
 
@@ -443,23 +447,13 @@ def test_speakers_of_twelve_hours_are_labelled_once_and_not_on_the_loop(
 
 
 def test_windows_are_heard_in_order_as_they_are_done() -> None:
-    class Heard(Observer):
-        def __init__(self) -> None:
-            self.until: list[float] = []
-            self.stages: list[str] = []
-
-        def stage(self, name: str) -> None:
-            self.stages.append(name)
-
-        def heard(self, transcript: WindowTranscript, until: float) -> None:
-            self.until.append(until)
-
     async def scene(world: World) -> None:
-        heard = Heard()
-        await world.pipeline.run(world.request("english", diarize=SPEAKERS), heard)
-        assert len(heard.until) > 5
-        assert heard.until == sorted(heard.until)
-        assert heard.stages == ["open", "transcribe", "diarize", "finish"]
+        stages: list[str] = []
+        reached: list[float] = []
+        await world.run(world.request("english", diarize=SPEAKERS), into(stages, reached))
+        assert len(reached) > 5
+        assert reached == sorted(reached)
+        assert stages == ["open", "transcribe", "diarize", "finish"]
 
     play(scene)
 

@@ -22,14 +22,14 @@ from whisperx_api_server.domain import (
     WindowTranscript,
 )
 from whisperx_api_server.errors import TranscriptionFailed
-from whisperx_api_server.pipeline import Pipeline
-from whisperx_api_server.runs import Finished, Heard, Run, Runs
-from whisperx_api_server.stages import Checkpoint, Observer
+from whisperx_api_server.events import Emit, Finished, Opened, Stage, StageBegan, WindowDone
+from whisperx_api_server.runner import Checkpoint, Runner
+from whisperx_api_server.runs import Run, RunRegistry
 
-Work = Callable[[TranscriptionRequest, Observer, Checkpoint], Awaitable[None]]
+Work = Callable[[TranscriptionRequest, Emit, Checkpoint], Awaitable[None]]
 
 
-class ScriptedPipeline:
+class ScriptedRunner:
     """Does what the test says for each run."""
 
     def __init__(self, work: Work) -> None:
@@ -39,13 +39,11 @@ class ScriptedPipeline:
     async def run(
         self,
         request: TranscriptionRequest,
-        observer: Observer,
+        emit: Emit,
         checkpoint: Checkpoint,
-        *,
-        waits: bool,
     ) -> Transcript:
         self.begun += 1
-        await self.work(request, observer, checkpoint)
+        await self.work(request, emit, checkpoint)
         return Transcript(
             task="transcribe", language="en", languages=("en",), duration=1.0, segments=()
         )
@@ -58,11 +56,9 @@ class Clock:
         return self.now
 
 
-async def at_once(
-    request: TranscriptionRequest, observer: Observer, checkpoint: Checkpoint
-) -> None:
-    observer.opened(3600.0)
-    observer.heard(window(0), 3600.0)
+async def at_once(request: TranscriptionRequest, emit: Emit, checkpoint: Checkpoint) -> None:
+    await emit(Opened(duration=3600.0))
+    await emit(WindowDone(transcript=window(0), until=3600.0))
 
 
 def window(index: int) -> WindowTranscript:
@@ -73,10 +69,10 @@ def window(index: int) -> WindowTranscript:
 
 def make(
     work: Work, *, clock: Clock | None = None, window: float = 600
-) -> tuple[Runs, ScriptedPipeline]:
-    pipeline = ScriptedPipeline(work)
-    made = Runs(cast("Pipeline", pipeline), retry_window=window, clock=clock or Clock())
-    return made, pipeline
+) -> tuple[RunRegistry, ScriptedRunner]:
+    runner = ScriptedRunner(work)
+    made = RunRegistry(cast("Runner", runner), retry_window=window, clock=clock or Clock())
+    return made, runner
 
 
 @pytest.fixture
@@ -92,7 +88,7 @@ def request_(tmp_path: Path) -> TranscriptionRequest:
 
 
 async def finish(
-    made: Runs, request: TranscriptionRequest, identity: object, *, retry: bool = False
+    made: RunRegistry, request: TranscriptionRequest, identity: object, *, retry: bool = False
 ) -> Run:
     async with made.join(request, identity, retry=retry) as run:
         await run.result()
@@ -147,16 +143,16 @@ def test_an_end_is_remembered_for_the_window_and_no_longer(
     request_: TranscriptionRequest,
 ) -> None:
     clock = Clock()
-    made, pipeline = make(at_once, clock=clock, window=600)
+    made, runner = make(at_once, clock=clock, window=600)
 
     async def scenario() -> None:
         await finish(made, request_, "x")
         clock.now = 599
         await finish(made, request_, "x", retry=True)
-        assert pipeline.begun == 1
+        assert runner.begun == 1
         clock.now = 599 + 601
         await finish(made, request_, "x", retry=True)
-        assert pipeline.begun == 2
+        assert runner.begun == 2
 
     asyncio.run(scenario())
 
@@ -168,16 +164,16 @@ def test_only_so_much_is_remembered(
     request_: TranscriptionRequest, monkeypatch: pytest.MonkeyPatch, name: str, bound: int
 ) -> None:
     monkeypatch.setattr(runs, name, bound)
-    made, pipeline = make(at_once)
+    made, runner = make(at_once)
 
     async def scenario() -> None:
         for identity in "abc":
             await finish(made, request_, identity)
         await finish(made, request_, "c", retry=True)
         await finish(made, request_, "b", retry=True)
-        assert pipeline.begun == 3
+        assert runner.begun == 3
         await finish(made, request_, "a", retry=True)
-        assert pipeline.begun == 4
+        assert runner.begun == 4
 
     asyncio.run(scenario())
 
@@ -186,9 +182,7 @@ def test_a_run_reads_files_of_its_own(request_: TranscriptionRequest, tmp_path: 
     read: list[bytes] = []
     gone = asyncio.Event()
 
-    async def work(
-        request: TranscriptionRequest, observer: Observer, checkpoint: Checkpoint
-    ) -> None:
+    async def work(request: TranscriptionRequest, emit: Emit, checkpoint: Checkpoint) -> None:
         await gone.wait()
         assert isinstance(request.source, UploadedFile)
         assert request.diarize is not None
@@ -219,9 +213,7 @@ def test_a_failed_run_is_not_joined_but_its_windows_are_kept(
 ) -> None:
     memories: list[set[int]] = []
 
-    async def work(
-        request: TranscriptionRequest, observer: Observer, checkpoint: Checkpoint
-    ) -> None:
+    async def work(request: TranscriptionRequest, emit: Emit, checkpoint: Checkpoint) -> None:
         memories.append(set(checkpoint.windows))
         checkpoint.windows[len(memories)] = window(len(memories))
         if len(memories) == 1:
@@ -244,21 +236,19 @@ def test_a_failed_run_is_not_joined_but_its_windows_are_kept(
 def test_a_late_watcher_gets_every_event(request_: TranscriptionRequest) -> None:
     heard, done = asyncio.Event(), asyncio.Event()
 
-    async def work(
-        request: TranscriptionRequest, observer: Observer, checkpoint: Checkpoint
-    ) -> None:
-        observer.heard(window(0), 1.0)
-        observer.heard(window(1), 2.0)
+    async def work(request: TranscriptionRequest, emit: Emit, checkpoint: Checkpoint) -> None:
+        await emit(WindowDone(transcript=window(0), until=1.0))
+        await emit(WindowDone(transcript=window(1), until=2.0))
         heard.set()
         await done.wait()
-        observer.heard(window(2), 3.0)
+        await emit(WindowDone(transcript=window(2), until=3.0))
 
-    async def listen(made: Runs) -> list[object]:
+    async def listen(made: RunRegistry) -> list[object]:
         async with made.join(request_, "x") as run:
             return [event async for event in run.events()]
 
     async def scenario() -> None:
-        made, pipeline = make(work)
+        made, runner = make(work)
         first = asyncio.create_task(listen(made))
         await heard.wait()
         second = asyncio.create_task(listen(made))
@@ -266,9 +256,9 @@ def test_a_late_watcher_gets_every_event(request_: TranscriptionRequest) -> None
         done.set()
         events = await first
         assert events == await second
-        assert [event.until for event in events if isinstance(event, Heard)] == [1.0, 2.0, 3.0]
+        assert [event.until for event in events if isinstance(event, WindowDone)] == [1.0, 2.0, 3.0]
         assert isinstance(events[-1], Finished)
-        assert pipeline.begun == 1
+        assert runner.begun == 1
 
     asyncio.run(scenario())
 
@@ -283,12 +273,11 @@ def test_stages_run_in_turn_but_for_transcription_and_diarization(
         stages = made[0].progress.stages
         unfinished.append([each.name for each in stages if each.finished_at is None])
 
-    async def work(
-        request: TranscriptionRequest, observer: Observer, checkpoint: Checkpoint
-    ) -> None:
+    async def work(request: TranscriptionRequest, emit: Emit, checkpoint: Checkpoint) -> None:
         await asyncio.sleep(0)
-        for stage in ("open", "transcribe", "diarize", "finish"):
-            observer.stage(stage)
+        stages: tuple[Stage, ...] = ("open", "transcribe", "diarize", "finish")
+        for stage in stages:
+            await emit(StageBegan(stage=stage, at=0.0))
             note()
 
     async def scenario() -> None:
@@ -304,9 +293,7 @@ def test_stages_run_in_turn_but_for_transcription_and_diarization(
 def test_the_position_is_how_many_began_before(request_: TranscriptionRequest) -> None:
     release = [asyncio.Event() for _ in range(3)]
 
-    async def work(
-        request: TranscriptionRequest, observer: Observer, checkpoint: Checkpoint
-    ) -> None:
+    async def work(request: TranscriptionRequest, emit: Emit, checkpoint: Checkpoint) -> None:
         await release[int(request.id)].wait()
 
     async def scenario() -> None:

@@ -26,11 +26,11 @@ from whisperx_api_server.domain import (
     WindowTranscript,
     Word,
 )
+from whisperx_api_server.events import Finished, ResultEvent
 from whisperx_api_server.formats import render
 from whisperx_api_server.job_store import JobSettings, JobStore
 from whisperx_api_server.loop_lag import MAX_BLOCKED
 from whisperx_api_server.routers.events import EventStream, transcript_events
-from whisperx_api_server.runs import Finished, RunEvent
 from whisperx_api_server.speakers import Labeller
 
 T = TypeVar("T")
@@ -159,7 +159,7 @@ def test_it_is_rendered(transcript: Transcript, kind: OutputFormat) -> None:
 def test_the_last_event_of_its_stream_is_sent(transcript: Transcript) -> None:
     sent: list[bytes] = []
 
-    async def happening() -> AsyncGenerator[RunEvent, None]:
+    async def happening() -> AsyncGenerator[ResultEvent, None]:
         yield Finished(transcript=transcript)
 
     async def send(message: Message) -> None:

@@ -34,12 +34,12 @@ def test_without_an_aligner_words_have_the_decoders_times(caplog: pytest.LogCapt
     async def scene(world: World) -> None:
         world.failures["alignment"] = ModelUnavailable(OFFLINE)
         for decode in (ENGLISH, DecodeOptions()):
-            transcript = await world.pipeline.run(world.request("english", decode=decode))
+            transcript = await world.run(world.request("english", decode=decode))
             assert_sentences(transcript)
             assert len(transcript.words) == 24
             assert {word.score for word in transcript.words} == {0.9}  # the fake decoder's
             assert transcript.warnings == (WARNING,)
-        speakers = await world.pipeline.run(
+        speakers = await world.run(
             world.request("dialogue", decode=ENGLISH, diarize=DiarizeOptions())
         )
         assert {word.speaker for word in speakers.words} == {"SPEAKER_00", "SPEAKER_01"}
@@ -54,12 +54,12 @@ def test_without_an_aligner_words_have_the_decoders_times(caplog: pytest.LogCapt
 def test_what_is_known_beforehand_is_decoded_with_its_times_at_once() -> None:
     async def scene(world: World) -> None:
         world.failures["alignment"] = ModelUnavailable(OFFLINE)
-        await world.pipeline.run(world.request("english", decode=ENGLISH))
+        await world.run(world.request("english", decode=ENGLISH))
         world.hold.decoded.clear()
-        await world.pipeline.run(world.request("english", decode=ENGLISH))
+        await world.run(world.request("english", decode=ENGLISH))
         assert {options.word_timestamps for options in world.hold.decoded} == {True}
         windows = len(world.hold.decoded)
-        await world.pipeline.run(world.request("english", decode=ENGLISH, align=AlignMode.OFF))
+        await world.run(world.request("english", decode=ENGLISH, align=AlignMode.OFF))
         assert len(world.hold.decoded) == 2 * windows
 
     play(scene)
@@ -113,7 +113,7 @@ def test_absent_packages_are_told_before_anything_is_decoded(
         with pytest.raises(NotInstalled, match=absent):
             await world.text("english", align=AlignMode.FORCED)
         assert world.clips.opened == 0
-        transcript = await world.pipeline.run(world.request("english"))
+        transcript = await world.run(world.request("english"))
         assert_sentences(transcript)
         assert transcript.warnings == (f"word times are the decoder's own: {absent}",)
         assert all(options.word_timestamps for options in world.hold.decoded)
@@ -131,7 +131,7 @@ def test_a_language_without_an_align_model_has_the_decoders_times(
     monkeypatch.setattr(fake, "align_model", none)
 
     async def scene(world: World) -> None:
-        transcript = await world.pipeline.run(world.request("english", align=mode))
+        transcript = await world.run(world.request("english", align=mode))
         assert_sentences(transcript)
         assert transcript.warnings == (
             "word times are the decoder's own: there is no align model for 'en': "
@@ -143,7 +143,7 @@ def test_a_language_without_an_align_model_has_the_decoders_times(
 
 def test_segments_alone_are_sentences_without_words() -> None:
     async def scene(world: World) -> None:
-        transcript = await world.pipeline.run(world.request("english", align=AlignMode.SEGMENTS))
+        transcript = await world.run(world.request("english", align=AlignMode.SEGMENTS))
         assert_sentences(transcript)
         assert transcript.words == ()
         assert all(segment.words is None for segment in transcript.segments)
@@ -155,7 +155,7 @@ def test_segments_alone_are_sentences_without_words() -> None:
 
 def test_a_translation_is_cut_into_sentences_by_the_decoders_times() -> None:
     async def scene(world: World) -> None:
-        transcript = await world.pipeline.run(
+        transcript = await world.run(
             world.request("french", decode=DecodeOptions(task="translate"))
         )
         assert texts(transcript) == ["red door.", "open tree.", "find water."] * 2
@@ -167,7 +167,7 @@ def test_a_translation_is_cut_into_sentences_by_the_decoders_times() -> None:
 
 def test_bare_text_does_not_pay_for_word_times() -> None:
     async def scene(world: World) -> None:
-        await world.pipeline.run(world.request("english", align=AlignMode.OFF))
+        await world.run(world.request("english", align=AlignMode.OFF))
         assert not any(options.word_timestamps for options in world.hold.decoded)
         assert "load alignment" not in world.hold.calls
 

@@ -11,18 +11,18 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from ..backlog import Backlog
+from ..admission import AdmissionControl
 from ..config import Settings
-from ..domain import OutputOptions, TranscriptionRequest, UploadedFile, WindowTranscript
+from ..domain import OutputOptions, TranscriptionRequest, UploadedFile
 from ..errors import ServiceError
+from ..events import Emit, Event, Progress
 from ..formats import render
-from ..pipeline import Pipeline
 from ..request_fields import FormDefaults
 from ..routers.references import save_references
-from ..stages import Observer
+from ..runner import Checkpoint, Runner
 from ..telemetry import configure_logging
 from ..uploads import UploadStore
-from ..wiring import build_catalog, build_fetcher, build_pipeline, build_pool, form_defaults
+from ..wiring import build_catalog, build_fetcher, build_pool, build_runner, form_defaults
 from .console import Watch, clock
 from .order import Order, TranscriptionFailure
 
@@ -46,20 +46,20 @@ async def local_engine(settings: Settings) -> AsyncIterator[LocalEngine]:
         pool = build_pool(settings)
         uploads = UploadStore(workdir=workdir, max_bytes=settings.limits.upload_bytes)
         fetcher = build_fetcher(settings, uploads)
-        # The bound on waiting audio is there for strangers; here only the user queues.
-        backlog = Backlog(math.inf)
-        pipeline = build_pipeline(settings, catalog, pool, backlog, fetcher, workdir)
+        # The queue is bounded for many clients; here there is one.
+        admission = AdmissionControl(math.inf)
+        runner = build_runner(settings, catalog, pool, admission, fetcher, workdir)
         try:
-            yield LocalEngine(pipeline, uploads, form_defaults(settings, catalog))
+            yield LocalEngine(runner, uploads, form_defaults(settings, catalog))
         finally:
             await pool.close()
 
 
 class LocalEngine:
-    """Runs recordings through one pipeline, so that their windows share batches."""
+    """Runs recordings through one runner, so that their windows share batches."""
 
-    def __init__(self, pipeline: Pipeline, uploads: UploadStore, defaults: FormDefaults) -> None:
-        self._pipeline = pipeline
+    def __init__(self, runner: Runner, uploads: UploadStore, defaults: FormDefaults) -> None:
+        self._runner = runner
         self._uploads = uploads
         self._defaults = defaults
 
@@ -72,7 +72,7 @@ class LocalEngine:
         async with AsyncExitStack() as stack:
             try:
                 request, output = await self._request(file, order, stack)
-                transcript = await self._pipeline.run(request, _Reporter(watch))
+                transcript = await self._runner.run(request, _reporting(watch), Checkpoint())
             except ServiceError as error:
                 raise TranscriptionFailure(_explained(error)) from error
         return (await asyncio.to_thread(render, transcript, output)).body
@@ -89,21 +89,18 @@ class LocalEngine:
         return form.request(*named, known)
 
 
-class _Reporter(Observer):
-    def __init__(self, watch: Watch) -> None:
-        self._watch = watch
-        self._duration = 0.0
+def _reporting(watch: Watch) -> Emit:
+    """The emitter that shows how far a run is."""
+    progress = Progress()
 
-    def opened(self, duration: float) -> None:
-        self._duration = duration
-        self._report(0.0)
+    async def report(event: Event) -> None:
+        nonlocal progress
+        progress = progress.after(event)
+        if progress.duration is not None:
+            detail = f"{clock(progress.reached)} of {clock(progress.duration)}"
+            watch.progress(progress.part, detail)
 
-    def heard(self, transcript: WindowTranscript, until: float) -> None:  # noqa: ARG002
-        self._report(until)
-
-    def _report(self, until: float) -> None:
-        detail = f"{clock(until)} of {clock(self._duration)}"
-        self._watch.progress(until / self._duration if self._duration else 1.0, detail)
+    return report
 
 
 def _explained(error: ServiceError) -> str:

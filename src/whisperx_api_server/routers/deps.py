@@ -11,7 +11,7 @@ from typing import Annotated, TypeVar, cast
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from ..backlog import Backlog
+from ..admission import AdmissionControl
 from ..catalog import Catalog
 from ..errors import Cancelled
 from ..jobs import LocalService
@@ -36,7 +36,7 @@ class Services:
     service: LocalService
     text: TextService
     pool: ModelPool
-    backlog: Backlog
+    admission: AdmissionControl
     catalog: Catalog
     keys: KeyRing
     uploads: UploadStore

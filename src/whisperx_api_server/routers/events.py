@@ -14,9 +14,9 @@ from starlette.types import Receive, Scope, Send
 
 from ..domain import OutputOptions, Segment, WindowTranscript
 from ..errors import ServiceError
+from ..events import ResultEvent, SegmentsLabelled, WindowDone
 from ..formats import dump
 from ..openai_json import SpeakerNames, delta_event, done_event, segment_event, text_delta
-from ..runs import Heard, RunEvent, Spoken
 from .errors import service_error_body
 
 logger = logging.getLogger(__name__)
@@ -110,18 +110,18 @@ async def _until_disconnected(receive: Receive) -> None:
 
 
 async def transcript_events(
-    begun: Awaitable[RunEvent], events: AsyncGenerator[RunEvent, None], output: OutputOptions
+    begun: Awaitable[ResultEvent], events: AsyncGenerator[ResultEvent, None], output: OutputOptions
 ) -> AsyncGenerator[dict[str, Any] | str, None]:
     """OpenAI's transcription events, of `begun` and what follows; a failure is the last of them.
 
     The first event is apart, so that its failure can still be answered with a status.
     """
-    wording = _Wording(output)
+    converted = _StreamEvents(output)
     try:
-        event: RunEvent | None = await begun
+        event: ResultEvent | None = await begun
         while event is not None:
             # On a thread: the last event may have megabytes of log probabilities.
-            for each in await asyncio.to_thread(list, wording.of(event)):
+            for each in await asyncio.to_thread(list, converted.of(event)):
                 yield each
             event = await anext(events, None)
     except ServiceError as error:
@@ -130,8 +130,8 @@ async def transcript_events(
     yield DONE
 
 
-class _Wording:
-    """Says in OpenAI's events what happens in one run."""
+class _StreamEvents:
+    """Converts a run's events to OpenAI's streaming events."""
 
     def __init__(self, output: OutputOptions) -> None:
         self._output = output
@@ -139,10 +139,10 @@ class _Wording:
         self._segment_count = 0
         self._names = SpeakerNames(output.known_speakers)
 
-    def of(self, event: RunEvent) -> Iterator[dict[str, Any]]:
-        if isinstance(event, Heard):
+    def of(self, event: ResultEvent) -> Iterator[dict[str, Any]]:
+        if isinstance(event, WindowDone):
             yield from self._delta(event.transcript)
-        elif isinstance(event, Spoken):
+        elif isinstance(event, SegmentsLabelled):
             yield from self._segments(event.segments)
         else:
             yield done_event(event.transcript, self._output)

@@ -61,9 +61,9 @@ async def info(services: ServicesDep, _: ClientDep) -> dict[str, Any]:
         },
         "queue": {
             "requests": services.service.active,
-            "seconds": round(services.backlog.seconds, 3),
-            "limit_seconds": services.backlog.limit,
-            "audio_seconds_per_second": round(services.backlog.speed, 3),
+            "seconds": round(services.admission.seconds, 3),
+            "limit_seconds": services.admission.limit,
+            "audio_seconds_per_second": round(services.admission.speed, 3),
             "lanes": lanes,
         },
     }
