@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, cast
 
+from .answers.asr import AsrSegment, AsrTranscript, AsrWord
 from .cues import plain, speaker_prefix
-from .domain import OutputOptions, Transcript
+from .domain import OutputOptions, Segment, Transcript, Word
 from .formats import Rendered, dump, render
-from .openai_json import Json, segment_json, times, warnings_json
+from .openai_json import score, segment_json, times
 
 AsrOutput = Literal["txt", "vtt", "srt", "tsv", "json"]
 
@@ -23,17 +24,39 @@ def render_asr(transcript: Transcript, output: AsrOutput, *, words: bool) -> Ren
     return Rendered(body=_TEXT[output](transcript), media_type="text/plain; charset=utf-8")
 
 
-def _json(transcript: Transcript, *, words: bool) -> Json:
+def _json(transcript: Transcript, *, words: bool) -> AsrTranscript:
     """openai/whisper's result: `language` is a code, a word's `score` is its `probability`."""
-    segments = [
-        segment_json(segment, index, with_words=words)
-        for index, segment in enumerate(transcript.segments)
-    ]
-    for segment in segments:
-        for word in segment.get("words", ()):
-            word["probability"] = word.pop("score", None)
-    body = {"text": transcript.text, "segments": segments, "language": transcript.language}
-    return body | warnings_json(transcript)
+    body: AsrTranscript = {
+        "text": transcript.text,
+        "segments": [
+            _segment(segment, index, words=words)
+            for index, segment in enumerate(transcript.segments)
+        ],
+        "language": transcript.language,
+    }
+    if transcript.warnings:
+        body["warnings"] = list(transcript.warnings)
+    return body
+
+
+def _segment(segment: Segment, index: int, *, words: bool) -> AsrSegment:
+    body = cast("AsrSegment", segment_json(segment, index))
+    if words and segment.words is not None:
+        body["words"] = [_word(word) for word in segment.words]
+    return body
+
+
+def _word(word: Word) -> AsrWord:
+    start, end = times(word)
+    body: AsrWord = {
+        "word": word.text.strip(),
+        "start": start,
+        "end": end,
+        "probability": None if word.score is None else score(word.score),
+    }
+    if word.speaker is not None:
+        body["speaker"] = word.speaker
+    return body
 
 
 def _txt(transcript: Transcript) -> str:

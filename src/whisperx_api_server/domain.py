@@ -15,6 +15,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from .errors import ErrorType
+
 Samples = NDArray[np.float32]
 """Mono audio, shape (N,), in [-1, 1]; may be a read-only memory map."""
 
@@ -313,7 +315,7 @@ class JobError:
     """Why a job failed: OpenAI's error fields."""
 
     message: str
-    type: str
+    type: ErrorType
     code: str
     param: str | None = None
 

@@ -28,7 +28,9 @@ machine, never a traceback. `Cancelled` is no error for anybody: whoever asked i
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
+
+ErrorType = Literal["invalid_request_error", "rate_limit_error", "server_error"]
 
 
 class ServiceError(Exception):
@@ -36,7 +38,7 @@ class ServiceError(Exception):
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
-    type: ClassVar[str] = "server_error"
+    type: ClassVar[ErrorType] = "server_error"
 
     def __init__(
         self, message: str, *, param: str | None = None, retry_after: float | None = None

@@ -13,9 +13,10 @@ import srt
 import webvtt
 from webvtt.models import Timestamp
 
+from .answers.openai import VttTranscription
 from .cues import Cue, make_cues, plain, speaker_prefix
 from .domain import OutputFormat, OutputOptions, Transcript
-from .openai_json import Json, diarized_json, plain_json, times, verbose_json
+from .openai_json import diarized_json, plain_json, times, verbose_json
 
 MEDIA_TYPES: Mapping[OutputFormat, str] = MappingProxyType(
     {
@@ -50,8 +51,8 @@ def render(transcript: Transcript, options: OutputOptions) -> Rendered:
 # Subtitles and text.
 
 
-def _vtt_json(transcript: Transcript, options: OutputOptions) -> Json:
-    return verbose_json(transcript, options) | {"vtt_text": _vtt(transcript, options)}
+def _vtt_json(transcript: Transcript, options: OutputOptions) -> VttTranscription:
+    return {**verbose_json(transcript, options), "vtt_text": _vtt(transcript, options)}
 
 
 def _text(transcript: Transcript, _: OutputOptions) -> str:
@@ -106,13 +107,15 @@ def _cue_text(cue: Cue, escape: Callable[[str], str]) -> str:
     )
 
 
-_JSON: Mapping[OutputFormat, Callable[[Transcript, OutputOptions], Json]] = MappingProxyType(
-    {
-        "json": plain_json,
-        "verbose_json": verbose_json,
-        "vtt_json": _vtt_json,
-        "diarized_json": diarized_json,
-    }
+_JSON: Mapping[OutputFormat, Callable[[Transcript, OutputOptions], Mapping[str, object]]] = (
+    MappingProxyType(
+        {
+            "json": plain_json,
+            "verbose_json": verbose_json,
+            "vtt_json": _vtt_json,
+            "diarized_json": diarized_json,
+        }
+    )
 )
 
 _TEXT: Mapping[OutputFormat, Callable[[Transcript, OutputOptions], str]] = MappingProxyType(
@@ -126,7 +129,7 @@ def _body(transcript: Transcript, options: OutputOptions) -> str:
     return dump(_JSON[options.format](transcript, options))
 
 
-def dump(body: Json) -> str:
+def dump(body: Mapping[str, object]) -> str:
     """JSON text, with letters as they are; the items of lists are encoded one by one.
 
     The encoder holds the interpreter's lock, and with it the event loop, for as long as one call

@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from types import MappingProxyType
 
-from .domain import Job
+from .answers.jobs import JobEvent, JobEventType, JobStatus, WebhookEvent, WebhookEventType
+from .domain import Job, JobState
+
+_EVENT_TYPES: Mapping[JobState, JobEventType] = MappingProxyType(
+    {
+        "queued": "job.queued",
+        "running": "job.running",
+        "completed": "job.completed",
+        "failed": "job.failed",
+        "cancelled": "job.cancelled",
+    }
+)
+_WEBHOOK_TYPES: Mapping[JobState, WebhookEventType] = MappingProxyType(
+    {
+        "completed": "transcription.completed",
+        "failed": "transcription.failed",
+        "cancelled": "transcription.cancelled",
+    }
+)
 
 
-def job_object(job: Job) -> dict[str, Any]:
+def job_object(job: Job) -> JobStatus:
     """A job in JSON: in the status, in events and in the webhook."""
     base = f"/v1/audio/transcriptions/{job.id}"
     error = job.error
@@ -31,8 +50,9 @@ def job_object(job: Job) -> dict[str, Any]:
             }
             for stage in job.stages
         ],
-        "error": error
-        and {
+        "error": None
+        if error is None
+        else {
             "message": error.message,
             "type": error.type,
             "param": error.param,
@@ -41,12 +61,17 @@ def job_object(job: Job) -> dict[str, Any]:
     }
 
 
-def webhook_event(job: Job) -> dict[str, Any]:
+def job_event(job: Job) -> JobEvent:
+    """The event that says how the job is now."""
+    return {"type": _EVENT_TYPES[job.state], **job_object(job)}
+
+
+def webhook_event(job: Job) -> WebhookEvent:
     """The event that `callback_url` gets when a job has ended; every try has the same id."""
     return {
         "id": f"evt_{job.id}",
         "object": "event",
-        "type": f"transcription.{job.state}",
+        "type": _WEBHOOK_TYPES[job.state],
         "created_at": int(job.finished_at or job.submitted_at),
         "data": job_object(job),
     }

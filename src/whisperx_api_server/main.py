@@ -16,6 +16,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from . import __version__
 from .admission import AdmissionControl
+from .answers.common import Configuration
 from .backends import ModelKey, find_backend
 from .catalog import Catalog
 from .config import Settings, load_settings
@@ -144,7 +145,7 @@ def build_services(
         defaults=form_defaults(settings, catalog),
         preloaded=asyncio.Event(),
         loop_lag=LoopLag(),
-        info=_describe(settings, catalog),
+        configuration=_describe(settings, catalog),
     )
 
 
@@ -158,7 +159,7 @@ async def _preload(keys: Sequence[ModelKey], services: Services) -> None:
     services.preloaded.set()
 
 
-def _describe(settings: Settings, catalog: Catalog) -> dict[str, object]:
+def _describe(settings: Settings, catalog: Catalog) -> Configuration:
     engine = find_backend(catalog.transcription, "transcription")
     return {
         "version": __version__,

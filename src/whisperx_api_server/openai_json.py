@@ -11,8 +11,23 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from itertools import chain, count, groupby
-from typing import Any
+from typing import cast
 
+from .answers.common import DecodedSegment
+from .answers.openai import (
+    DiarizedSegment,
+    DiarizedTranscription,
+    Logprob,
+    SpokenLanguage,
+    TextDelta,
+    TextDone,
+    TokenUsage,
+    Transcription,
+    TranscriptSegment,
+    TranscriptWord,
+    Usage,
+    VerboseTranscription,
+)
 from .domain import (
     SPACELESS_LANGUAGES,
     OutputOptions,
@@ -30,39 +45,39 @@ LIMIT = 9999.0
 AUDIO_TOKENS_PER_SECOND = 10
 """OpenAI's audio models take a token for each 100 ms of sound."""
 
-Json = dict[str, Any]
-
-
 # One function per format.
 
 
-def plain_json(transcript: Transcript, options: OutputOptions) -> Json:
+def plain_json(transcript: Transcript, options: OutputOptions) -> Transcription:
     """`json`."""
-    body: Json = {"text": transcript.text, "usage": _usage(transcript)}
+    body: Transcription = {"text": transcript.text, "usage": _usage(transcript)}
     if transcript.task == "transcribe":
         body["languages"] = _languages(transcript)
     if options.logprobs:
         body["logprobs"] = _all_logprobs(transcript)
-    return body | warnings_json(transcript)
+    if transcript.warnings:
+        body["warnings"] = list(transcript.warnings)
+    return body
 
 
-def verbose_json(transcript: Transcript, options: OutputOptions) -> Json:
+def verbose_json(transcript: Transcript, options: OutputOptions) -> VerboseTranscription:
     """`verbose_json`."""
     translated = transcript.task == "translate"
-    body: Json = {
+    body: VerboseTranscription = {
         "task": transcript.task,
         "language": "english" if translated else language_name(transcript.language),
         "duration": seconds(transcript.duration),
         "text": transcript.text,
+        "usage": _usage(transcript),
     }
     with_words = "word" in options.granularities
     if "segment" in options.granularities:
         body["segments"] = [
-            segment_json(segment, index, with_words=with_words)
+            _segment_json(segment, index, with_words=with_words)
             for index, segment in enumerate(transcript.segments)
         ]
     if with_words:
-        body["words"] = [word_json(word) for word in transcript.words]
+        body["words"] = [_word_json(word) for word in transcript.words]
     if options.logprobs:
         body["logprobs"] = _all_logprobs(transcript)
     if transcript.speaker_embeddings:
@@ -70,13 +85,15 @@ def verbose_json(transcript: Transcript, options: OutputOptions) -> Json:
             speaker: [_finite(value) for value in vector]
             for speaker, vector in transcript.speaker_embeddings.items()
         }
-    return body | {"usage": _usage(transcript)} | warnings_json(transcript)
+    if transcript.warnings:
+        body["warnings"] = list(transcript.warnings)
+    return body
 
 
-def diarized_json(transcript: Transcript, options: OutputOptions) -> Json:
+def diarized_json(transcript: Transcript, options: OutputOptions) -> DiarizedTranscription:
     """`diarized_json`."""
     names = SpeakerNames(options.known_speakers)
-    return {
+    body: DiarizedTranscription = {
         "task": "transcribe",
         "duration": seconds(transcript.duration),
         "text": transcript.text,
@@ -85,7 +102,10 @@ def diarized_json(transcript: Transcript, options: OutputOptions) -> Json:
             for index, segment in enumerate(transcript.segments)
         ],
         "usage": _usage(transcript),
-    } | warnings_json(transcript)
+    }
+    if transcript.warnings:
+        body["warnings"] = list(transcript.warnings)
+    return body
 
 
 # Streaming.
@@ -101,32 +121,20 @@ def text_delta(segments: Iterable[Segment], *, first: bool) -> str:
     return join_texts(parts) if first else join_texts(chain([("x", None)], parts))[1:]
 
 
-def delta_event(
-    text: str,
-    *,
-    segment_id: str | None = None,
-    logprobs: Sequence[TokenLogprob] | None = None,
-) -> Json:
-    """`transcript.text.delta`; `segment_id` is that of the diarized segment it belongs to."""
-    event: Json = {"type": "transcript.text.delta", "delta": text}
-    if segment_id is not None:
-        event["segment_id"] = segment_id
+def delta_event(text: str, *, logprobs: Sequence[TokenLogprob] | None = None) -> TextDelta:
+    """`transcript.text.delta`."""
+    event: TextDelta = {"type": "transcript.text.delta", "delta": text}
     if logprobs is not None:
         event["logprobs"] = _logprobs(logprobs)
     return event
 
 
-def segment_id(index: int) -> str:
-    """The id of the `index`th (from 0) diarized segment."""
-    return f"seg_{index + 1:03d}"
-
-
-def segment_event(segment: Segment, index: int, names: SpeakerNames) -> Json:
+def segment_event(segment: Segment, index: int, names: SpeakerNames) -> DiarizedSegment:
     """`transcript.text.segment`, also a segment of diarized_json."""
     start, end = times(segment)
     return {
         "type": "transcript.text.segment",
-        "id": segment_id(index),
+        "id": f"seg_{index + 1:03d}",
         "start": start,
         "end": end,
         "text": segment.text.strip(),
@@ -134,9 +142,9 @@ def segment_event(segment: Segment, index: int, names: SpeakerNames) -> Json:
     }
 
 
-def done_event(transcript: Transcript, options: OutputOptions) -> Json:
-    """`transcript.text.done`; `usage` there knows tokens only, no duration."""
-    event: Json = {
+def done_event(transcript: Transcript, options: OutputOptions) -> TextDone:
+    """`transcript.text.done`; its `usage` is in tokens, as OpenAI's is."""
+    event: TextDone = {
         "type": "transcript.text.done",
         "text": transcript.text,
         "languages": _languages(transcript),
@@ -144,7 +152,9 @@ def done_event(transcript: Transcript, options: OutputOptions) -> Json:
     }
     if options.logprobs:
         event["logprobs"] = _all_logprobs(transcript)
-    return event | warnings_json(transcript)
+    if transcript.warnings:
+        event["warnings"] = list(transcript.warnings)
+    return event
 
 
 # Speakers, as diarized_json calls them.
@@ -191,10 +201,10 @@ def _letter(index: int) -> str:
 # What they are made of.
 
 
-def segment_json(segment: Segment, index: int, *, with_words: bool) -> Json:
-    """A segment of verbose_json, the `index`th from 0."""
+def segment_json(segment: Segment, index: int) -> DecodedSegment:
+    """The `index`th segment, from 0, without its words."""
     start, end = times(segment)
-    body: Json = {
+    body: DecodedSegment = {
         "id": index,
         "seek": int(start * 100),
         "start": start,
@@ -206,8 +216,6 @@ def segment_json(segment: Segment, index: int, *, with_words: bool) -> Json:
         "compression_ratio": _finite(segment.compression_ratio),
         "no_speech_prob": _finite(segment.no_speech_prob),
     }
-    if with_words and segment.words is not None:
-        body["words"] = [word_json(word) for word in segment.words]
     if segment.speaker is not None:
         body["speaker"] = segment.speaker
     return body
@@ -219,23 +227,34 @@ def _spaced(segment: Segment) -> str:
     return text if not text or segment.language in SPACELESS_LANGUAGES else f" {text}"
 
 
-def word_json(word: Word) -> Json:
-    """A word of verbose_json."""
+def _segment_json(segment: Segment, index: int, *, with_words: bool) -> TranscriptSegment:
+    body = cast("TranscriptSegment", segment_json(segment, index))
+    if with_words and segment.words is not None:
+        body["words"] = [_word_json(word) for word in segment.words]
+    return body
+
+
+def _word_json(word: Word) -> TranscriptWord:
     start, end = times(word)
-    body: Json = {"word": word.text.strip(), "start": start, "end": end}
+    body: TranscriptWord = {"word": word.text.strip(), "start": start, "end": end}
     if word.score is not None:
-        body["score"] = round(_finite(word.score), 3)
+        body["score"] = score(word.score)
     if word.speaker is not None:
         body["speaker"] = word.speaker
     return body
 
 
-def _usage(transcript: Transcript) -> Json:
+def score(value: float) -> float:
+    """How sure the aligner is of a word."""
+    return round(_finite(value), 3)
+
+
+def _usage(transcript: Transcript) -> Usage:
     """OpenAI bills whole seconds, rounded up."""
     return {"type": "duration", "seconds": math.ceil(seconds(transcript.duration))}
 
 
-def _token_usage(transcript: Transcript) -> Json:
+def _token_usage(transcript: Transcript) -> TokenUsage:
     """Audio tokens by the length of the recording, output tokens as decoded.
 
     An engine without tokens counts words, or letters where the script has no spaces.
@@ -251,7 +270,7 @@ def _token_usage(transcript: Transcript) -> Json:
     }
 
 
-def _decoding(segment: Segment) -> tuple[Any, ...]:
+def _decoding(segment: Segment) -> tuple[object, ...]:
     """Equal for the sentences of one window, which repeat what is known of its decoding."""
     return segment.tokens, segment.avg_logprob, segment.compression_ratio, segment.no_speech_prob
 
@@ -270,20 +289,15 @@ def _window_tokens(sentences: Iterable[Segment]) -> int:
     )
 
 
-def warnings_json(transcript: Transcript) -> Json:
-    """What could not be done as usual, where there is something to say."""
-    return {"warnings": list(transcript.warnings)} if transcript.warnings else {}
-
-
-def _languages(transcript: Transcript) -> list[Json]:
+def _languages(transcript: Transcript) -> list[SpokenLanguage]:
     return [{"code": code} for code in transcript.languages]
 
 
-def _all_logprobs(transcript: Transcript) -> list[Json]:
+def _all_logprobs(transcript: Transcript) -> list[Logprob]:
     return _logprobs(chain.from_iterable(segment.logprobs for segment in transcript.segments))
 
 
-def _logprobs(logprobs: Iterable[TokenLogprob]) -> list[Json]:
+def _logprobs(logprobs: Iterable[TokenLogprob]) -> list[Logprob]:
     return [
         {"token": each.token, "bytes": list(each.bytes), "logprob": _finite(each.logprob)}
         for each in logprobs

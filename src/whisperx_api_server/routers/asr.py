@@ -12,6 +12,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..answers.asr import DetectedLanguage
 from ..asr_formats import AsrOutput, render_asr
 from ..domain import OutputFormat, TranscriptionRequest, UploadedFile
 from ..errors import MissingParameter, UnservableCombination
@@ -20,7 +21,7 @@ from ..request_fields import FormDefaults, validated
 from ..stages import UNDETERMINED
 from ..transcription_fields import TranscriptionForm
 from ..translation_fields import translation_fields
-from . import asr_shapes, schema
+from . import schema
 from .deps import ClientDep, ServicesDep, is_retry, new_request_id, unless_disconnected
 from .forms import parse_query
 from .multipart import Form, read_form
@@ -127,12 +128,12 @@ async def asr(request: Request, services: ServicesDep, client: ClientDep) -> Res
 
 @router.post(
     "/detect-language",
-    responses=schema.answers(asr_shapes.DetectedLanguage, *schema.RUN_ERRORS),
+    responses=schema.errors(*schema.RUN_ERRORS),
     openapi_extra=schema.audio_file(DetectionQuery),
 )
 async def detect_language(
     request: Request, services: ServicesDep, client: ClientDep
-) -> asr_shapes.DetectedLanguage:
+) -> DetectedLanguage:
     """Tell the language of the first windows of speech."""
     services.service.admit()
     query = parse_query(DetectionQuery, request)

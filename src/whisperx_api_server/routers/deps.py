@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable
+from dataclasses import dataclass
 from typing import Annotated, TypeVar, cast
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from ..admission import AdmissionControl
+from ..answers.common import Configuration
 from ..catalog import Catalog
 from ..errors import Cancelled
 from ..jobs import LocalService
@@ -29,8 +30,8 @@ T = TypeVar("T")
 class Services:
     """What `create_app` wires together; routes find it in `app.state.services`.
 
-    `info` is what /info says of the configuration; `preloaded` tells whether the models that load
-    at start are in.
+    `configuration` is what /info says of the settings; `preloaded` is set once the models that load
+    at start are loaded.
     """
 
     service: LocalService
@@ -44,7 +45,7 @@ class Services:
     defaults: FormDefaults
     preloaded: asyncio.Event
     loop_lag: LoopLag
-    info: Mapping[str, object] = field(default_factory=dict)
+    configuration: Configuration
 
 
 # Coroutines, though they await nothing: FastAPI would run plain functions on a thread per request.

@@ -18,7 +18,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import telemetry
-from ..errors import Cancelled, ServiceError, ShuttingDown
+from ..answers.errors import Error
+from ..errors import Cancelled, ErrorType, ServiceError, ShuttingDown
 
 logger = logging.getLogger(__name__)
 
@@ -28,14 +29,12 @@ CLIENT_CLOSED_REQUEST = 499
 """nginx's status for the log: nobody is there to read the answer."""
 
 
-def error_body(
-    message: str, kind: str, code: str | None, param: str | None = None
-) -> dict[str, dict[str, str | None]]:
+def error_body(message: str, kind: ErrorType, code: str | None, param: str | None = None) -> Error:
     """OpenAI's error object."""
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def service_error_body(error: ServiceError) -> dict[str, dict[str, str | None]]:
+def service_error_body(error: ServiceError) -> Error:
     """OpenAI's error object for one of ours."""
     return error_body(error.message, error.type, error.code, error.param)
 
@@ -86,7 +85,7 @@ def install_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:
         name = HTTPStatus(error.status_code).phrase.lower()
-        kind = "server_error" if error.status_code >= 500 else "invalid_request_error"
+        kind: ErrorType = "server_error" if error.status_code >= 500 else "invalid_request_error"
         return JSONResponse(
             error_body(
                 f"{name}: {request.method} {request.url.path[:200]}", kind, name.replace(" ", "_")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
-from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -31,6 +30,9 @@ a minute."""
 DONE = "[DONE]"
 """The last event's data, as OpenAI's API ends a stream."""
 
+SentEvent = Mapping[str, object] | str
+"""A JSON object, or `DONE`."""
+
 
 class EventStream(Response):
     """Sends events as they come; when the client leaves, or reads no more, the source is closed.
@@ -42,7 +44,7 @@ class EventStream(Response):
 
     def __init__(
         self,
-        source: AsyncGenerator[dict[str, Any] | str, None],
+        source: AsyncGenerator[SentEvent, None],
         stack: AsyncExitStack,
         *,
         patience: float = STALLED,
@@ -80,7 +82,7 @@ class EventStream(Response):
             await self._write(await asyncio.to_thread(_framed, event), send)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _next(self, send: Send) -> dict[str, Any] | str | None:
+    async def _next(self, send: Send) -> SentEvent | None:
         """The next event, after a comment for each interval without one; None at the end."""
         coming = asyncio.ensure_future(anext(self._source, None))
         try:
@@ -96,7 +98,7 @@ class EventStream(Response):
             await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
 
 
-def _framed(event: dict[str, Any] | str) -> str:
+def _framed(event: SentEvent) -> str:
     """An event as it is sent: its type is also its name, for parsers that go by names."""
     if isinstance(event, str):
         return f"data: {event}\n\n"
@@ -111,7 +113,7 @@ async def _until_disconnected(receive: Receive) -> None:
 
 async def transcript_events(
     begun: Awaitable[ResultEvent], events: AsyncGenerator[ResultEvent, None], output: OutputOptions
-) -> AsyncGenerator[dict[str, Any] | str, None]:
+) -> AsyncGenerator[SentEvent, None]:
     """OpenAI's transcription events, of `begun` and what follows; a failure is the last of them.
 
     The first event is apart, so that its failure can still be answered with a status.
@@ -139,7 +141,7 @@ class _StreamEvents:
         self._segment_count = 0
         self._names = SpeakerNames(output.known_speakers)
 
-    def of(self, event: ResultEvent) -> Iterator[dict[str, Any]]:
+    def of(self, event: ResultEvent) -> Iterator[Mapping[str, object]]:
         if isinstance(event, WindowDone):
             yield from self._delta(event.transcript)
         elif isinstance(event, SegmentsLabelled):
@@ -147,7 +149,7 @@ class _StreamEvents:
         else:
             yield done_event(event.transcript, self._output)
 
-    def _delta(self, transcript: WindowTranscript) -> Iterator[dict[str, Any]]:
+    def _delta(self, transcript: WindowTranscript) -> Iterator[Mapping[str, object]]:
         segments = [
             replace(segment, language=segment.language or transcript.language)
             for segment in transcript.segments
@@ -159,7 +161,7 @@ class _StreamEvents:
         logprobs = [each for segment in segments for each in segment.logprobs]
         yield delta_event(text, logprobs=logprobs if self._output.logprobs else None)
 
-    def _segments(self, segments: Sequence[Segment]) -> Iterator[dict[str, Any]]:
+    def _segments(self, segments: Sequence[Segment]) -> Iterator[Mapping[str, object]]:
         if self._output.format != "diarized_json":
             return
         for segment in segments:

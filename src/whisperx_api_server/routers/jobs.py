@@ -5,25 +5,25 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
-from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from ..answers.jobs import CancelledJob, JobStatus
 from ..domain import Job, OutputOptions
 from ..errors import UnservableCombination
 from ..formats import render
-from ..job_view import job_object
+from ..job_view import job_event, job_object
 from ..request_fields import WITH_SEGMENTS, ResultForm
-from . import schema, shapes
+from . import schema
 from .deps import ClientDep, ServicesDep
-from .events import DONE, EventStream
+from .events import DONE, EventStream, SentEvent
 from .forms import parse_query
 
 router = APIRouter(prefix="/v1/audio/transcriptions/{request_id}", tags=["jobs"])
 
 
-@router.get("/status", responses=schema.answers(shapes.JobStatus, 404))
-async def status(request_id: str, services: ServicesDep, client: ClientDep) -> dict[str, Any]:
+@router.get("/status", responses=schema.errors(404))
+async def status(request_id: str, services: ServicesDep, client: ClientDep) -> JobStatus:
     """How far the job is."""
     return job_object(services.service.job(request_id, client))
 
@@ -49,8 +49,8 @@ async def result(
     return Response(rendered.body, media_type=rendered.media_type)
 
 
-@router.delete("", responses=schema.answers(shapes.CancelledJob, 404))
-async def cancel(request_id: str, services: ServicesDep, client: ClientDep) -> dict[str, Any]:
+@router.delete("", responses=schema.errors(404))
+async def cancel(request_id: str, services: ServicesDep, client: ClientDep) -> CancelledJob:
     """Cancel the job if it is under way, else delete it and its result."""
     ended = services.service.job(request_id, client).ended
     job = await services.service.cancel(request_id, client)
@@ -77,8 +77,8 @@ def _check(job: Job, output: OutputOptions) -> None:
 
 async def _job_events(
     jobs: AsyncGenerator[Job, None],
-) -> AsyncGenerator[dict[str, Any] | str, None]:
+) -> AsyncGenerator[SentEvent, None]:
     async with aclosing(jobs):
         async for job in jobs:
-            yield {"type": f"job.{job.state}", **job_object(job)}
+            yield job_event(job)
     yield DONE

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from fastapi import APIRouter, Request
 
+from ..answers.server import LoadedModel, LoadedModels, Model, ModelChange, ModelList
 from ..backends import ModelKey
 from ..catalog import ALIASES, PARAKEET_ALIAS, Catalog
 from ..errors import MissingParameter, NotFound
 from ..languages import parse_language
 from ..model_pool import ModelStatus
-from . import schema, shapes
+from . import schema
 from .deps import ClientDep, Services, ServicesDep
 from .multipart import read_form
 
@@ -26,23 +27,21 @@ _STAGES = {
 }
 
 
-@router.get("/v1/models", responses=schema.answers(shapes.ModelList))
-async def list_models(services: ServicesDep, _: ClientDep) -> dict[str, Any]:
+@router.get("/v1/models", responses=schema.errors())
+async def list_models(services: ServicesDep, _: ClientDep) -> ModelList:
     """The models that can be asked for by name, in OpenAI's shape."""
     return {"object": "list", "data": [_model_object(name) for name in _model_names(services)]}
 
 
-@router.get("/v1/models/{model_id:path}", responses=schema.answers(shapes.Model, 404))
-async def get_model(model_id: str, services: ServicesDep, _: ClientDep) -> dict[str, Any]:
+@router.get("/v1/models/{model_id:path}", responses=schema.errors(404))
+async def get_model(model_id: str, services: ServicesDep, _: ClientDep) -> Model:
     """A model that can be asked for by that name, whether or not the list has it."""
     services.catalog.transcriber(model_id)
     return _model_object(model_id)
 
 
-@router.get("/{stage}/list", responses=schema.answers(shapes.LoadedModels, 404))
-async def list_loaded(
-    stage: ModelStage, services: ServicesDep, _: ClientDep
-) -> dict[str, list[dict[str, Any]]]:
+@router.get("/{stage}/list", responses=schema.errors(404))
+async def list_loaded(stage: ModelStage, services: ServicesDep, _: ClientDep) -> LoadedModels:
     """What is loaded for a stage."""
     statuses = [each for each in services.pool.statuses() if each.key.stage == _STAGES[stage]]
     return {"models": [_status_object(status) for status in statuses]}
@@ -50,32 +49,32 @@ async def list_loaded(
 
 @router.post(
     "/{stage}/load",
-    responses=schema.answers(shapes.ModelChange, 400, 404, 408, 413, 501, 503),
+    responses=schema.errors(400, 404, 408, 413, 501, 503),
     openapi_extra=schema.MODEL_NAME,
 )
 async def load(
     stage: ModelStage, request: Request, services: ServicesDep, _: ClientDep
-) -> dict[str, Any]:
+) -> ModelChange:
     """Load a model, by `model` (`language` for align_models), in the form or the query."""
     services.service.check_open()
     key = await _named(stage, request, services)
     await services.pool.load(key)
-    return {"status": "loaded", **_key_object(key)}
+    return _change("loaded", key)
 
 
 @router.post(
     "/{stage}/unload",
-    responses=schema.answers(shapes.ModelChange, 400, 404, 408, 409, 413),
+    responses=schema.errors(400, 404, 408, 409, 413),
     openapi_extra=schema.MODEL_NAME,
 )
 async def unload(
     stage: ModelStage, request: Request, services: ServicesDep, _: ClientDep
-) -> dict[str, Any]:
+) -> ModelChange:
     """Unload a model; 409 while requests use it, 404 if it is not loaded."""
     key = await _named(stage, request, services)
     if not await services.pool.unload(key):
         raise NotFound(f"{key} is not loaded", param="model")
-    return {"status": "unloaded", **_key_object(key)}
+    return _change("unloaded", key)
 
 
 async def _named(stage: ModelStage, request: Request, services: Services) -> ModelKey:
@@ -119,23 +118,28 @@ def _model_names(services: Services) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _model_object(name: str) -> dict[str, Any]:
+def _model_object(name: str) -> Model:
     return {"id": name, "object": "model", "created": 0, "owned_by": "whisperx-api-server"}
 
 
-def _key_object(key: ModelKey) -> dict[str, Any]:
-    shown: dict[str, Any] = {"model": key.name, "backend": key.backend}
+def _change(status: Literal["loaded", "unloaded"], key: ModelKey) -> ModelChange:
+    body: ModelChange = {"status": status, "model": key.name, "backend": key.backend}
     if key.spec.language:
-        shown["language"] = key.spec.language
-    return shown
+        body["language"] = key.spec.language
+    return body
 
 
-def _status_object(status: ModelStatus) -> dict[str, Any]:
-    return {
-        **_key_object(status.key),
-        "device": status.key.spec.device,
+def _status_object(status: ModelStatus) -> LoadedModel:
+    spec = status.key.spec
+    body: LoadedModel = {
+        "model": spec.name,
+        "backend": status.key.backend,
+        "device": spec.device,
         "state": status.state,
         "requests": status.leases,
         "waiting": status.waiting,
         "memory_bytes": status.memory_bytes,
     }
+    if spec.language:
+        body["language"] = spec.language
+    return body

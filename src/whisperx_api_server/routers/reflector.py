@@ -13,6 +13,15 @@ from urllib.parse import urlsplit
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from ..answers.reflector import (
+    ReflectorDiarization,
+    ReflectorFile,
+    ReflectorFiles,
+    ReflectorGeneration,
+    ReflectorTranscript,
+    ReflectorTranscription,
+    ReflectorTranslation,
+)
 from ..catalog import PARAKEET_ALIAS, Catalog, means_default
 from ..domain import RemoteUrl, Source, Transcript, TranscriptionRequest
 from ..errors import InvalidRequest, MissingParameter, ServiceError, UnservableCombination
@@ -20,11 +29,11 @@ from ..formats import dump
 from ..reflector_json import (
     reflector_diarization,
     reflector_file,
-    reflector_transcribe,
-    reflector_url,
+    reflector_transcript,
+    reflector_transcription,
 )
 from ..transcription_fields import TranscriptionForm
-from . import reflector_shapes, schema
+from . import schema
 from .body import read_body
 from .deps import ClientDep, Services, ServicesDep, is_retry, new_request_id, unless_disconnected
 from .forms import choose_source, parse_form
@@ -112,7 +121,7 @@ async def answer_files(
     work = _run_all(services, jobs, together=together, retry=is_retry(request))
     transcripts = await unless_disconnected(request, work)
 
-    def body() -> dict[str, Any]:
+    def body() -> ReflectorFile | ReflectorFiles:
         results = [
             reflector_file(transcript, _filename(source))
             for transcript, source in zip(transcripts, sources, strict=True)
@@ -124,7 +133,7 @@ async def answer_files(
 
 @router.post(
     "/transcribe",
-    responses=schema.answers(reflector_shapes.ReflectorTranscript, *schema.RUN_ERRORS),
+    responses=schema.answers(ReflectorTranscript, *schema.RUN_ERRORS),
     openapi_extra=schema.SPEECH_BODY,
 )
 async def transcribe(request: Request, services: ServicesDep, client: ClientDep) -> Response:
@@ -137,12 +146,12 @@ async def transcribe(request: Request, services: ServicesDep, client: ClientDep)
         job = _request(source, client, services, fields)
         work = services.service.run(job, retry=is_retry(request))
         transcript = await unless_disconnected(request, work)
-    return await _json(lambda: reflector_transcribe(transcript))
+    return await _json(lambda: reflector_transcript(transcript))
 
 
 @router.post(
     "/v1/audio/transcriptions-from-url",
-    responses=schema.answers(reflector_shapes.ReflectorTranscription, *schema.RUN_ERRORS),
+    responses=schema.answers(ReflectorTranscription, *schema.RUN_ERRORS),
     openapi_extra=schema.json_body(FromUrl),
 )
 async def transcribe_url(request: Request, services: ServicesDep, client: ClientDep) -> Response:
@@ -153,7 +162,7 @@ async def transcribe_url(request: Request, services: ServicesDep, client: Client
     fields = TranscriptionForm(model=body.model, language=body.language)
     work = services.service.run(_request(source, client, services, fields))
     transcript = await unless_disconnected(request, work)
-    return await _json(lambda: reflector_url(transcript, body.timestamp_offset))
+    return await _json(lambda: reflector_transcription(transcript, body.timestamp_offset))
 
 
 def _request(
@@ -234,7 +243,7 @@ def _filename(source: Source) -> str:
 
 @router.post(
     "/diarize",
-    responses=schema.answers(reflector_shapes.ReflectorDiarization, *schema.RUN_ERRORS),
+    responses=schema.answers(ReflectorDiarization, *schema.RUN_ERRORS),
     openapi_extra=schema.DIARIZATION_BODY,
 )
 async def diarize(
@@ -276,10 +285,12 @@ async def diarize(
 
 @router.post(
     "/translate",
-    responses=schema.answers(reflector_shapes.ReflectorTranslation, *schema.TEXT_ERRORS),
+    responses=schema.errors(*schema.TEXT_ERRORS),
     openapi_extra=schema.json_body(Translation, in_query=True),
 )
-async def translate(request: Request, services: ServicesDep, client: ClientDep) -> dict[str, Any]:
+async def translate(
+    request: Request, services: ServicesDep, client: ClientDep
+) -> ReflectorTranslation:
     """A text in its own language and in another; the fields come as JSON or in the query."""
     services.service.check_open()
     body = _checked(Translation, {**request.query_params, **await _read_json(request)})
@@ -294,10 +305,12 @@ async def translate(request: Request, services: ServicesDep, client: ClientDep) 
 
 @router.post(
     "/llm",
-    responses=schema.answers(reflector_shapes.ReflectorGeneration, *schema.TEXT_ERRORS),
+    responses=schema.errors(*schema.TEXT_ERRORS),
     openapi_extra=schema.json_body(Generation),
 )
-async def generate(request: Request, services: ServicesDep, client: ClientDep) -> dict[str, str]:
+async def generate(
+    request: Request, services: ServicesDep, client: ClientDep
+) -> ReflectorGeneration:
     """The answer of the language model to a prompt."""
     services.service.check_open()
     body = _checked(Generation, await _read_json(request))
@@ -315,7 +328,7 @@ async def generate(request: Request, services: ServicesDep, client: ClientDep) -
 # -- reading and answering --------------------------------------------------------------------
 
 
-async def _json(body: Callable[[], dict[str, Any]]) -> Response:
+async def _json(body: Callable[[], Mapping[str, object]]) -> Response:
     """A JSON answer, made on a thread: hours of speech have words by the ten thousand."""
     text = await asyncio.to_thread(lambda: dump(body()))
     return Response(text, media_type="application/json")

@@ -14,12 +14,14 @@ from typing import Any, cast
 from fastapi import FastAPI
 from pydantic import BaseModel, TypeAdapter
 
+from ..answers import asr, jobs, openai, reflector, server
+from ..answers import errors as error_answers
+from ..answers.errors import Error
 from ..domain import OutputFormat
 from ..formats import MEDIA_TYPES
 from ..request_fields import ResultForm
 from ..transcription_fields import ServerVad, TranscriptionForm
 from ..translation_fields import TranslationForm
-from . import asr_shapes, reflector_shapes, shapes
 
 Json = dict[str, Any]
 Responses = dict[int | str, Json]
@@ -72,7 +74,7 @@ _EXAMPLES: Mapping[OutputFormat, tuple[str, str]] = {
     "aud": ("Audacity's label track", f"0.000000\t1.200000\t{_WORDS}\n"),
 }
 
-EVENTS = (shapes.TextDelta, shapes.DiarizedSegment, shapes.TextDone, shapes.Error)
+EVENTS = (openai.TextDelta, openai.DiarizedSegment, openai.TextDone, Error)
 """What a transcript's stream may hold before `[DONE]`."""
 
 
@@ -96,7 +98,7 @@ def json_content(*models: Any) -> Json:
 def errors(*statuses: int) -> Responses:
     """The error answers of a route behind a key: those statuses, 401 and 500."""
     return {
-        status: {"description": ERRORS[status], "content": json_content(shapes.Error)}
+        status: {"description": ERRORS[status], "content": json_content(Error)}
         for status in sorted({*statuses, HTTPStatus.UNAUTHORIZED, HTTPStatus.INTERNAL_SERVER_ERROR})
     }
 
@@ -131,17 +133,15 @@ def event_stream(*models: Any) -> Json:
     return {"text/event-stream": {"schema": event}}
 
 
-HEALTH: Responses = {200: {"content": json_content(shapes.Health)}}
-READINESS: Responses = answers(shapes.Readiness, 503)
 SUBMITTED: Responses = {
-    202: {"description": "With `async`: the job.", "content": json_content(shapes.JobStatus)}
+    202: {"description": "With `async`: the job.", "content": json_content(jobs.JobStatus)}
 }
-_FORMATS = (shapes.Transcription, shapes.VerboseTranscription, shapes.VttTranscription)
+_FORMATS = (openai.Transcription, openai.VerboseTranscription, openai.VttTranscription)
 TRANSCRIPTION: Responses = SUBMITTED | transcripts(
     *_FORMATS,
-    shapes.DiarizedTranscription,
-    reflector_shapes.ReflectorFile,
-    reflector_shapes.ReflectorFiles,
+    openai.DiarizedTranscription,
+    reflector.ReflectorFile,
+    reflector.ReflectorFiles,
     statuses=RUN_ERRORS,
     stream=True,
 )
@@ -150,17 +150,17 @@ _ASR_TEXT = {"text/plain": {"schema": {"type": "string"}}}
 ASR: Responses = {
     200: {
         "description": "The transcript, in the format asked for.",
-        "content": json_content(asr_shapes.AsrTranscript) | _ASR_TEXT,
+        "content": json_content(asr.AsrTranscript) | _ASR_TEXT,
     },
     **errors(*RUN_ERRORS),
 }
 JOB_RESULT: Responses = transcripts(
-    *_FORMATS, shapes.DiarizedTranscription, statuses=(400, 404, 409, 422)
+    *_FORMATS, openai.DiarizedTranscription, statuses=(400, 404, 409, 422)
 )
 JOB_EVENTS: Responses = {
     200: {
         "description": "The job, now and after each change.",
-        "content": event_stream(shapes.JobEvent),
+        "content": event_stream(jobs.JobEvent),
     },
     **errors(404),
 }
@@ -281,7 +281,7 @@ def json_body(model: type[BaseModel], *, in_query: bool = False) -> Json:
 _WEBHOOK: Json = {
     "summary": "A job has ended",
     "description": "Sent to `callback_url`; tried again until it is answered with success.",
-    "requestBody": {"content": json_content(shapes.WebhookEvent), "required": True},
+    "requestBody": {"content": json_content(jobs.WebhookEvent), "required": True},
     "responses": {"2XX": {"description": "Received."}},
 }
 
@@ -333,7 +333,7 @@ def _defined_in(module: ModuleType) -> list[Any]:
 
 def _components() -> Json:
     """Everything that the document refers to by name."""
-    modules = (shapes, asr_shapes, reflector_shapes)
+    modules = (asr, error_answers, jobs, openai, reflector, server)
     described = [ServerVad, *(each for module in modules for each in _defined_in(module))]
     _, schemas = TypeAdapter.json_schemas(
         [(each.__name__, "validation", TypeAdapter(each)) for each in described],

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import asdict
-from typing import Any
 
 from fastapi import APIRouter
 
+from ..answers.server import Health, Info, Lane, Readiness
 from ..backends import model_source
+from ..backends.base import ModelSource
 from ..errors import Unavailable
-from . import schema, shapes
+from ..model_pool import ModelStatus
+from . import schema
 from .deps import ClientDep, ServicesDep
 
 router = APIRouter(tags=["system"])
 
 
-@router.get("/health", responses=schema.HEALTH)
-@router.get("/healthcheck", responses=schema.HEALTH)
-async def healthcheck() -> dict[str, str]:
+@router.get("/health")
+@router.get("/healthcheck")
+async def healthcheck() -> Health:
     """Alive; no key is needed."""
     return {"status": "healthy"}
 
 
-@router.get("/ready", responses=schema.READINESS)
-async def ready(services: ServicesDep) -> dict[str, str]:
+@router.get("/ready", responses=schema.errors(503))
+async def ready(services: ServicesDep) -> Readiness:
     """200 once the preloaded models are in and as long as requests are taken, else 503."""
     services.service.check_open()
     if not services.preloaded.is_set():
@@ -32,29 +33,15 @@ async def ready(services: ServicesDep) -> dict[str, str]:
     return {"status": "ready"}
 
 
-@router.get("/info", responses=schema.answers(shapes.Info))
-async def info(services: ServicesDep, _: ClientDep) -> dict[str, Any]:
+@router.get("/info", responses=schema.errors())
+async def info(services: ServicesDep, _: ClientDep) -> Info:
     """Version, configuration, limits, and the state of each model's queue."""
     statuses = services.pool.statuses()
     sources = await asyncio.to_thread(
         lambda: [model_source(each.key) if each.state == "ready" else None for each in statuses]
     )
-    lanes = [
-        {
-            "model": status.key.name,
-            "stage": status.key.stage,
-            "source": source,
-            "state": status.state,
-            "requests": status.leases,
-            "waiting": status.waiting,
-            "in_flight": status.lane.in_flight,
-            "batch_limit": status.lane.batch_limit,
-            **asdict(status.lane.stats),
-        }
-        for status, source in zip(statuses, sources, strict=True)
-    ]
     return {
-        **services.info,
+        **services.configuration,
         "event_loop": {
             "longest_delay_seconds": round(services.loop_lag.longest, 3),
             "longest_blocked_seconds": round(services.loop_lag.longest_blocked, 3),
@@ -64,6 +51,31 @@ async def info(services: ServicesDep, _: ClientDep) -> dict[str, Any]:
             "seconds": round(services.admission.seconds, 3),
             "limit_seconds": services.admission.limit,
             "audio_seconds_per_second": round(services.admission.speed, 3),
-            "lanes": lanes,
+            "lanes": [
+                _lane(status, source) for status, source in zip(statuses, sources, strict=True)
+            ],
         },
+    }
+
+
+def _lane(status: ModelStatus, source: ModelSource | None) -> Lane:
+    stats = status.lane.stats
+    return {
+        "model": status.key.name,
+        "stage": status.key.stage,
+        "source": source,
+        "state": status.state,
+        "requests": status.leases,
+        "waiting": status.waiting,
+        "in_flight": status.lane.in_flight,
+        "batch_limit": status.lane.batch_limit,
+        "batches": stats.batches,
+        "entries": stats.entries,
+        "largest_batch": stats.largest_batch,
+        "busy_seconds": stats.busy_seconds,
+        "cancelled": stats.cancelled,
+        "cancelled_cost": stats.cancelled_cost,
+        "failed": stats.failed,
+        "retried_batches": stats.retried_batches,
+        "restarts": stats.restarts,
     }

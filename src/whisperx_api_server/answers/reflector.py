@@ -1,4 +1,4 @@
-"""The shapes of Reflector's answers, for the OpenAPI document."""
+"""The answers of Reflector's GPU servers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from .shapes import Seconds, exact
+from .common import Seconds, exact
 
 
 @exact

@@ -1,4 +1,4 @@
-"""The shapes of whisper-asr-webservice's answers, for the OpenAPI document."""
+"""The answers of whisper-asr-webservice's API."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, NotRequired
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from .shapes import Seconds, Warnings, exact
+from .common import DecodedSegment, Seconds, Warnings, exact
 
 
 @exact
@@ -22,21 +22,10 @@ class AsrWord(TypedDict):
 
 
 @exact
-class AsrSegment(TypedDict):
+class AsrSegment(DecodedSegment):
     """A sentence; `words` with `word_timestamps`, `speaker` with `diarize`."""
 
-    id: int
-    seek: int
-    start: Seconds
-    end: Seconds
-    text: str
-    tokens: list[int]
-    temperature: float
-    avg_logprob: float
-    compression_ratio: float
-    no_speech_prob: float
     words: NotRequired[list[AsrWord]]
-    speaker: NotRequired[str]
 
 
 @exact
