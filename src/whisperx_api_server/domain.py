@@ -1,6 +1,6 @@
 """The vocabulary: what a request, a window, a word and a transcript are.
 
-Frozen, keyword-only dataclasses over the standard library and numpy, imported by everyone. Times
+Frozen, keyword-only dataclasses over the standard library and numpy, imported by all modules. Times
 are seconds on the recording's own clock; audio is mono float32 in [-1, 1].
 """
 
@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ErrorType
+from .errors import Failure
 
 Samples = NDArray[np.float32]
 """Mono audio, shape (N,), in [-1, 1]; may be a read-only memory map."""
@@ -311,16 +311,6 @@ class StageTimes:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class JobError:
-    """Why a job failed: OpenAI's error fields."""
-
-    message: str
-    type: ErrorType
-    code: str
-    param: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
     """A transcription that one can watch and leave; all times in seconds since the epoch.
 
@@ -340,7 +330,7 @@ class Job:
     eta: float | None = None
     queue_position: int = 0
     stages: tuple[StageTimes, ...] = ()
-    error: JobError | None = None
+    error: Failure | None = None
     output: OutputOptions = OutputOptions()
     diarize: bool = False
     words: bool = True

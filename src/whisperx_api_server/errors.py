@@ -13,6 +13,7 @@
     ├── TooLarge                      413 file_too_large
     ├── Overloaded                    429 overloaded, Retry-After
     ├── TranscriptionFailed           500 transcription_failed
+    ├── Interrupted                   500 interrupted
     ├── NotInstalled                  501 not_installed
     │   └── NotConfigured             501 not_configured
     ├── Unavailable                   503 service_unavailable, Retry-After
@@ -28,9 +29,23 @@ machine, never a traceback. `Cancelled` is no error for anybody: whoever asked i
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 ErrorType = Literal["invalid_request_error", "rate_limit_error", "server_error"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failure:
+    """A ServiceError as a value, as it is kept with a job and sent to other machines."""
+
+    message: str
+    type: ErrorType
+    code: str
+    param: str | None = None
+    status: int = 500
+    retry_after: float | None = None
 
 
 class ServiceError(Exception):
@@ -47,6 +62,17 @@ class ServiceError(Exception):
         self.message = message
         self.param = param
         self.retry_after = retry_after
+
+    def failure(self) -> Failure:
+        """Return the error as a value; its cause stays behind, in the log."""
+        return Failure(
+            message=self.message,
+            type=self.type,
+            code=self.code,
+            param=self.param,
+            status=self.status,
+            retry_after=self.retry_after,
+        )
 
 
 class InvalidRequest(ServiceError):
@@ -135,6 +161,12 @@ class TranscriptionFailed(ServiceError):
     code = "transcription_failed"
 
 
+class Interrupted(ServiceError):
+    """The server ended before the job did."""
+
+    code = "interrupted"
+
+
 class NotInstalled(ServiceError):
     """The packages of a stage are absent; the message names the install command."""
 
@@ -208,3 +240,18 @@ def error_to_tell(group: BaseExceptionGroup[BaseException]) -> ServiceError:
     failure = TranscriptionFailed("the recording could not be transcribed")
     failure.__cause__ = leaves[0]
     return failure
+
+
+def error_of(failure: Failure) -> ServiceError:
+    """Return the error of a value, in the class that has its status and code."""
+    named = (failure.status, failure.code)
+    classes = (each for each in _classes(ServiceError) if (each.status, each.code) == named)
+    kind = next(classes, ServiceError)
+    return kind(failure.message, param=failure.param, retry_after=failure.retry_after)
+
+
+def _classes(base: type[ServiceError]) -> Iterator[type[ServiceError]]:
+    """A class, then those below it."""
+    yield base
+    for each in base.__subclasses__():
+        yield from _classes(each)

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from .domain import Job, JobError
-from .errors import ServiceError
+from .domain import Job
+from .errors import Interrupted, ServiceError
 from .events import Progress
 
 MAX_RUNNING_PROGRESS = 0.999
@@ -43,18 +43,13 @@ def cancelled(job: Job, now: float) -> Job:
 
 def failed(job: Job, error: ServiceError, now: float) -> Job:
     """The job at its end, with the reason."""
-    reason = JobError(message=error.message, type=error.type, code=error.code, param=error.param)
-    return replace(_ended(job, "failed", now), error=reason)
+    return replace(_ended(job, "failed", now), error=error.failure())
 
 
 def interrupted(job: Job, now: float) -> Job:
     """The job at its end, which came with its server's."""
-    reason = JobError(
-        message="the server was restarted before the job was done: submit it again",
-        type="server_error",
-        code="interrupted",
-    )
-    return replace(_ended(job, "failed", now), error=reason)
+    error = Interrupted("the server was restarted before the job was done: submit it again")
+    return failed(job, error, now)
 
 
 def _ended(job: Job, state: Literal["completed", "failed", "cancelled"], now: float) -> Job:

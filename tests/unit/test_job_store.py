@@ -10,7 +10,6 @@ import pytest
 
 from whisperx_api_server.domain import (
     Job,
-    JobError,
     OutputOptions,
     Segment,
     StageTimes,
@@ -18,7 +17,7 @@ from whisperx_api_server.domain import (
     Transcript,
     Word,
 )
-from whisperx_api_server.errors import Unavailable
+from whisperx_api_server.errors import Failure, Unavailable
 from whisperx_api_server.job_store import (
     JobDirectoryError,
     JobSettings,
@@ -37,7 +36,7 @@ JOB = Job(
     duration=60.0,
     progress=0.5,
     stages=(StageTimes(name="open", started_at=101.0, finished_at=102.0),),
-    error=JobError(message="no", type="server_error", code="broken", param=None),
+    error=Failure(message="no", type="server_error", code="broken", param=None),
     output=OutputOptions(format="srt", granularities=frozenset({"word"}), highlight_words=True),
     callback_url="https://a.example/done",
 )
