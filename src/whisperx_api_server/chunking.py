@@ -36,7 +36,7 @@ LONGEST_PAUSE = 3.0
 SILENCE = 1e-4
 """Root mean square of a second in which nothing can be heard: -80 dB."""
 
-HUSH = 0.15
+SMOOTHING_SECONDS = 0.15
 """Seconds over which loudness is averaged: longer than a plosive's closure, not than a pause."""
 
 
@@ -115,7 +115,7 @@ def _quietest(samples: Samples, rate: int) -> int:
     The latter half, because two cuts then never lie closer than half a window; of equally quiet
     places the last, because fewer windows cost less.
     """
-    frame, half = max(1, round(FRAME * rate)), max(1, round(HUSH * rate / 2))
+    frame, half = max(1, round(FRAME * rate)), max(1, round(SMOOTHING_SECONDS * rate / 2))
     energy = np.cumsum(np.square(samples, dtype=np.float64))
     middles = np.arange(len(samples), len(samples) // 2, -frame)
     before = np.maximum(middles - half, 0) - 1

@@ -19,12 +19,12 @@ from .domain import SPACELESS_LANGUAGES, Segment, Word
 from .sentences import CLAUSE_END, split_sentences, word_spans
 
 LINE_WIDTH = 42
-LONGEST_MS = 7000
-LEGIBLE_MS = 500
+MAX_CUE_MS = 7000
+MIN_CUE_MS = 500
 """What a cue without length gets where there is room."""
-STEP_MS = 20
+MIN_START_GAP_MS = 20
 """What separates the starts of two cues that would start together."""
-WIDEST_PREFIX = 20
+MAX_PREFIX_WIDTH = 20
 """A longer speaker name widens the line rather than leaving the text no room."""
 
 _ARROW = re.compile(r"-[- ]*>")
@@ -76,11 +76,11 @@ def plain(text: str) -> str:
 def _in_turn(cues: Sequence[Cue]) -> list[Cue]:
     starts: list[int] = []
     for cue in cues:
-        starts.append(max(cue.start, starts[-1] + STEP_MS) if starts else cue.start)
+        starts.append(max(cue.start, starts[-1] + MIN_START_GAP_MS) if starts else cue.start)
     placed = []
     for index, (cue, start) in enumerate(zip(cues, starts, strict=True)):
-        end = cue.end if cue.end > start else start + LEGIBLE_MS
-        end = min(end, start + LONGEST_MS)
+        end = cue.end if cue.end > start else start + MIN_CUE_MS
+        end = min(end, start + MAX_CUE_MS)
         if index + 1 < len(starts):
             end = min(end, starts[index + 1])
         placed.append(replace(cue, start=start, end=end))
@@ -100,7 +100,7 @@ class _Sheet:
         self._words: Sequence[Word] = segment.words if spans and segment.words else (whole,)
         self._spans = spans or ((0, len(self._text)),)
         self._firsts = [first for first, _ in self._spans]
-        self._indent = min(sum(map(_columns, self._prefix)), WIDEST_PREFIX)
+        self._indent = min(sum(map(_columns, self._prefix)), MAX_PREFIX_WIDTH)
         self._columns = list(accumulate(map(_columns, self._text), initial=0))
         self._breaks = [k for k in range(1, len(self._text)) if self._may_break(k)]
         self._sentence_ends = {end for _, end in split_sentences(self._text, segment.language)}
@@ -170,7 +170,7 @@ class _Sheet:
         return parts
 
     def _fits(self, first: int, last: int) -> bool:
-        if self._end(last) - self._start(first) > LONGEST_MS:
+        if self._end(last) - self._start(first) > MAX_CUE_MS:
             return False
         return all(
             self._width(a, b, indented=a == first) <= LINE_WIDTH

@@ -35,7 +35,7 @@ from .model_pool import ModelPool
 from .runner import Checkpoint
 from .sources import SourceOpener
 from .speakers import Labeller, match_known, rename
-from .stages import UNDETERMINED, Engines, Transcribing, check_options
+from .stages import SILENCE_LANGUAGE, Engines, Transcribing, check_options
 from .word_timing import Aligners, WordTiming
 
 
@@ -156,7 +156,7 @@ class _Transcription:
             windows,
             task=decode.task,
             duration=duration,
-            default_language=decode.language or UNDETERMINED,
+            default_language=decode.language or SILENCE_LANGUAGE,
         )
         diarization = self._checkpoint.diarization
         if diarization is None or diarize is None or not diarize.embeddings:

@@ -34,7 +34,7 @@ M = TypeVar("M")
 P = TypeVar("P")
 R = TypeVar("R")
 
-UNDETERMINED = "en"
+SILENCE_LANGUAGE = "en"
 """What a silent recording is said to be in when nobody named a language, as WhisperX does."""
 
 
@@ -269,5 +269,5 @@ def check_options(request: TranscriptionRequest, capabilities: Capabilities) -> 
                 f"the model {request.model} does not detect languages: name one as language",
                 param="languages[]",
             )
-        return replace(options, language=UNDETERMINED)
+        return replace(options, language=SILENCE_LANGUAGE)
     return options

@@ -25,7 +25,7 @@ def fail(message: str, status: int = FAILED) -> NoReturn:
     raise typer.Exit(status)
 
 
-class Watch(Protocol):
+class ProgressReporter(Protocol):
     """Follows one recording on its way."""
 
     def progress(self, part: float, detail: str, eta: float | None = None) -> None:
@@ -33,7 +33,7 @@ class Watch(Protocol):
         ...
 
 
-class Screen:
+class Terminal:
     """A bar for each recording under way, on standard error if that is a terminal.
 
     Otherwise, and with `quiet`, there is nothing but errors.
@@ -58,7 +58,7 @@ class Screen:
         self._finished = 0
         self._all: TaskID | None = None
 
-    def __enter__(self) -> Screen:
+    def __enter__(self) -> Terminal:
         self._progress.start()
         if self._files > 1:
             self._all = self._progress.add_task("all", total=self._files, detail=self._count())
@@ -74,7 +74,7 @@ class Screen:
         )
 
     @contextmanager
-    def bar(self, name: str) -> Iterator[Watch]:
+    def bar(self, name: str) -> Iterator[ProgressReporter]:
         """The bar of one recording."""
         task = self._progress.add_task(name, total=None, detail="")
         try:

@@ -17,13 +17,13 @@ from ..domain import OutputOptions, TranscriptionRequest, UploadedFile
 from ..errors import ServiceError
 from ..events import Emit, Event, Progress
 from ..formats import render
+from ..logging_setup import configure_logging
 from ..request_fields import FormDefaults
-from ..routers.references import save_references
+from ..routers.voice_samples import save_references
 from ..runner import Checkpoint, Runner
-from ..telemetry import configure_logging
 from ..uploads import UploadStore
 from ..wiring import build_catalog, build_fetcher, build_pool, build_runner, form_defaults
-from .console import Watch, clock
+from .console import ProgressReporter, clock
 from .order import Order, TranscriptionFailure
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class LocalEngine:
         self._uploads = uploads
         self._defaults = defaults
 
-    async def transcribe(self, file: Path, order: Order, watch: Watch) -> str:
+    async def transcribe(self, file: Path, order: Order, reporter: ProgressReporter) -> str:
         """The transcript of a file, rendered as ordered.
 
         Raises:
@@ -72,7 +72,7 @@ class LocalEngine:
         async with AsyncExitStack() as stack:
             try:
                 request, output = await self._request(file, order, stack)
-                transcript = await self._runner.run(request, _reporting(watch), Checkpoint())
+                transcript = await self._runner.run(request, _reporting(reporter), Checkpoint())
             except ServiceError as error:
                 raise TranscriptionFailure(_explained(error)) from error
         return (await asyncio.to_thread(render, transcript, output)).body
@@ -89,7 +89,7 @@ class LocalEngine:
         return form.request(*named, known)
 
 
-def _reporting(watch: Watch) -> Emit:
+def _reporting(reporter: ProgressReporter) -> Emit:
     """The emitter that shows how far a run is."""
     progress = Progress()
 
@@ -98,7 +98,7 @@ def _reporting(watch: Watch) -> Emit:
         progress = progress.after(event)
         if progress.duration is not None:
             detail = f"{clock(progress.reached)} of {clock(progress.duration)}"
-            watch.progress(progress.part, detail)
+            reporter.progress(progress.part, detail)
 
     return report
 

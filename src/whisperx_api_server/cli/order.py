@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from .console import Watch
+from .console import ProgressReporter
 
 if TYPE_CHECKING:
     from ..transcription_fields import TranscriptionForm
@@ -46,7 +46,7 @@ class TranscriptionFailure(Exception):
 class Engine(Protocol):
     """Transcribes recordings, several at a time."""
 
-    async def transcribe(self, file: Path, order: Order, watch: Watch) -> str:
+    async def transcribe(self, file: Path, order: Order, reporter: ProgressReporter) -> str:
         """The transcript of a file, rendered as ordered.
 
         Raises:

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from .console import Watch
+from .console import ProgressReporter
 from .order import Order, TranscriptionFailure, Value
 
 TRANSCRIPTIONS = "/v1/audio/transcriptions"
@@ -106,7 +106,7 @@ class RemoteEngine:
     def __init__(self, server: RemoteServer) -> None:
         self._server = server
 
-    async def transcribe(self, file: Path, order: Order, watch: Watch) -> str:
+    async def transcribe(self, file: Path, order: Order, reporter: ProgressReporter) -> str:
         """The transcript of a file, rendered as ordered; waits as long as the server is full.
 
         Raises:
@@ -114,15 +114,15 @@ class RemoteEngine:
         """
         while True:
             try:
-                return await self._transcribe(file, order, watch)
+                return await self._transcribe(file, order, reporter)
             except ServerError as error:
                 if error.retry_after is None:
                     raise TranscriptionFailure(str(error)) from error
-                watch.progress(0.0, "the server is full; waiting", error.retry_after)
+                reporter.progress(0.0, "the server is full; waiting", error.retry_after)
                 await asyncio.sleep(error.retry_after)
 
-    async def _transcribe(self, file: Path, order: Order, watch: Watch) -> str:
-        watch.progress(0.0, "sending", 0)
+    async def _transcribe(self, file: Path, order: Order, reporter: ProgressReporter) -> str:
+        reporter.progress(0.0, "sending", 0)
         path = TRANSLATIONS if order.translate else TRANSCRIPTIONS
         with file.open("rb") as content:
             response = await self._server.send(
@@ -132,13 +132,13 @@ class RemoteEngine:
             return response.text
         job = f"{TRANSCRIPTIONS}/{response.json()['request_id']}"
         try:
-            await self._follow(job, watch)
+            await self._follow(job, reporter)
             return (await self._server.send("GET", f"{job}/result")).text
         finally:
             # Under way it is cancelled, else deleted: the server keeps nothing of ours.
             await asyncio.shield(self._forget(job))
 
-    async def _follow(self, job: str, watch: Watch) -> None:
+    async def _follow(self, job: str, reporter: ProgressReporter) -> None:
         """Watch a job to its end, over broken connections."""
         broken = 0
         while True:
@@ -148,7 +148,9 @@ class RemoteEngine:
                         broken = 0
                         if _ended(event):
                             return
-                        watch.progress(event["percent"] / 100, _detail(event), event["eta_seconds"])
+                        reporter.progress(
+                            event["percent"] / 100, _detail(event), event["eta_seconds"]
+                        )
             except ServerError as error:
                 if broken >= RECONNECTS or error.__cause__ is None:
                     raise

@@ -29,9 +29,9 @@ def serve(
     from ..errors import ServiceError
     from ..job_store import JobDirectoryError
     from ..keys import KeyFileError
+    from ..logging_setup import configure_logging
     from ..main import create_app
     from ..serving import Server
-    from ..telemetry import configure_logging
 
     try:
         settings = load_settings()

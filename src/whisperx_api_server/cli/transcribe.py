@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import options
-from .console import FAILED, USAGE, Screen, fail
+from .console import FAILED, USAGE, Terminal, fail
 from .order import Engine, Order, OrderError, TranscriptionFailure, known_speaker
 
 if TYPE_CHECKING:
@@ -122,8 +122,10 @@ def _transcribe(
 
     try:
         settings = None if url else load_settings()
-        with Screen(files=len(files), quiet=quiet) as screen:
-            work = _run(files, targets, order, screen, settings=settings, url=url, api_key=api_key)
+        with Terminal(files=len(files), quiet=quiet) as terminal:
+            work = _run(
+                files, targets, order, terminal, settings=settings, url=url, api_key=api_key
+            )
             bodies = asyncio.run(work)
     except (ConfigurationError, ServiceError) as error:
         fail(str(error), USAGE)
@@ -140,7 +142,7 @@ async def _run(
     files: Sequence[Path],
     targets: Sequence[Path | None],
     order: Order,
-    screen: Screen,
+    terminal: Terminal,
     *,
     settings: Settings | None,
     url: str | None,
@@ -153,16 +155,16 @@ async def _run(
 
     async def one(engine: Engine, file: Path, target: Path | None) -> str | None:
         async with slots:
-            with screen.bar(file.name) as watch:
+            with terminal.bar(file.name) as reporter:
                 try:
                     await asyncio.to_thread(_check_file, file)
-                    body = await engine.transcribe(file, order, watch)
+                    body = await engine.transcribe(file, order, reporter)
                     if target is not None:
                         await asyncio.to_thread(target.write_text, body, encoding="utf-8")
                 except TranscriptionFailure as error:
-                    screen.error(f"{file}: {error}")
+                    terminal.error(f"{file}: {error}")
                 except OSError as error:
-                    screen.error(f"{error.filename or target}: {error.strerror}")
+                    terminal.error(f"{error.filename or target}: {error.strerror}")
                 else:
                     return body
                 return None

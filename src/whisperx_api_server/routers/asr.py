@@ -18,7 +18,7 @@ from ..domain import OutputFormat, TranscriptionRequest, UploadedFile
 from ..errors import MissingParameter, UnservableCombination
 from ..languages import language_name
 from ..request_fields import FormDefaults, validated
-from ..stages import UNDETERMINED
+from ..stages import SILENCE_LANGUAGE
 from ..transcription_fields import TranscriptionForm
 from ..translation_fields import translation_fields
 from . import schema
@@ -144,7 +144,7 @@ async def detect_language(
             id=new_request_id(), client=client, source=_upload(form), model=services.defaults.model
         )
         found = await unless_disconnected(request, services.service.detect_language(job))
-    code, confidence = max(found.items(), key=lambda each: each[1], default=(UNDETERMINED, 0.0))
+    code, confidence = max(found.items(), key=lambda each: each[1], default=(SILENCE_LANGUAGE, 0.0))
     return {
         "detected_language": language_name(code),
         "language_code": code,

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .. import telemetry
+from .. import logging_setup
 from ..answers.errors import Error
 from ..errors import Cancelled, ErrorType, ServiceError, ShuttingDown
 
@@ -115,7 +115,7 @@ class RequestContext:
             return
         sent = dict(scope["headers"]).get(b"x-request-id", b"")
         request_id = sent if _REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex.encode()
-        telemetry.request_id.set(request_id.decode())
+        logging_setup.request_id.set(request_id.decode())
         scope = _at_root(scope)
         started = False
 

@@ -20,7 +20,7 @@ from .errors import service_error_body
 
 logger = logging.getLogger(__name__)
 
-STALLED = 60.0
+SEND_TIMEOUT = 60.0
 """Seconds for which a client may read nothing, its buffers full, before it counts as gone."""
 
 HEARTBEAT = 15.0
@@ -47,7 +47,7 @@ class EventStream(Response):
         source: AsyncGenerator[SentEvent, None],
         stack: AsyncExitStack,
         *,
-        patience: float = STALLED,
+        patience: float = SEND_TIMEOUT,
         heartbeat: float = HEARTBEAT,
     ) -> None:
         super().__init__(

@@ -18,8 +18,8 @@ from .deps import ClientDep, Services, ServicesDep, is_retry, new_request_id, un
 from .events import HEARTBEAT, EventStream, transcript_events
 from .forms import choose_source, parse_form, parse_translation
 from .multipart import read_form
-from .references import save_references
 from .reflector import answer_files, wants_reflector_shape
+from .voice_samples import save_references
 
 logger = logging.getLogger(__name__)
 
