@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ import numpy as np
 from whisperx_api_server.admission import AdmissionControl, AdmittedRunner
 from whisperx_api_server.audio import SAMPLE_RATE
 from whisperx_api_server.backends import ModelKey
-from whisperx_api_server.backends.base import AlignItem, ModelSpec
+from whisperx_api_server.backends.base import AlignItem, Detection, ModelSpec
 from whisperx_api_server.backends.fake import (
     FakeAligner,
     FakeDiarizer,
@@ -122,10 +122,21 @@ class VoiceDetector(FakeVoiceDetector):
     def __init__(self, hold: Hold) -> None:
         self._hold = hold
 
-    def detect(self, clip: AudioClip, options: VadOptions) -> Iterator[Sequence[SpeechRegion]]:
-        for regions in super().detect(clip, options):
-            self._hold("vad")
-            yield regions
+    def start(self, options: VadOptions) -> Detection:
+        return HeldDetection(super().start(options), self._hold)
+
+
+class HeldDetection:
+    def __init__(self, detection: Detection, hold: Hold) -> None:
+        self._detection = detection
+        self._hold = hold
+
+    def push(self, samples: Samples) -> Sequence[SpeechRegion]:
+        self._hold("vad")
+        return self._detection.push(samples)
+
+    def finish(self) -> Sequence[SpeechRegion]:
+        return self._detection.finish()
 
 
 class Clips(SourceOpener):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 
@@ -40,14 +41,25 @@ SMOOTHING_SECONDS = 0.15
 """Seconds over which loudness is averaged: longer than a plosive's closure, not than a pause."""
 
 
+class Recording(Protocol):
+    """Mono audio; `samples` are those that are there so far."""
+
+    @property
+    def samples(self) -> Samples: ...
+
+    @property
+    def sample_rate(self) -> int: ...
+
+
 class Splitter:
     """Regions in, windows out as soon as no later region can join them.
 
-    Regions come in order. All arithmetic is in samples, so that windows are exactly adjacent and
-    never a sample longer than `max_window` seconds; `Window.samples` are views of the clip.
+    Regions come in order, each once its samples are in the recording, which may still grow. All
+    arithmetic is in samples, so that windows are exactly adjacent and never a sample longer than
+    `max_window` seconds; `Window.samples` are views of the recording.
     """
 
-    def __init__(self, clip: AudioClip, *, request_id: str, max_window: float) -> None:
+    def __init__(self, clip: Recording, *, request_id: str, max_window: float) -> None:
         self._clip = clip
         self._request_id = request_id
         self._longest = math.floor(max_window * clip.sample_rate)
@@ -70,8 +82,8 @@ class Splitter:
             self._open.append((first, last, probability))
         return windows
 
-    def finish(self) -> list[Window]:
-        """The last window, if there is one: no more regions will come."""
+    def flush(self) -> list[Window]:
+        """The window that is open, if there is one: no later region will join it."""
         return [self._close()] if self._open else []
 
     def _pieces(self, regions: Iterable[SpeechRegion]) -> Iterator[tuple[int, int, float]]:

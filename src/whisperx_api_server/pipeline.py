@@ -229,7 +229,7 @@ class _Transcription:
             async for regions in blocks:
                 for window in splitter.push(regions):
                     yield window
-        for window in splitter.finish():
+        for window in splitter.flush():
             yield window
 
     async def detect_language(self, clip: AudioClip) -> Mapping[str, float]:

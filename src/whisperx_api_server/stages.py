@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from .backends import ModelKey
-from .backends.base import Aligner, AlignItem, Capabilities, Diarizer, Transcriber, VoiceDetector
+from .backends.base import (
+    Aligner,
+    AlignItem,
+    Capabilities,
+    Detection,
+    Diarizer,
+    Transcriber,
+    VoiceDetector,
+)
 from .catalog import Catalog
 from .domain import (
     AudioClip,
     DecodeOptions,
     Diarization,
     DiarizeOptions,
+    Samples,
     Segment,
     SpeechRegion,
     TranscriptionRequest,
@@ -34,6 +43,9 @@ M = TypeVar("M")
 P = TypeVar("P")
 R = TypeVar("R")
 
+BLOCK_SECONDS = 30
+"""Of a recording that voice activity detection takes at a time: other recordings go in between."""
+
 SILENCE_LANGUAGE = "en"
 """What a silent recording is said to be in when nobody named a language, as WhisperX does."""
 
@@ -44,6 +56,20 @@ class _Decode:
 
     window: Window
     options: DecodeOptions
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Block:
+    """The next samples of a recording in which speech is being found."""
+
+    detection: Detection
+    samples: Samples
+    last: bool
+
+    def regions(self) -> Sequence[SpeechRegion]:
+        """The regions that became final with it."""
+        regions = self.detection.push(self.samples)
+        return [*regions, *self.detection.finish()] if self.last else regions
 
 
 _TRANSCRIBE: Work[Transcriber, _Decode, WindowTranscript] = Work(
@@ -62,9 +88,9 @@ _DIARIZE: Work[Diarizer, tuple[AudioClip, DiarizeOptions], Diarization] = Work(
 _EMBED: Work[Diarizer, AudioClip, tuple[float, ...] | None] = Work(
     run=lambda model, batch, _: model.embed(batch)
 )
-_NEXT_REGIONS: Work[
-    VoiceDetector, Iterator[Sequence[SpeechRegion]], Sequence[SpeechRegion] | None
-] = Work(run=lambda _model, batch, _: [next(steps, None) for steps in batch])
+_DETECT_SPEECH: Work[VoiceDetector, _Block, Sequence[SpeechRegion]] = Work(
+    run=lambda _model, batch, _: [block.regions() for block in batch]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +172,14 @@ class VoiceDetecting(_Leased[VoiceDetector]):
         self, clip: AudioClip, options: VadOptions
     ) -> AsyncGenerator[Sequence[SpeechRegion], None]:
         """Speech regions in order, as they become final."""
-        steps = (await self.model()).detect(clip, options)
-        while (regions := await self.submit(_NEXT_REGIONS, steps)) is not None:
-            yield regions
+        detection = (await self.model()).start(options)
+        count, size = len(clip.samples), BLOCK_SECONDS * clip.sample_rate
+        for first in range(0, count, size):
+            block = clip.samples[first : first + size]
+            last = first + size >= count
+            yield await self.submit(
+                _DETECT_SPEECH, _Block(detection=detection, samples=block, last=last)
+            )
 
 
 class Aligning(_Leased[Aligner]):

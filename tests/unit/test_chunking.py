@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from whisperx_api_server.chunking import (
 )
 from whisperx_api_server.domain import (
     AudioClip,
+    Samples,
     Segment,
     SpeechRegion,
     Task,
@@ -44,7 +46,7 @@ def split(
     splitter = Splitter(clip, request_id=request_id, max_window=max_window)
     for region in regions:
         yield from splitter.push((region,))
-    yield from splitter.finish()
+    yield from splitter.flush()
 
 
 def regions_of(*pairs: tuple[float, float]) -> list[SpeechRegion]:
@@ -104,8 +106,30 @@ def test_regions_may_arrive_in_any_blocks(
     windows = []
     for index in range(0, len(regions), size):
         windows += splitter.push(regions[index : index + size])
-    windows += splitter.finish()
+    windows += splitter.flush()
     assert times(windows) == times(list(split(regions, clip, request_id="r", max_window=30)))
+
+
+def test_the_recording_may_still_grow() -> None:
+    clip = clip_of(70, silent=((21.0, 21.4), (44, 47)))
+    regions = regions_of((1, 42), (43, 44), (47, 68))
+
+    @dataclass
+    class Growing:
+        samples: Samples
+        sample_rate: int = RATE
+
+    growing = Growing(clip.samples[:0])
+    splitter = Splitter(growing, request_id="r", max_window=30)
+    windows = []
+    for region in regions:
+        growing.samples = clip.samples[: round(region.end * RATE)]
+        windows += splitter.push([region])
+    windows += splitter.flush()
+    whole = list(split(regions, clip, request_id="r", max_window=30))
+    assert times(windows) == times(whole)
+    assert all(np.array_equal(a.samples, b.samples) for a, b in zip(windows, whole, strict=True))
+    assert splitter.flush() == []
 
 
 def test_regions_share_a_window_until_the_next_would_not_fit() -> None:

@@ -7,15 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from whisperx_api_server.backends import ModelKey, fake, load_model
+from whisperx_api_server.backends import fake
 from whisperx_api_server.backends.base import (
-    Aligner,
     AlignItem,
-    Diarizer,
     ModelSpec,
-    Stage,
-    Transcriber,
-    VoiceDetector,
 )
 from whisperx_api_server.backends.fake import VOCABULARY, say, silence
 from whisperx_api_server.domain import (
@@ -53,19 +48,6 @@ def transcribe(heard: Window, options: DecodeOptions | None = None) -> WindowTra
 
 def text(answer: WindowTranscript) -> str:
     return " ".join(segment.text for segment in answer.segments)
-
-
-@pytest.mark.parametrize(
-    ("stage", "protocol"),
-    [
-        ("transcription", Transcriber),
-        ("alignment", Aligner),
-        ("diarization", Diarizer),
-        ("vad", VoiceDetector),
-    ],
-)
-def test_it_is_a_backend_for_each_stage(stage: Stage, protocol: type) -> None:
-    assert isinstance(load_model(ModelKey(stage=stage, backend="fake", spec=SPEC)), protocol)
 
 
 @pytest.mark.parametrize("language", sorted(VOCABULARY))
@@ -160,21 +142,20 @@ def test_speakers() -> None:
 
 
 def test_voice_activity() -> None:
-    spoken = clip(
-        silence(1), say("red door"), silence(1), say("tree"), silence(27), say("day " * 30)
+    spoken = np.concatenate(
+        [silence(1), say("red door"), silence(1), say("tree"), silence(27), say("day " * 30)]
     )
     detector = fake.load_voice_detector(SPEC)
-    blocks = [
-        [(round(region.start, 2), round(region.end, 2)) for region in block]
-        for block in detector.detect(spoken, VadOptions())
-    ]
-    assert blocks == [[(1.0, 1.5), (2.6, 2.8)], [(29.9, 38.8)]]
 
-    def regions(options: VadOptions) -> list[tuple[float, float]]:
-        found = detector.detect(spoken, options)
-        return [(round(each.start, 2), round(each.end, 2)) for block in found for each in block]
+    def regions(options: VadOptions, size: int = 16_000) -> list[tuple[float, float]]:
+        detection = detector.start(options)
+        pushes = [spoken[first : first + size] for first in range(0, len(spoken), size)]
+        blocks = [*map(detection.push, pushes), detection.finish()]
+        return [(round(r.start, 2), round(r.end, 2)) for block in blocks for r in block]
 
+    assert regions(VadOptions()) == [(1.0, 1.5), (2.6, 2.8), (29.9, 38.8)]
+    assert regions(VadOptions(), size=123) == regions(VadOptions())
     assert regions(VadOptions(silence_duration_ms=2000))[0] == (1.0, 2.8)
     assert regions(VadOptions(prefix_padding_ms=100))[0] == (0.9, 1.6)
     assert regions(VadOptions(threshold=0.9)) == []
-    assert list(detector.detect(clip(silence(0)), VadOptions())) == []
+    assert detector.start(VadOptions()).finish() == []

@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from live import until
 from pipeline_world import (
     RECORDINGS,
     Diarizer,
+    HeldDetection,
+    Hold,
     Transcriber,
     VoiceDetector,
     World,
@@ -29,14 +31,15 @@ from pipeline_world import (
     unwatched,
 )
 from whisperx_api_server import pipeline, runs, scheduler
-from whisperx_api_server.backends.base import Capabilities
-from whisperx_api_server.backends.fake import say
+from whisperx_api_server.backends.base import Capabilities, Detection
+from whisperx_api_server.backends.fake import FakeVoiceDetector, say
 from whisperx_api_server.domain import (
     AlignMode,
     AudioClip,
     DecodeOptions,
     Diarization,
     DiarizeOptions,
+    Samples,
     Segment,
     SpeakerTurn,
     SpeechRegion,
@@ -394,8 +397,14 @@ def test_speakers_of_twelve_hours_are_labelled_once_and_not_on_the_loop(
             return super().label(segments)
 
     class Regions(VoiceDetector):
-        def detect(self, clip: AudioClip, options: VadOptions) -> Iterator[Sequence[SpeechRegion]]:
-            yield [SpeechRegion(start=25.0 * k, end=25.0 * k + 24.9) for k in range(WINDOWS)]
+        def start(self, options: VadOptions) -> Detection:
+            return self
+
+        def push(self, samples: Samples) -> Sequence[SpeechRegion]:
+            return []
+
+        def finish(self) -> Sequence[SpeechRegion]:
+            return [SpeechRegion(start=25.0 * k, end=25.0 * k + 24.9) for k in range(WINDOWS)]
 
     class Turns(Diarizer):
         def diarize(self, clip: AudioClip, options: DiarizeOptions) -> Diarization:
@@ -479,27 +488,29 @@ class TellsSilence(Transcriber):
         return replace(super().capabilities, tells_silence=True)
 
 
-class HearsNothing(VoiceDetector):
-    def detect(self, clip: AudioClip, options: VadOptions) -> Iterator[Sequence[SpeechRegion]]:
-        yield from ([] for _ in super().detect(clip, options))
+@pytest.mark.parametrize("found", ["nothing", "doubtful speech"])
+def test_doubtful_speech_is_for_transcribers_that_tell_silence(found: str) -> None:
+    class Doubts(HeldDetection):
+        def push(self, samples: Samples) -> Sequence[SpeechRegion]:
+            regions = super().push(samples) if found == "doubtful speech" else []
+            return [replace(region, probability=0.1) for region in regions]
 
+        def finish(self) -> Sequence[SpeechRegion]:
+            return []
 
-class Doubts(VoiceDetector):
-    def detect(self, clip: AudioClip, options: VadOptions) -> Iterator[Sequence[SpeechRegion]]:
-        for regions in super().detect(clip, options):
-            yield [replace(region, probability=0.1) for region in regions]
+    class Detector(FakeVoiceDetector):
+        def __init__(self, hold: Hold) -> None:
+            self._hold = hold
 
+        def start(self, options: VadOptions) -> Detection:
+            return Doubts(super().start(options), self._hold)
 
-@pytest.mark.parametrize("detector", [HearsNothing, Doubts])
-def test_doubtful_speech_is_for_transcribers_that_tell_silence(
-    detector: type[VoiceDetector],
-) -> None:
     async def scene(world: World) -> None:
-        world.engines["vad"] = detector
+        world.engines["vad"] = Detector
         assert await world.text("english") == ""
 
     async def telling(world: World) -> None:
-        world.engines["vad"] = detector
+        world.engines["vad"] = Detector
         world.engines["transcription"] = TellsSilence
         assert "red door" in await world.text("english")
         assert await world.text("silent") == ""

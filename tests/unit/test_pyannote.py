@@ -16,7 +16,11 @@ import diarizer_fixture
 from fixtures.speech.speech import Speech, Utterance
 from whisperx_api_server.backends import pyannote
 from whisperx_api_server.backends.base import ModelSpec
-from whisperx_api_server.backends.pyannote import PyannoteDiarizer, PyannoteVoiceDetector
+from whisperx_api_server.backends.pyannote import (
+    ChunkScorer,
+    PyannoteDiarizer,
+    PyannoteVoiceDetector,
+)
 from whisperx_api_server.domain import (
     AudioClip,
     Diarization,
@@ -306,9 +310,14 @@ def test_nemo_is_hidden_from_the_loading_thread_only(monkeypatch: pytest.MonkeyP
 
 
 def regions_of(
-    detector: PyannoteVoiceDetector, clip: AudioClip, options: VadOptions | None = None
+    detector: PyannoteVoiceDetector, clip: AudioClip, *, size: int = 1_000_000
 ) -> list[SpeechRegion]:
-    return [r for step in detector.detect(clip, options or VadOptions()) for r in step]
+    """The regions of a clip that is pushed in pieces of a size in samples."""
+    detection = detector.start(VadOptions())
+    found: list[SpeechRegion] = []
+    for first in range(0, len(clip.samples), size):
+        found += detection.push(clip.samples[first : first + size])
+    return [*found, *detection.finish()]
 
 
 @pytest.mark.parametrize("speaker", ["en-adam", "en-beth", "en-carl", "fr-alain", "fr-berthe"])
@@ -343,26 +352,28 @@ def test_scores_are_those_of_pyannotes_own_inference(
     from pyannote.audio import Inference
 
     samples = speech.dialogue(["en-adam", "en-beth"], 20, seed=3).audio[: int(seconds * 16_000)]
-    ours = np.concatenate(list(detector._scores(samples)))
+    scorer = ChunkScorer(detector._model, detector._torch)
+    ours = [*scorer.push(samples), *scorer.finish()]
     inference = Inference(
         detector._model, pre_aggregation_hook=lambda s: np.max(s, axis=-1, keepdims=True)
     )
     waveform = detector._torch.from_numpy(samples[None])
     theirs = inference({"waveform": waveform, "sample_rate": SAMPLE_RATE}).data[:, 0]
     common = min(len(ours), len(theirs))
-    assert common * detector._frame_step > seconds - 0.1
+    assert common * detector._model.receptive_field.step > seconds - 0.1
     np.testing.assert_allclose(ours[:common], theirs[:common], atol=1e-5)
 
 
-def test_regions_do_not_depend_on_the_blocks(
-    detector: PyannoteVoiceDetector, speech: Speech
+@pytest.mark.parametrize("size", [320, 7_777, 80_000])
+def test_samples_may_be_pushed_in_pieces_of_any_size(
+    detector: PyannoteVoiceDetector, speech: Speech, size: int
 ) -> None:
     clip = clip_of(speech.dialogue(["fr-alain", "fr-berthe"], 20, seed=2).audio)
     whole = regions_of(detector, clip)
     assert len(whole) > 2
-    for chunks in (1, 7):
-        small = PyannoteVoiceDetector(detector._model, detector._torch, block_chunks=chunks)
-        assert regions_of(small, clip) == whole
+    divided = regions_of(detector, clip, size=size)
+    assert [(r.start, r.end) for r in divided] == [(r.start, r.end) for r in whole]
+    assert [r.probability for r in divided] == pytest.approx([r.probability for r in whole])
 
 
 def test_absent_packages_name_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator
+from itertools import zip_longest
 
 import numpy as np
 import pytest
 
 from fixtures.speech.speech import Speech
+from whisperx_api_server.audio import SAMPLE_RATE
 from whisperx_api_server.backends import silero
 from whisperx_api_server.backends.base import ModelSpec
-from whisperx_api_server.backends.silero import SAMPLE_RATE, SileroDetector
+from whisperx_api_server.backends.silero import SileroDetector
 from whisperx_api_server.domain import AudioClip, Samples, SpeechRegion, VadOptions
 from whisperx_api_server.errors import NotInstalled
 
@@ -36,11 +38,22 @@ def noise(seconds: float, decibels: float) -> Samples:
     return rng.standard_normal(shape).astype(np.float32) * np.float32(10 ** (decibels / 20))
 
 
+def pieces(samples: Samples, size: int) -> Iterator[Samples]:
+    for first in range(0, len(samples), size):
+        yield samples[first : first + size]
+
+
 def regions_of(
-    detector: SileroDetector, clip: AudioClip, options: VadOptions | None = None
+    detector: SileroDetector,
+    clip: AudioClip,
+    options: VadOptions | None = None,
+    *,
+    size: int = 1_000_000,
 ) -> list[SpeechRegion]:
-    steps: list[Sequence[SpeechRegion]] = list(detector.detect(clip, options or VadOptions()))
-    return [region for step in steps for region in step]
+    """The regions of a clip that is pushed in pieces of a size in samples."""
+    detection = detector.start(options or VadOptions())
+    found = [region for piece in pieces(clip.samples, size) for region in detection.push(piece)]
+    return [*found, *detection.finish()]
 
 
 @pytest.mark.parametrize("speaker", SPEAKERS)
@@ -91,39 +104,36 @@ def test_quiet_speech_is_found_whole(
         assert any(r.start <= word.start and word.end <= r.end for r in regions), word
 
 
-def test_regions_do_not_depend_on_the_blocks(detector: SileroDetector, speech: Speech) -> None:
-    session = detector._session
+@pytest.mark.parametrize("size", [160, 511, 512, 8_000])
+def test_samples_may_be_pushed_in_pieces_of_any_size(
+    detector: SileroDetector, speech: Speech, size: int
+) -> None:
     clip = clip_of(speech.dialogue(["en-adam", "en-beth"], 60, seed=2).audio)
-    whole = regions_of(SileroDetector(session, block_frames=10_000), clip)
+    whole = regions_of(detector, clip)
     assert len(whole) > 5
-    for frames in (1, 7, 100):
-        assert regions_of(SileroDetector(session, block_frames=frames), clip) == whole
+    assert regions_of(detector, clip, size=size) == whole
 
 
 def test_regions_come_as_soon_as_they_are_final(detector: SileroDetector, speech: Speech) -> None:
-    second = SAMPLE_RATE // silero.FRAME
-    clip = clip_of(speech.random("en-adam", 30, seed=3, pause=1.0).audio)
-    steps = SileroDetector(detector._session, block_frames=second).detect(clip, VadOptions())
-    for number, regions in enumerate(steps, start=1):
-        for region in regions:
-            assert number - 2 < region.end <= number
+    samples = speech.random("en-adam", 30, seed=3, pause=1.0).audio
+    detection = detector.start(VadOptions())
+    for second, piece in enumerate(pieces(samples, SAMPLE_RATE), start=1):
+        for region in detection.push(piece):
+            assert second - 2 < region.end <= second
 
 
 def test_two_recordings_under_way_do_not_disturb_each_other(
     detector: SileroDetector, speech: Speech
 ) -> None:
-    small = SileroDetector(detector._session, block_frames=50)
-    one = clip_of(speech.random("en-adam", 10, seed=4).audio)
-    other = clip_of(speech.random("fr-berthe", 10, seed=5).audio)
-    mixed: tuple[list[SpeechRegion], list[SpeechRegion]] = ([], [])
-    steps = (small.detect(one, VadOptions()), small.detect(other, VadOptions()))
-    for pair in zip(*steps, strict=False):
-        for regions, found in zip(mixed, pair, strict=True):
-            regions.extend(found)
-    for regions, clip in zip(mixed, (one, other), strict=True):
-        alone = regions_of(small, clip)
-        assert regions == alone[: len(regions)]
-        assert len(regions) >= len(alone) - 1
+    one = speech.random("en-adam", 10, seed=4).audio
+    other = speech.random("fr-berthe", 10, seed=5).audio
+    found: tuple[list[SpeechRegion], list[SpeechRegion]] = ([], [])
+    detections = (detector.start(VadOptions()), detector.start(VadOptions()))
+    for pair in zip_longest(pieces(one, 20_000), pieces(other, 20_000), fillvalue=one[:0]):
+        for detection, piece, regions in zip(detections, pair, found, strict=True):
+            regions.extend(detection.push(piece))
+    for detection, samples, regions in zip(detections, (one, other), found, strict=True):
+        assert [*regions, *detection.finish()] == regions_of(detector, clip_of(samples))
 
 
 def test_a_longer_silence_duration_joins_regions(detector: SileroDetector, speech: Speech) -> None:

@@ -41,7 +41,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol
 
 from ..domain import (
     AudioClip,
@@ -147,22 +147,34 @@ class GenerationOptions:
     use_cache: bool = True
 
 
-@runtime_checkable
-class VoiceDetector(Protocol):
-    """Finds speech."""
+class Detection(Protocol):
+    """Finds the speech in one recording, whose samples are pushed as they come.
 
-    def detect(self, clip: AudioClip, options: VadOptions) -> Iterator[Sequence[SpeechRegion]]:
-        """Speech regions in order, non-overlapping, block by block.
+    The regions of all calls are in order and do not overlap; they do not depend on how the samples
+    are divided. Both methods are called on the lane's thread; between calls it serves other
+    recordings.
+    """
 
-        Each step looks at one block of at most a few minutes of audio and yields the regions that
-        became final with it, perhaps none: between steps the lane serves other clips, so that a
-        long recording does not hold up a short one. Several iterators may be under way at once;
-        their steps are all called on the lane's thread. Silence or an empty clip gives no region.
+    def push(self, samples: Samples) -> Sequence[SpeechRegion]:
+        """Take the next samples, any number of them; the regions that became final with them.
+
+        Memory and time of one call grow with the number of samples.
         """
         ...
 
+    def finish(self) -> Sequence[SpeechRegion]:
+        """The regions that the end of the recording makes final; nothing is pushed after it."""
+        ...
 
-@runtime_checkable
+
+class VoiceDetector(Protocol):
+    """Finds speech in 16 kHz mono audio."""
+
+    def start(self, options: VadOptions) -> Detection:
+        """Begin with a recording; any number may be under way at once. Thread-safe, cheap."""
+        ...
+
+
 class Transcriber(Protocol):
     """Turns windows into text."""
 
@@ -207,7 +219,6 @@ class AlignItem:
     language: str
 
 
-@runtime_checkable
 class Aligner(Protocol):
     """Finds when each word was said."""
 
@@ -220,7 +231,6 @@ class Aligner(Protocol):
         ...
 
 
-@runtime_checkable
 class Diarizer(Protocol):
     """Tells speakers apart."""
 
@@ -238,7 +248,6 @@ class Diarizer(Protocol):
         ...
 
 
-@runtime_checkable
 class Translator(Protocol):
     """Turns texts of one language into another."""
 
@@ -247,7 +256,6 @@ class Translator(Protocol):
         ...
 
 
-@runtime_checkable
 class LanguageModel(Protocol):
     """Continues a prompt."""
 

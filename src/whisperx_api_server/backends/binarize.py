@@ -7,10 +7,12 @@ Training of RNN-based Voice Activity Detection" (Interspeech 2015), then pauses 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
-from ..domain import SpeechRegion, VadOptions
+from ..audio import SAMPLE_RATE
+from ..domain import Samples, SpeechRegion, VadOptions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,3 +107,32 @@ class Binarizer:
     def _close(self, region: SpeechRegion, *, limit: float) -> SpeechRegion:
         self._open = None
         return replace(region, end=min(region.end + self._options.padding, limit))
+
+
+class FrameScorer(Protocol):
+    """Computes how probable speech is in each frame of one recording."""
+
+    def push(self, samples: Samples) -> Iterable[float]:
+        """Take the next samples, any number of them; the frames that became final, in order."""
+        ...
+
+    def finish(self) -> Iterable[float]:
+        """The frames that are left at the end of the recording."""
+        ...
+
+
+class FrameDetection:
+    """A `Detection` by the probabilities of frames."""
+
+    def __init__(self, scorer: FrameScorer, binarizer: Binarizer) -> None:
+        self._scorer = scorer
+        self._binarizer = binarizer
+        self._pushed = 0
+
+    def push(self, samples: Samples) -> Sequence[SpeechRegion]:
+        self._pushed += len(samples)
+        return list(self._binarizer.feed(self._scorer.push(samples)))
+
+    def finish(self) -> Sequence[SpeechRegion]:
+        regions = list(self._binarizer.feed(self._scorer.finish()))
+        return [*regions, *self._binarizer.finish(self._pushed / SAMPLE_RATE)]

@@ -15,7 +15,7 @@ English; `prompt` and `hotwords` decide about capitals ("Red" in the prompt spel
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import cast
@@ -32,14 +32,23 @@ from ..domain import (
     Samples,
     Segment,
     SpeakerTurn,
-    SpeechRegion,
     TokenLogprob,
     VadOptions,
     Window,
     WindowTranscript,
     Word,
 )
-from .base import Aligner, AlignItem, Capabilities, Diarizer, ModelSpec, Transcriber, VoiceDetector
+from .base import (
+    Aligner,
+    AlignItem,
+    Capabilities,
+    Detection,
+    Diarizer,
+    ModelSpec,
+    Transcriber,
+    VoiceDetector,
+)
+from .binarize import BinarizeOptions, Binarizer, FrameDetection
 from .whisper_names import published_model as published_model  # its models are called so
 
 VOCABULARY: Mapping[str, tuple[str, ...]] = {
@@ -71,7 +80,7 @@ WORD_LOGPROB = -0.1
 
 FRAME = SAMPLE_RATE // 100  # 10 ms
 AUDIBLE = 0.02  # root mean square of a frame
-BLOCK_SECONDS = 30  # that one step of the voice detector looks at
+ACTIVITY = BinarizeOptions(onset=0.9, offset=0.6, padding=0.0, min_silence=0.3, min_speech=0.0)
 
 
 def say(words: str, *, language: str = "en", speaker: int = 0) -> Samples:
@@ -127,10 +136,16 @@ def hear(samples: Samples, offset: float = 0.0) -> list[Heard]:
 
 def audible_runs(samples: Samples, threshold: float = AUDIBLE) -> list[tuple[int, int]]:
     """(first, last) frames of each unbroken stretch of sound."""
-    frames = samples[: len(samples) // FRAME * FRAME].reshape(-1, FRAME)
-    audible = np.sqrt(np.square(frames).mean(axis=1)) > threshold
+    audible = _audible(samples, threshold)
     edges = np.flatnonzero(np.diff(audible.astype(np.int8), prepend=0, append=0)).tolist()
     return list(zip(edges[::2], edges[1::2], strict=True))
+
+
+def _audible(samples: Samples, threshold: float) -> NDArray[np.bool_]:
+    """Whether each whole frame is louder than a threshold."""
+    frames = samples[: len(samples) // FRAME * FRAME].reshape(-1, FRAME)
+    loudness: NDArray[np.floating] = np.sqrt(np.square(frames).mean(axis=1))
+    return loudness > threshold
 
 
 def _loudest(spectrum: NDArray[np.floating], tones: NDArray[np.floating]) -> int:
@@ -313,31 +328,29 @@ def _voice_vector(voice: int) -> tuple[float, ...]:
 class FakeVoiceDetector:
     """Speech is whatever is loud enough: `threshold` is the root mean square of 10 ms."""
 
-    def detect(self, clip: AudioClip, options: VadOptions) -> Iterator[Sequence[SpeechRegion]]:
-        """Regions, 30 s of audio a step."""
+    def start(self, options: VadOptions) -> Detection:
+        """See `VoiceDetector`."""
         threshold = AUDIBLE if options.threshold is None else options.threshold
-        silence_ms, padding_ms = options.silence_duration_ms, options.prefix_padding_ms
-        pause = 0.3 if silence_ms is None else silence_ms / 1000
-        padding = 0.0 if padding_ms is None else min(padding_ms / 1000, pause / 2)
-        step = BLOCK_SECONDS * SAMPLE_RATE
-        start = end = -1.0  # of the region that may still go on
-        for first in range(0, len(clip.samples), step):
-            final: list[SpeechRegion] = []
-            block_end = min((first + step) / SAMPLE_RATE, clip.duration)
-            for run in audible_runs(clip.samples[first : first + step], threshold):
-                begin, stop = (first / SAMPLE_RATE + frame * FRAME / SAMPLE_RATE for frame in run)
-                if start >= 0 and begin - end >= pause:
-                    final.append(_padded(start, end, padding, clip))
-                    start = -1.0
-                start, end = (begin if start < 0 else start), stop
-            if start >= 0 and (block_end - end >= pause or first + step >= len(clip.samples)):
-                final.append(_padded(start, end, padding, clip))
-                start = -1.0
-            yield final
+        thresholds = ACTIVITY.overridden(replace(options, threshold=None))
+        return FrameDetection(_Loudness(threshold), Binarizer(thresholds, step=FRAME / SAMPLE_RATE))
 
 
-def _padded(start: float, end: float, padding: float, clip: AudioClip) -> SpeechRegion:
-    return SpeechRegion(start=max(0.0, start - padding), end=min(clip.duration, end + padding))
+class _Loudness:
+    """Frames that are louder than a threshold are speech for sure; the others may be a pause."""
+
+    def __init__(self, threshold: float) -> None:
+        self._threshold = threshold
+        self._samples = silence(0)  # of a frame that is not whole yet
+
+    def push(self, samples: Samples) -> list[float]:
+        known = np.concatenate([self._samples, samples])
+        audible = _audible(known, self._threshold)
+        self._samples = known[len(audible) * FRAME :]
+        scores: list[float] = np.where(audible, 1.0, 0.5).tolist()
+        return scores
+
+    def finish(self) -> list[float]:
+        return []
 
 
 def load_transcriber(spec: ModelSpec) -> Transcriber:  # noqa: ARG001 - nothing to load

@@ -17,15 +17,15 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.lib.stride_tricks import sliding_window_view
 
+from ..audio import SAMPLE_RATE
 from ..domain import (
     AudioClip,
     Diarization,
     DiarizeOptions,
     Samples,
     SpeakerTurn,
-    SpeechRegion,
     VadOptions,
 )
 from ..errors import (
@@ -36,6 +36,7 @@ from ..errors import (
     TranscriptionFailed,
 )
 from .base import (
+    Detection,
     Diarizer,
     ModelSpec,
     Stage,
@@ -43,7 +44,7 @@ from .base import (
     require,
     translate_memory_errors,
 )
-from .binarize import BinarizeOptions, Binarizer
+from .binarize import BinarizeOptions, Binarizer, FrameDetection
 from .hub import snapshot, translate_hub_errors
 
 EXTRA = "cpu"
@@ -65,9 +66,6 @@ VAD_DEFAULTS = BinarizeOptions(
 
 VAD_STEP = 0.1
 """Hop from one chunk of audio to the next, in chunks: pyannote's default, which WhisperX keeps."""
-
-VAD_BLOCK_CHUNKS = 64
-"""Chunks a step: 32 s of new audio at 5 s a chunk."""
 
 
 class PyannoteDiarizer:
@@ -209,74 +207,84 @@ def _embeddings(output: Any) -> dict[str, tuple[float, ...]]:
 
 
 class PyannoteVoiceDetector:
-    """Finds speech with the segmentation model that whisperX's wheel carries.
+    """Finds speech with the segmentation model that whisperX's wheel carries."""
 
-    The model hears overlapping chunks; their frame-wise scores are averaged under a Hamming window,
-    as `pyannote.audio.Inference` does, but carried from block to block.
-    """
-
-    def __init__(
-        self, model: Any, torch: ModuleType, *, block_chunks: int = VAD_BLOCK_CHUNKS
-    ) -> None:
+    def __init__(self, model: Any, torch: ModuleType) -> None:
         self._model = model
         self._torch = torch
-        self._block_chunks = block_chunks
-        self._sample_rate = int(model.audio.sample_rate)
-        self._chunk = round(float(model.specifications.duration) * self._sample_rate)
+
+    def start(self, options: VadOptions) -> Detection:
+        """See `VoiceDetector`."""
+        scorer = ChunkScorer(self._model, self._torch)
+        thresholds = VAD_DEFAULTS.overridden(options)
+        binarizer = Binarizer(thresholds, step=scorer.frame_step, origin=scorer.frame_middle)
+        return FrameDetection(scorer, binarizer)
+
+
+class ChunkScorer:
+    """Scores the frames of one recording in overlapping chunks.
+
+    A frame's score is the mean over its chunks under a Hamming window, as in
+    `pyannote.audio.Inference`.
+    """
+
+    def __init__(self, model: Any, torch: ModuleType) -> None:
+        self._model = model
+        self._torch = torch
+        self._chunk = round(float(model.specifications.duration) * SAMPLE_RATE)
         self._hop = round(VAD_STEP * self._chunk)
-        self._frame_step = float(model.receptive_field.step)
-        self._frame_middle = float(model.receptive_field.duration) / 2
+        self.frame_step = float(model.receptive_field.step)
+        self.frame_middle = float(model.receptive_field.duration) / 2
+        self._pushed = 0
+        self._samples = np.zeros(0, np.float32)  # from the start of the next chunk
+        self._chunks = 0  # scored
+        self._frames = 0  # final
+        self._total = self._weight = np.zeros(0)  # of the frames behind those
 
-    def detect(self, clip: AudioClip, options: VadOptions) -> Iterator[Sequence[SpeechRegion]]:
-        """Speech regions, block by block; see `VoiceDetector`."""
-        if len(clip.samples) == 0:
-            return
-        binarizer = Binarizer(
-            VAD_DEFAULTS.overridden(options), step=self._frame_step, origin=self._frame_middle
-        )
-        left = math.ceil((clip.duration - self._frame_middle) / self._frame_step)  # frames in it
-        for scores in self._scores(clip.samples):
-            regions = list(binarizer.feed(scores[: max(left, 0)].tolist()))
-            left -= len(scores)
-            if left <= 0:
-                regions += binarizer.finish(clip.duration)
-            yield regions
+    def push(self, samples: Samples) -> list[float]:
+        self._pushed += len(samples)
+        self._samples = np.concatenate([self._samples, samples])
+        complete = (len(self._samples) - self._chunk) // self._hop + 1
+        if complete > 0:
+            self._score(complete)
+        return self._take(self._first_frame(self._chunks))
 
-    def _scores(self, samples: Samples) -> Iterator[NDArray[np.float64]]:
-        """Speech probability of each frame, as many as became final with each block of chunks."""
-        count = 1 + math.ceil(max(0, len(samples) - self._chunk) / self._hop)
-        total = weight = np.zeros(0)
-        done = 0
-        for first in range(0, count, self._block_chunks):
-            chunks = range(first, min(first + self._block_chunks, count))
-            block = self._infer(samples, chunks)
-            hamming = np.hamming(block.shape[1])
-            room = self._first_frame(chunks[-1]) + block.shape[1] - done
-            total = np.pad(total, (0, room - len(total)))
-            weight = np.pad(weight, (0, room - len(weight)))
-            for chunk, scores in zip(chunks, block, strict=True):
-                at = self._first_frame(chunk) - done
-                total[at : at + len(scores)] += scores * hamming
-                weight[at : at + len(scores)] += hamming
-            final = room if chunks[-1] == count - 1 else self._first_frame(chunks[-1] + 1) - done
-            yield total[:final] / weight[:final]
-            total, weight = total[final:], weight[final:]
-            done += final
+    def finish(self) -> list[float]:
+        """The frames inside the recording; its last chunk is filled up with zeros."""
+        unscored = self._pushed - (self._chunks - 1) * self._hop - self._chunk
+        if self._pushed and (unscored > 0 or not self._chunks):
+            self._samples = np.pad(self._samples, (0, self._chunk - len(self._samples)))
+            self._score(1)
+        duration = self._pushed / SAMPLE_RATE
+        return self._take(math.ceil((duration - self.frame_middle) / self.frame_step))
 
     def _first_frame(self, chunk: int) -> int:
-        return round(chunk * self._hop / self._sample_rate / self._frame_step)
+        return round(chunk * self._hop / SAMPLE_RATE / self.frame_step)
 
-    def _infer(self, samples: Samples, chunks: range) -> NDArray[np.float32]:
-        """(chunks, frames): the score of the likeliest of the model's speakers."""
-        batch = np.zeros((len(chunks), 1, self._chunk), np.float32)
-        for row, chunk in zip(batch[:, 0], chunks, strict=True):
-            heard = samples[chunk * self._hop : chunk * self._hop + self._chunk]
-            row[: len(heard)] = heard
+    def _score(self, count: int) -> None:
+        """Add the scores of the next chunks, those of the likeliest of the model's speakers."""
+        chunks = sliding_window_view(self._samples, self._chunk)[: count * self._hop : self._hop]
+        batch = self._torch.from_numpy(np.array(chunks[:, None]))
         too_large = "there is not enough device memory to find the speech: try again later"
         with translate_memory_errors(too_large), self._torch.inference_mode():
-            scores = self._model(self._torch.from_numpy(batch).to(self._model.device))
-        likeliest: NDArray[np.float32] = scores.amax(dim=-1).cpu().numpy()
-        return likeliest
+            likeliest = self._model(batch.to(self._model.device)).amax(dim=-1).cpu().numpy()
+        hamming = np.hamming(likeliest.shape[1])
+        for scores in likeliest:
+            first = self._first_frame(self._chunks) - self._frames
+            room = (0, first + len(scores) - len(self._total))
+            self._total, self._weight = np.pad(self._total, room), np.pad(self._weight, room)
+            self._total[first:] += scores * hamming
+            self._weight[first:] += hamming
+            self._chunks += 1
+        self._samples = self._samples[count * self._hop :].copy()
+
+    def _take(self, end: int) -> list[float]:
+        """The scores of the frames before `end` that were not taken before."""
+        count = max(0, end - self._frames)
+        scores: list[float] = (self._total[:count] / self._weight[:count]).tolist()
+        self._total, self._weight = self._total[count:], self._weight[count:]
+        self._frames += len(scores)
+        return scores
 
 
 def import_vendors(_stage: Stage, _spec: ModelSpec) -> None:

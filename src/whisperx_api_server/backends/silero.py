@@ -1,32 +1,27 @@
 """Voice activity with Silero: the ONNX model inside faster-whisper's wheel, without torch.
 
 The model (v6, https://github.com/snakers4/silero-vad) hears 16 kHz audio in frames of 512 samples,
-each with the 64 samples before it, and carries an LSTM state from frame to frame. Carrying that
-state from block to block makes the cost per minute and the memory the same for any length.
+each with the 64 samples before it, and carries an LSTM state from frame to frame.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.lib.stride_tricks import sliding_window_view
 
-from ..domain import AudioClip, Samples, SpeechRegion, VadOptions
+from ..audio import SAMPLE_RATE
+from ..domain import Samples, VadOptions
 from ..errors import NotInstalled
-from .base import ModelSpec, Stage, VoiceDetector, require, translate_memory_errors
-from .binarize import BinarizeOptions, Binarizer
+from .base import Detection, ModelSpec, Stage, VoiceDetector, require, translate_memory_errors
+from .binarize import BinarizeOptions, Binarizer, FrameDetection
 
-SAMPLE_RATE = 16_000
 FRAME = 512  # samples
 CONTEXT = 64  # samples of the frame before
 STATE_SIZE = 128  # of each of the LSTM's two state vectors
-
-BLOCK_FRAMES = 2_048
-"""65.5 s a step: short enough to let other clips in between, long enough to be one large call."""
 
 DEFAULTS = BinarizeOptions(onset=0.1, offset=0.07, padding=0.3, min_silence=0.2, min_speech=0.1)
 """Measured: docs/engines.md. Silero's own 0.5 loses speech that is quiet, far or whispered; what is
@@ -34,41 +29,42 @@ found too much, Whisper tells by itself."""
 
 
 class SileroDetector:
-    """Finds speech in 16 kHz clips; `session` is the model's onnxruntime.InferenceSession."""
+    """Finds speech; `session` is the model's onnxruntime.InferenceSession."""
 
-    def __init__(self, session: Any, *, block_frames: int = BLOCK_FRAMES) -> None:
+    def __init__(self, session: Any) -> None:
         self._session = session
-        self._block_frames = block_frames
 
-    def detect(self, clip: AudioClip, options: VadOptions) -> Iterator[Sequence[SpeechRegion]]:
-        """Speech regions, block by block; see `VoiceDetector`."""
+    def start(self, options: VadOptions) -> Detection:
+        """See `VoiceDetector`."""
         binarizer = Binarizer(DEFAULTS.overridden(options), step=FRAME / SAMPLE_RATE)
-        hidden = cell = np.zeros((1, 1, STATE_SIZE), np.float32)
-        block = self._block_frames * FRAME
-        for first in range(0, len(clip.samples), block):
-            frames = _frames(clip.samples, first, first + block)
-            with translate_memory_errors("the memory does not suffice to find the speech"):
-                probabilities, hidden, cell = self._session.run(
-                    None, {"input": frames, "h": hidden, "c": cell}
-                )
-            regions = list(binarizer.feed(probabilities.ravel().tolist()))
-            if first + block >= len(clip.samples):
-                regions += binarizer.finish(clip.duration)
-            yield regions
+        return FrameDetection(_Scorer(self._session), binarizer)
 
 
-def _frames(samples: Samples, first: int, end: int) -> NDArray[np.float32]:
-    """What the model hears between two samples: (frames, CONTEXT + FRAME), zeros past the ends."""
-    block = samples[first:end]
-    frames = np.zeros((-(-len(block) // FRAME), CONTEXT + FRAME), np.float32)
-    whole = len(block) // FRAME
-    frames[:whole, CONTEXT:] = block[: whole * FRAME].reshape(whole, FRAME)
-    if whole < len(frames):
-        frames[whole, CONTEXT : CONTEXT + len(block) % FRAME] = block[whole * FRAME :]
-    frames[1:, :CONTEXT] = frames[:-1, -CONTEXT:]
-    if first:
-        frames[0, :CONTEXT] = samples[first - CONTEXT : first]
-    return frames
+class _Scorer:
+    """Carries the model's state and its context from one push to the next."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self._hidden = self._cell = np.zeros((1, 1, STATE_SIZE), np.float32)
+        self._samples = np.zeros(CONTEXT, np.float32)  # the next frame's context, and its beginning
+
+    def push(self, samples: Samples) -> list[float]:
+        known = np.concatenate([self._samples, samples])
+        count = (len(known) - CONTEXT) // FRAME
+        self._samples = known[count * FRAME :].copy()
+        if not count:
+            return []
+        frames = np.ascontiguousarray(sliding_window_view(known, CONTEXT + FRAME)[::FRAME])
+        with translate_memory_errors("the memory does not suffice to find the speech"):
+            probabilities, self._hidden, self._cell = self._session.run(
+                None, {"input": frames, "h": self._hidden, "c": self._cell}
+            )
+        scores: list[float] = probabilities.ravel().tolist()
+        return scores
+
+    def finish(self) -> list[float]:
+        """The last frame, filled up with zeros."""
+        return self.push(np.zeros((CONTEXT - len(self._samples)) % FRAME, np.float32))
 
 
 def import_vendors(_stage: Stage, _spec: ModelSpec) -> None:
