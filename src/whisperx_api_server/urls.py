@@ -181,7 +181,7 @@ class UrlFetcher:
             raise _malformed(param) from error
         except httpx.HTTPError as error:
             raise InvalidRequest(
-                f"the server of {param} cannot be reached, or broke off: check the URL",
+                f"the server of {param} cannot be reached, or closed the connection: check the URL",
                 param=param,
             ) from error
 

@@ -74,7 +74,7 @@ def test_files_are_written_and_nothing_stays_on_the_server(
     assert (recordings / "out" / "long.txt").read_text() == tones.text(40) + "\n"
     lines = sorted(errors.splitlines())
     assert lines[0].startswith("error: c.wav: the file cannot be decoded")
-    assert lines[1] == "error: gone.wav: there is no such file"
+    assert lines[1] == "error: gone.wav: file not found"
     assert fake_server.temp_files() == before
 
 

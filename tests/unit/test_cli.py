@@ -170,9 +170,9 @@ def test_one_bad_recording_does_not_stop_the_others(recordings: Path) -> None:
     assert [path.name for path in (recordings / "out").iterdir()] == ["a.txt"]
     lines = sorted(errors.splitlines())
     assert len(lines) == 3
-    assert lines[0] == "error: .: is a directory: name the recordings in it"
+    assert lines[0] == "error: .: is a directory: pass the recordings in it"
     assert lines[1].startswith("error: c.wav: the file cannot be decoded: send audio")
-    assert lines[2] == "error: gone.wav: there is no such file"
+    assert lines[2] == "error: gone.wav: file not found"
 
 
 @pytest.mark.usefixtures("recordings")
@@ -190,7 +190,7 @@ def test_one_bad_recording_does_not_stop_the_others(recordings: Path) -> None:
         ("--translate -f diarized_json", "--format: "),
         ("--known-speaker Beth", "--known-speaker: give NAME=FILE, not 'Beth'"),
         ("--known-speaker Beth=gone.wav", "--known-speaker: gone.wav: No such file"),
-        ("-o c.wav", "--output: c.wav cannot be made: File exists"),
+        ("-o c.wav", "--output: c.wav cannot be created: File exists"),
     ],
 )
 def test_options_that_cannot_be_honoured_are_refused_at_once(arguments: str, message: str) -> None:

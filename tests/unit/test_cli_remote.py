@@ -154,7 +154,7 @@ def test_a_full_server_is_waited_for(recording: Path) -> None:
     ("answers", "message"),
     [
         ({"POST ": [httpx.Response(502)]}, "the server answered 502 Bad Gateway"),
-        ({"POST ": [httpx.ReadError("reset")]}, "the connection to http://server broke off"),
+        ({"POST ": [httpx.ReadError("reset")]}, "the connection to http://server broke"),
         (
             {"GET /j1/events": [events(job("failed", error={"message": "torn", "code": "x"}))]},
             "torn",

@@ -1,6 +1,6 @@
 """The command line: serve, transcribe, models, doctor.
 
-Every command imports what it needs when it runs, so that `--help` answers at once.
+Commands import their modules when they run, so that `--help` is fast.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ def main(
         ),
     ] = False,
 ) -> None:
-    """Speech to transcripts behind OpenAI's audio API.
+    """Transcribe speech, with a server for OpenAI's audio API or in this process.
 
-    Settings come from the environment and from `.env`: docs/settings.md lists them, `doctor`
-    checks them.
+    Settings come from the environment and `.env`. docs/settings.md lists them; `doctor` checks
+    them.
 
     Examples:
 

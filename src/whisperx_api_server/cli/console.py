@@ -1,4 +1,4 @@
-"""What the user sees: one-line errors, and progress on the terminal."""
+"""One-line errors, exit statuses and progress bars of the command line."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 FAILED = 1
-"""Exit status when something that was asked for could not be done."""
+"""Exit status if something failed."""
 
 USAGE = 2
-"""Exit status when the question itself is wrong: an option, a setting."""
+"""Exit status if an option or a setting is wrong."""
 
 
 def fail(message: str, status: int = FAILED) -> NoReturn:
-    """Say what is wrong, in one line on standard error, and exit."""
+    """Print one line on standard error and exit."""
     typer.echo(f"error: {message}", err=True)
     raise typer.Exit(status)
 
 
 class ProgressReporter(Protocol):
-    """Follows one recording on its way."""
+    """Shows the progress of one recording."""
 
     def progress(self, part: float, detail: str, eta: float | None = None) -> None:
-        """`part` of it, in [0, 1], is done; `eta` in seconds, None when only time can tell."""
+        """`part`, in [0, 1], is done; `eta` in seconds, None to estimate it here."""
         ...
 
 
 class Terminal:
-    """A bar for each recording under way, on standard error if that is a terminal.
+    """One progress bar per recording, on standard error if that is a terminal.
 
-    Otherwise, and with `quiet`, there is nothing but errors.
+    Otherwise, and with `quiet`, only errors are shown.
     """
 
     def __init__(self, *, files: int, quiet: bool) -> None:
@@ -68,14 +68,14 @@ class Terminal:
         self._progress.stop()
 
     def error(self, message: str) -> None:
-        """One line above the bars."""
+        """Print one line above the bars."""
         self._console.print(
             f"error: {message}", markup=False, highlight=False, emoji=False, soft_wrap=True
         )
 
     @contextmanager
     def bar(self, name: str) -> Iterator[ProgressReporter]:
-        """The bar of one recording."""
+        """Show the bar of one recording."""
         task = self._progress.add_task(name, total=None, detail="")
         try:
             yield _Bar(self._progress, task)
@@ -107,7 +107,7 @@ class _Bar:
 
 
 def clock(seconds: float) -> str:
-    """61.5 -> 1:01, 3600 -> 1:00:00."""
+    """Format seconds: 61.5 -> 1:01, 3600 -> 1:00:00."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

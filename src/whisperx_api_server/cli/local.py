@@ -1,4 +1,4 @@
-"""Transcribing in this process, without a server."""
+"""Transcribes in this process, without a server."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ logger = logging.getLogger(__name__)
 
 @asynccontextmanager
 async def local_engine(settings: Settings) -> AsyncIterator[LocalEngine]:
-    """The pipeline in a private temporary directory; at the end all its models are unloaded.
+    """Run the pipeline in a private temporary directory; all models are unloaded at the end.
 
     Raises:
         ServiceError: the settings name a backend that does not exist.
     """
-    # Nobody reads a log here unless they ask for one: what is wrong is said in one line.
+    # Errors are printed in one line, so nothing is logged unless LOG_LEVEL is set.
     asked = "log_level" in settings.model_fields_set
     configure_logging(settings.log_level if asked else "critical")
     catalog = build_catalog(settings)
@@ -46,7 +46,7 @@ async def local_engine(settings: Settings) -> AsyncIterator[LocalEngine]:
         pool = build_pool(settings)
         uploads = UploadStore(workdir=workdir, max_bytes=settings.limits.upload_bytes)
         fetcher = build_fetcher(settings, uploads)
-        # The queue is bounded for many clients; here there is one.
+        # The queue's limit is for many clients; here there is only one.
         admission = AdmissionControl(math.inf)
         runner = build_runner(settings, catalog, pool, admission, fetcher, workdir)
         try:
@@ -64,10 +64,10 @@ class LocalEngine:
         self._defaults = defaults
 
     async def transcribe(self, file: Path, order: Order, reporter: ProgressReporter) -> str:
-        """The transcript of a file, rendered as ordered.
+        """Transcribe a file and render the transcript.
 
         Raises:
-            TranscriptionFailure: one line that says why not.
+            TranscriptionFailure: the reason, in one line.
         """
         async with AsyncExitStack() as stack:
             try:
@@ -90,7 +90,7 @@ class LocalEngine:
 
 
 def _reporting(reporter: ProgressReporter) -> Emit:
-    """The emitter that shows how far a run is."""
+    """Make an emitter that reports a run's progress."""
     progress = Progress()
 
     async def report(event: Event) -> None:
@@ -104,7 +104,7 @@ def _reporting(reporter: ProgressReporter) -> Emit:
 
 
 def _explained(error: ServiceError) -> str:
-    """The message; where others are to blame also how to read what a server would have logged."""
+    """The message; for server errors also how to see the log."""
     if error.status < 500:
         return error.message
     logger.error("%s", error.code, exc_info=error)

@@ -1,4 +1,4 @@
-"""`models`: what a running server has loaded."""
+"""`models`: lists, loads and unloads models of a running server."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from .console import fail
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="""See, load and unload a running server's models.
+    help="""List, load and unload models of a running server.
 
-    Models load at their first request and go when they are idle; this is for not waiting.
+    Models load at their first request and are unloaded when idle; loading them before avoids
+    the wait.
 
     Examples:
 
@@ -35,17 +36,17 @@ PATHS: Mapping[Stage, str] = {
 
 COLUMNS = ("stage", "model", "language", "backend", "device", "state", "requests", "memory")
 
-Url = Annotated[str, typer.Option(metavar="URL", help="The server.")]
+Url = Annotated[str, typer.Option(metavar="URL", help="URL of the server.")]
 ApiKey = Annotated[
-    str | None, typer.Option(envvar="API_KEY", metavar="KEY", help="The server's key.")
+    str | None, typer.Option(envvar="API_KEY", metavar="KEY", help="API key of the server.")
 ]
-OfStage = Annotated[Stage, typer.Option("--stage", "-s", help="What the model is for.")]
+OfStage = Annotated[Stage, typer.Option("--stage", "-s", help="Stage of the model.")]
 Name = Annotated[
     str | None,
     typer.Argument(
         metavar="[NAME]",
-        help="A published Whisper size or Parakeet, or one that the server's settings name; with "
-        "--stage alignment a language code; with --stage diarization absent.",
+        help="A published Whisper size or Parakeet, or a model that the server's settings name; a "
+        "language code with --stage alignment; omitted with --stage diarization.",
         show_default=False,
     ),
 ]
@@ -58,10 +59,10 @@ def list_models(
     api_key: ApiKey = None,
     stage: Annotated[
         Stage | None,
-        typer.Option("--stage", "-s", help="Only models of this stage.", show_default=False),
+        typer.Option("--stage", "-s", help="List only this stage.", show_default=False),
     ] = None,
 ) -> None:
-    """List the models that are loaded."""
+    """List the loaded models."""
     from rich.console import Console
     from rich.table import Table
 
@@ -70,7 +71,7 @@ def list_models(
         for model in _call("GET", f"{PATHS[each]}/list", url, api_key)["models"]:
             shown = {**model, "stage": each, "memory": _size(model["memory_bytes"])}
             table.add_row(*(str(shown.get(column, "")) for column in COLUMNS))
-    # A pipe has no width: its lines must not be wrapped.
+    # A pipe has no width; its lines must not wrap.
     Console(width=None if sys.stdout.isatty() else 300, markup=False).print(table)
 
 
@@ -78,7 +79,7 @@ def list_models(
 def load(
     name: Name = None, url: Url = HERE, api_key: ApiKey = None, stage: OfStage = "transcription"
 ) -> None:
-    """Load a model now rather than at its first request."""
+    """Load a model before its first request."""
     _call("POST", f"{PATHS[stage]}/load", url, api_key, params=_named(name, stage))
 
 
@@ -86,7 +87,7 @@ def load(
 def unload(
     name: Name = None, url: Url = HERE, api_key: ApiKey = None, stage: OfStage = "transcription"
 ) -> None:
-    """Unload a model; refused while requests use it."""
+    """Unload a model, unless requests use it."""
     _call("POST", f"{PATHS[stage]}/unload", url, api_key, params=_named(name, stage))
 
 

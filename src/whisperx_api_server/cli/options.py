@@ -1,4 +1,4 @@
-"""The options of `transcribe`: those of the API's form, under the same names."""
+"""Options of `transcribe`, named like the API's form fields."""
 
 from __future__ import annotations
 
@@ -14,31 +14,29 @@ _DECODING = "Decoding"
 OutputFormat = Literal[
     "text", "srt", "vtt", "json", "verbose_json", "vtt_json", "diarized_json", "aud"
 ]
-"""Those of `domain.OutputFormat`, which is not imported because that takes longer than `--help`."""
+"""Equals `domain.OutputFormat`, which is not imported because that would slow `--help` down."""
 
-Format = Annotated[
-    OutputFormat, typer.Option("--format", "-f", help="What the transcript is written as.")
-]
+Format = Annotated[OutputFormat, typer.Option("--format", "-f", help="Format of the transcript.")]
 Output = Annotated[
     Path | None,
     typer.Option(
         "--output",
         "-o",
         metavar="DIR",
-        help="Write FILE's name with the format's extension here; made if absent.",
+        help="Directory for the transcripts, named like FILE; created if absent.",
     ),
 ]
 Url = Annotated[
     str | None,
     typer.Option(
-        metavar="URL", help="Send the recordings to this server instead of loading models here."
+        metavar="URL", help="Server to send the recordings to, instead of loading models here."
     ),
 ]
 ApiKey = Annotated[
     str | None,
-    typer.Option(envvar="API_KEY", metavar="KEY", help="The server's key, with --url."),
+    typer.Option(envvar="API_KEY", metavar="KEY", help="API key of the server, with --url."),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Do not show progress bars.")]
 
 Model = Annotated[
     str | None,
@@ -46,8 +44,8 @@ Model = Annotated[
         "--model",
         "-m",
         metavar="NAME",
-        help="A published Whisper size or Parakeet, or one that the settings name; the configured "
-        "one if absent.",
+        help="A published Whisper size or Parakeet, or a model that the settings name; default: "
+        "the configured model.",
         rich_help_panel=_DECODING,
     ),
 ]
@@ -57,8 +55,8 @@ Language = Annotated[
         "--language",
         "-l",
         metavar="CODE",
-        help="ISO-639-1 code of what is spoken; detected if absent. Given several times: detected "
-        "among these.",
+        help="ISO-639-1 code of the spoken language; default: detected. If repeated, detected "
+        "among these languages.",
         rich_help_panel=_DECODING,
     ),
 ]
@@ -66,7 +64,7 @@ Translate = Annotated[
     bool,
     typer.Option(
         "--translate",
-        help="An English transcript of speech in any language.",
+        help="Translate the speech into English.",
         rich_help_panel=_DECODING,
     ),
 ]
@@ -74,7 +72,7 @@ Prompt = Annotated[
     str | None,
     typer.Option(
         metavar="TEXT",
-        help="Context for the decoder, such as spellings.",
+        help="Context for the decoder, for example spellings.",
         rich_help_panel=_DECODING,
     ),
 ]
@@ -90,7 +88,7 @@ Temperature = Annotated[
         min=0,
         max=1,
         metavar="0..1",
-        help="0, the default, searches; above it is sampled.",
+        help="0 (default): beam search; above 0: draws among its hypotheses.",
         rich_help_panel=_DECODING,
     ),
 ]
@@ -98,7 +96,7 @@ SuppressNumerals = Annotated[
     bool | None,
     typer.Option(
         "--suppress-numerals/--numerals",
-        help="Spell numbers out, or write digits.",
+        help="Whether to write numbers as words or with digits.",
         show_default="suppressed",
         rich_help_panel=_DECODING,
     ),
@@ -108,7 +106,7 @@ BatchSize = Annotated[
     typer.Option(
         min=1,
         metavar="N",
-        help="The largest batch that a recording's windows join.",
+        help="Maximum size of a batch that includes windows of the recording.",
         rich_help_panel=_DECODING,
     ),
 ]
@@ -118,7 +116,7 @@ ChunkSize = Annotated[
         min=1,
         max=30,
         metavar="SECONDS",
-        help="Longest window that is decoded at once, 1 to 30.",
+        help="Maximum length of a window that is decoded at once, 1 to 30.",
         rich_help_panel=_DECODING,
     ),
 ]
@@ -127,7 +125,7 @@ Align = Annotated[
     bool | None,
     typer.Option(
         "--align/--no-align",
-        help="Time words by forced alignment, or not at all; unset: where the format shows times.",
+        help="Whether to time words by forced alignment; default: if the format shows times.",
         show_default=False,
         rich_help_panel=_WORDS,
     ),
@@ -136,7 +134,7 @@ WordTimestamps = Annotated[
     bool,
     typer.Option(
         "--word-timestamps",
-        help="Every word's times; with verbose_json and vtt_json.",
+        help="Include the times of each word; with verbose_json and vtt_json.",
         rich_help_panel=_WORDS,
     ),
 ]
@@ -144,7 +142,7 @@ HighlightWords = Annotated[
     bool | None,
     typer.Option(
         "--highlight-words",
-        help="Underline each word as it is said; with srt and vtt.",
+        help="Underline each word while it is spoken; with srt and vtt.",
         show_default=False,
         rich_help_panel=_WORDS,
     ),
@@ -153,7 +151,7 @@ Logprobs = Annotated[
     bool,
     typer.Option(
         "--logprobs",
-        help="Every token's log probability; with json.",
+        help="Include the log probability of each token; with json.",
         rich_help_panel=_DECODING,
     ),
 ]
@@ -162,27 +160,25 @@ Diarize = Annotated[
     bool | None,
     typer.Option(
         "--diarize",
-        help="Say who speaks; the options below imply it.",
+        help="Label the speakers; implied by the options below.",
         show_default=False,
         rich_help_panel=_SPEAKERS,
     ),
 ]
 NumSpeakers = Annotated[
     int | None,
-    typer.Option(
-        min=1, max=50, metavar="N", help="How many speak, if known.", rich_help_panel=_SPEAKERS
-    ),
+    typer.Option(min=1, max=50, metavar="N", help="Number of speakers.", rich_help_panel=_SPEAKERS),
 ]
 MinSpeakers = Annotated[
     int | None,
     typer.Option(
-        min=1, max=50, metavar="N", help="At least so many speak.", rich_help_panel=_SPEAKERS
+        min=1, max=50, metavar="N", help="Minimum number of speakers.", rich_help_panel=_SPEAKERS
     ),
 ]
 MaxSpeakers = Annotated[
     int | None,
     typer.Option(
-        min=1, max=50, metavar="N", help="At most so many speak.", rich_help_panel=_SPEAKERS
+        min=1, max=50, metavar="N", help="Maximum number of speakers.", rich_help_panel=_SPEAKERS
     ),
 ]
 KnownSpeakers = Annotated[
@@ -190,7 +186,7 @@ KnownSpeakers = Annotated[
     typer.Option(
         "--known-speaker",
         metavar="NAME=FILE",
-        help="Call a voice by its name: FILE has 2 to 10 s of it. Up to four times.",
+        help="Name of a known speaker, and a FILE with 2 to 10 s of speech; up to four times.",
         rich_help_panel=_SPEAKERS,
     ),
 ]
@@ -198,7 +194,7 @@ SpeakerEmbeddings = Annotated[
     bool | None,
     typer.Option(
         "--speaker-embeddings",
-        help="One vector a speaker; with verbose_json and vtt_json.",
+        help="Include one embedding per speaker; with verbose_json and vtt_json.",
         show_default=False,
         rich_help_panel=_SPEAKERS,
     ),

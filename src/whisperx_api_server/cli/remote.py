@@ -1,4 +1,4 @@
-"""A server as seen from the command line."""
+"""HTTP client of the command line: uploads recordings as jobs and follows their events."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ TRANSLATIONS = "/v1/audio/translations"
 CONNECT_TIMEOUT = 10.0  # s; an answer may take as long as the recording needs
 RETRY_AFTER = 5.0  # s, where a busy server names no time
 RECONNECTS = 5
-"""How often in a row a job's events may break off before it is given up."""
+"""Maximum number of consecutive reconnects to a job's events."""
 
 _LOOPBACK = ("all://localhost", "all://127.0.0.1", "all://[::1]")
 
 
 class ServerError(Exception):
-    """The server cannot be reached, or answers with an error; the message is one line.
+    """The server cannot be reached, or answered with an error; the message is one line.
 
     `retry_after` is in seconds where another try may succeed.
     """
@@ -37,14 +37,14 @@ class ServerError(Exception):
 
 
 class RemoteServer:
-    """Calls the API; errors are `ServerError`."""
+    """Calls the API and raises `ServerError`."""
 
     def __init__(self, client: httpx.AsyncClient, url: str) -> None:
         self._client = client
         self._url = url
 
     async def send(self, method: str, path: str, **content: Any) -> httpx.Response:
-        """The answer, if it is a success.
+        """Send a request and return its answer.
 
         Raises:
             ServerError: it is none, or there is no answer.
@@ -57,7 +57,7 @@ class RemoteServer:
         return response
 
     async def events(self, path: str) -> AsyncGenerator[dict[str, Any], None]:
-        """The JSON objects of server-sent events, to the end of the stream.
+        """Yield the JSON objects of server-sent events until the stream ends.
 
         Raises:
             ServerError: as for `send`.
@@ -82,19 +82,19 @@ class RemoteServer:
                 "or give another --url"
             )
         return ServerError(
-            f"the connection to {self._url} broke off ({type(error).__name__}): try again"
+            f"the connection to {self._url} broke ({type(error).__name__}): try again"
         )
 
 
 @asynccontextmanager
 async def connect(url: str, api_key: str | None) -> AsyncIterator[RemoteServer]:
-    """A server by its URL, with or without the `/v1` that OpenAI's clients want."""
+    """Connect to a server by its URL, with or without the `/v1` of OpenAI's clients."""
     url = url.rstrip("/").removesuffix("/v1")
     async with httpx.AsyncClient(
         base_url=url,
         headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
         timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT),
-        # A proxy's loopback is not ours.
+        # A proxy's loopback address is not this machine.
         mounts=dict.fromkeys(_LOOPBACK),
     ) as client:
         yield RemoteServer(client, url)
@@ -107,7 +107,7 @@ class RemoteEngine:
         self._server = server
 
     async def transcribe(self, file: Path, order: Order, reporter: ProgressReporter) -> str:
-        """The transcript of a file, rendered as ordered; waits as long as the server is full.
+        """Transcribe a file and return the rendered transcript; waits while the queue is full.
 
         Raises:
             TranscriptionFailure: one line that says why not.
@@ -135,11 +135,11 @@ class RemoteEngine:
             await self._follow(job, reporter)
             return (await self._server.send("GET", f"{job}/result")).text
         finally:
-            # Under way it is cancelled, else deleted: the server keeps nothing of ours.
+            # Cancels an unfinished job and deletes a finished one.
             await asyncio.shield(self._forget(job))
 
     async def _follow(self, job: str, reporter: ProgressReporter) -> None:
-        """Watch a job to its end, over broken connections."""
+        """Follow a job until it ends, reconnecting if the connection breaks."""
         broken = 0
         while True:
             try:
@@ -161,11 +161,11 @@ class RemoteEngine:
         try:
             await self._server.send("DELETE", job)
         except ServerError:
-            return  # it lapses by itself, and what matters here is the transcript
+            return  # the server deletes old jobs; the transcript has been fetched
 
 
 def _form(order: Order) -> dict[str, list[str]]:
-    """The fields as httpx wants them; what both sides know to be needless is left undone."""
+    """The fields as httpx needs them; a job is not aligned if its format needs no word times."""
     fields = {name: _sent(value) for name, value in order.values.items()}
     if not order.translate:
         fields["async"] = ["true"]
@@ -175,7 +175,7 @@ def _form(order: Order) -> dict[str, list[str]]:
 
 
 def _sent(value: Value) -> list[str]:
-    """A field's value as a form has it."""
+    """Format a value for a form."""
     if isinstance(value, bool):
         return [str(value).lower()]
     return value if isinstance(value, list) else [str(value)]
@@ -189,7 +189,7 @@ def _detail(event: Mapping[str, Any]) -> str:
 
 
 def _ended(event: Mapping[str, Any]) -> bool:
-    """Whether the job is completed.
+    """Whether the job has completed.
 
     Raises:
         ServerError: it failed, or was cancelled.

@@ -1,4 +1,4 @@
-"""`serve`: the API until interrupted."""
+"""`serve`: runs the API server until interrupted."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from .console import USAGE, fail
 
 def serve(
     host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0 is all of this machine's.")
+        str, typer.Option(help="Address to listen on; 0.0.0.0 listens on all interfaces.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8000,
 ) -> None:
-    """Serve the API until interrupted.
+    """Run the API server until interrupted.
 
-    Settings come from the environment and `.env`. The first interrupt lets accepted requests
-    finish, the second does not.
+    Settings come from the environment and `.env`. After the first interrupt, accepted requests
+    complete; the second stops the server at once.
 
     Examples:
 

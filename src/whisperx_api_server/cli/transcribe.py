@@ -1,4 +1,4 @@
-"""`transcribe`: recordings to transcripts, here or on a server."""
+"""`transcribe`: transcribes recordings, in this process or on a server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..config import Settings
 
 IN_FLIGHT = 8
-"""Recordings under way at a time: enough to fill batches, few enough for the disk."""
+"""Recordings transcribed at a time: enough to fill batches, few enough for the disk."""
 
 TERMINATED = 128 + signal.SIGTERM
 
@@ -59,11 +59,11 @@ def transcribe(
 ) -> None:
     """Transcribe recordings, in this process or on a server.
 
-    One transcript a recording: as FILE's name with the format's extension in --output, else on
-    standard output. Several recordings are worked on side by side and share batches. The exit
-    status is 1 if any recording failed, 2 if an option or a setting is wrong.
+    Transcripts are written to --output under FILE's name with the format's extension, or printed
+    on standard output. Several recordings are transcribed at a time and share batches. The exit
+    status is 1 if a recording failed, 2 if an option or a setting is wrong.
 
-    Without --url, models are loaded here, as the settings in the environment and in `.env` say.
+    Without --url, models are loaded here, according to the settings in the environment and `.env`.
 
     Examples:
 
@@ -148,7 +148,10 @@ async def _run(
     url: str | None,
     api_key: str | None,
 ) -> list[str | None]:
-    """The transcript of each file, None where it failed; those with a target are written to it."""
+    """Transcribe each file, and write the transcripts that have a target.
+
+    Returns the transcripts in order, None for a file that failed.
+    """
     if current := asyncio.current_task():
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, current.cancel)
     slots = asyncio.Semaphore(IN_FLIGHT)
@@ -194,10 +197,10 @@ async def _engine(
 
 
 def _targets(files: Sequence[Path], output: Path | None, extension: str) -> list[Path | None]:
-    """Where each transcript goes; None is standard output.
+    """Find the file that each transcript is written to; None is standard output.
 
     Raises:
-        OrderError: two would go to the same file, or there is no such directory to be made.
+        OrderError: two transcripts have the same file, or the directory cannot be created.
     """
     if output is None:
         return [None] * len(files)
@@ -208,12 +211,12 @@ def _targets(files: Sequence[Path], output: Path | None, extension: str) -> list
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OrderError(f"--output: {output} cannot be made: {error.strerror}") from error
+        raise OrderError(f"--output: {output} cannot be created: {error.strerror}") from error
     return targets
 
 
 def _check_file(file: Path) -> None:
     if file.is_dir():
-        raise TranscriptionFailure("is a directory: name the recordings in it")
+        raise TranscriptionFailure("is a directory: pass the recordings in it")
     if not file.exists():
-        raise TranscriptionFailure("there is no such file")
+        raise TranscriptionFailure("file not found")
