@@ -142,10 +142,6 @@ class Catalog:
             known = module.known_capabilities(key.spec)
         return known
 
-    def is_parakeet(self, name: str) -> bool:
-        """Whether a request's `model` means a Parakeet."""
-        return self.transcriber(name).backend == "parakeet"
-
     @property
     def aligns(self) -> bool:
         """Whether there is forced alignment at all; `BACKENDS__ALIGNMENT=none` turns it off."""

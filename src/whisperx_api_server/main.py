@@ -104,6 +104,7 @@ def create_app(settings: Settings | None = None, *, port: int | None = None) -> 
         jobs.router,
         models.router,
         reflector.router,
+        reflector.prefixed,
         asr.router,
     ):
         app.include_router(router)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,10 +14,11 @@ import httpx
 import jsonschema_rs
 import numpy as np
 import pytest
+from openai import OpenAI
 
 from fixtures.speech.speech import Speech, Utterance
-from server import REFLECTOR_KEY, Server
-from support import diarization_error, turns_of, wav, word_errors, words_of
+from server import REFLECTOR_KEY, REPOSITORY, Server
+from support import PARAKEET, diarization_error, turns_of, wav, word_errors, words_of
 from whisperx_api_server.backends.fake import say
 from whisperx_api_server.domain import Samples
 
@@ -138,9 +140,18 @@ def test_live_through_the_official_client(parakeet_server: Server, meeting: Utte
     assert heard.segments is None
 
 
-@pytest.mark.parametrize("fields", [{"batch": "true"}, {"model": "parakeet", "language": "en"}])
-def test_one_file(parakeet_server: Server, meeting: Utterance, fields: dict[str, str]) -> None:
-    result = body_of(parakeet_server.transcribe(wav(meeting.audio), **fields))
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        (TRANSCRIPTIONS, {"batch": "true"}),
+        (f"/reflector{TRANSCRIPTIONS}", {}),
+        (f"/reflector{TRANSCRIPTIONS}", {"model": "parakeet", "language": "en"}),
+    ],
+)
+def test_one_file(
+    parakeet_server: Server, meeting: Utterance, path: str, fields: dict[str, str]
+) -> None:
+    result = body_of(parakeet_server.transcribe(wav(meeting.audio), path, **fields))
 
     assert set(result) == {"text", "words", "filename"}
     assert result["filename"] == "audio.wav"
@@ -153,16 +164,75 @@ def test_whisper_in_reflectors_shape(parakeet_server: Server, meeting: Utterance
     check_words(body_of(answer), meeting, key="word")
 
 
-def test_the_official_client_reads_reflectors_shape(
-    parakeet_server: Server, meeting: Utterance
+@pytest.mark.parametrize("model", ["parakeet", PARAKEET.name])
+def test_the_official_client_gets_openais_shape_from_a_parakeet(
+    parakeet_server: Server, meeting: Utterance, model: str
 ) -> None:
     client = parakeet_server.openai(api_key=REFLECTOR_KEY)
     file = ("chunk.wav", wav(meeting.audio))
 
-    heard = client.audio.transcriptions.create(file=file, model="parakeet")
+    heard = client.audio.transcriptions.create(file=file, model=model)
 
     assert words_of(heard.text) == words_of(meeting.text)
-    assert heard.to_dict()["filename"] == "chunk.wav"
+    assert set(heard.to_dict()) == {"text", "usage", "languages"}
+
+
+# -- as documented ------------------------------------------------------------------------------
+
+
+def env_of_docs() -> dict[str, str]:
+    """The lines of Reflector's `.env` in docs/reflector.md."""
+    text = (REPOSITORY / "docs" / "reflector.md").read_text(encoding="utf-8")
+    return dict(re.findall(r"^([A-Z_]+)=(.+)$", text, re.MULTILINE))
+
+
+@pytest.mark.parametrize("prefix", ["", "/reflector"])
+def test_the_documented_env_reaches_every_endpoint(
+    parakeet_server: Server, storage: Storage, meeting: Utterance, prefix: str
+) -> None:
+    """With each request as Reflector's processors send it, also with a URL without the prefix."""
+    env = env_of_docs()
+    urls = {
+        name: env[name].replace("http://gpu-host:8000/reflector", parakeet_server.url + prefix)
+        for name in ("TRANSCRIPT_URL", "DIARIZATION_URL", "TRANSLATE_URL")
+    }
+    assert all(url == parakeet_server.url + prefix for url in urls.values())
+    recording = storage.put("documented.wav", meeting.audio)
+    with httpx.Client(
+        headers={"authorization": f"Bearer {REFLECTOR_KEY}"}, timeout=280, trust_env=False
+    ) as http:
+        live = OpenAI(
+            base_url=urls["TRANSCRIPT_URL"] + "/v1", api_key=REFLECTOR_KEY, max_retries=0
+        ).audio.transcriptions.create(
+            file=("chunk.wav", wav(meeting.audio)),
+            model="whisper-1",
+            response_format="verbose_json",
+            language="en",
+            timestamp_granularities=["word"],
+        )
+        whole = http.post(
+            urls["TRANSCRIPT_URL"] + "/v1/audio/transcriptions-from-url",
+            json={"audio_file_url": recording, "language": "en", "batch": True},
+        )
+        speakers = http.post(
+            urls["DIARIZATION_URL"] + "/diarize",
+            params={"audio_file_url": recording, "timestamp": 0},
+        )
+        translated = http.post(
+            urls["TRANSLATE_URL"] + "/translate",
+            params={"text": "Merci chat.", "source_language": "fr", "target_language": "en"},
+        )
+
+    assert live.words is not None
+    assert words_of(" ".join(word.word for word in live.words)) == words_of(meeting.text)
+    if prefix:  # Reflector puts the words of a chunk next to one another
+        assert "".join(word.word for word in live.words).strip() == live.text
+    check_words(body_of(whole), meeting, key="word")
+    assert {turn["speaker"] for turn in body_of(speakers)["diarization"]} == {0}
+    assert body_of(translated)["text"]["en"] == "Thanks cat."
+
+
+# -- several files ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("field", ["files", "files[]"])
@@ -209,6 +279,7 @@ def test_a_file_that_is_no_audio_is_named(
         ({"batch": "true", "stream": "true"}, 422, "invalid_value", "stream"),
         ({"batch": "true", "diarize": "true"}, 422, "invalid_value", "diarize"),
         ({"batch": "true", "align": "false"}, 422, "invalid_value", "align"),
+        ({"batch": "true", "response_format": "vtt_json"}, 422, "invalid_value", "response_format"),
         ({"batch": "true", "response_format": "srt"}, 422, "invalid_value", "response_format"),
         ({"batch": "true", "include[]": "logprobs"}, 422, "invalid_value", "include[]"),
         ({"batch": "true", "audio_url": "http://a.example/b"}, 400, "invalid_value", "files"),
@@ -518,7 +589,11 @@ def test_llm_that_is_not_set(fake_server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [TRANSCRIPTIONS, FROM_URL, "/transcribe", "/diarize", "/translate", "/llm"]
+    "path",
+    [
+        *(TRANSCRIPTIONS, FROM_URL, "/transcribe", "/diarize", "/translate", "/llm"),
+        *(f"/reflector{path}" for path in (TRANSCRIPTIONS, FROM_URL, "/diarize", "/llm")),
+    ],
 )
 def test_every_endpoint_needs_the_key(parakeet_server: Server, path: str) -> None:
     with httpx.Client(base_url=parakeet_server.url, trust_env=False) as stranger:

@@ -1,4 +1,8 @@
-"""What Reflector asks of its GPU servers: words, speakers, translations, generated text."""
+"""The API of Reflector's GPU servers: words, speakers, translations, generated text.
+
+All of it is below `/reflector`. At the root are the paths that do not collide with OpenAI's; there
+`/v1/audio/transcriptions` is Reflector's only for a form with `files` or `batch`.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,7 @@ from ..answers.reflector import (
     ReflectorTranscription,
     ReflectorTranslation,
 )
-from ..catalog import PARAKEET_ALIAS, Catalog, means_default
+from ..catalog import PARAKEET_ALIAS
 from ..domain import RemoteUrl, Source, Transcript, TranscriptionRequest
 from ..errors import InvalidRequest, MissingParameter, ServiceError, UnservableCombination
 from ..formats import dump
@@ -40,6 +44,9 @@ from .forms import choose_source, parse_form
 from .multipart import Form, read_form
 
 router = APIRouter(tags=["reflector"])
+"""Served at the root and below `/reflector`."""
+
+prefixed = APIRouter(prefix="/reflector", tags=["reflector"])
 
 LANGUAGE = "en"
 """What Reflector's recordings are in when it names no language."""
@@ -86,21 +93,9 @@ class Generation(BaseModel):
 # -- files to words ---------------------------------------------------------------------------
 
 
-def wants_reflector_shape(form: Form, fields: TranscriptionForm, catalog: Catalog) -> bool:
-    """Whether `/v1/audio/transcriptions` was asked in Reflector's way.
-
-    It was if `files` or `batch` is there; else if a Parakeet is asked for by its own name and
-    nothing that only OpenAI's answers have.
-
-    Raises:
-        ModelNotFound: the model is not a name that a model can have.
-    """
-    if form.uploads("files", "files[]") or any(map(str.strip, form.values("batch"))):
-        return True
-    of_openai = fields.response_format or fields.audio_url or fields.stream or fields.asynchronous
-    if of_openai or fields.model is None or means_default(fields.model):
-        return False
-    return catalog.is_parakeet(fields.model)
+def is_reflector_form(form: Form) -> bool:
+    """Whether a form has the fields that only Reflector's clients send."""
+    return bool(form.uploads("files", "files[]") or any(map(str.strip, form.values("batch"))))
 
 
 async def answer_files(
@@ -129,6 +124,19 @@ async def answer_files(
         return results[0] if len(results) == 1 else {"results": results}
 
     return await _json(body)
+
+
+@prefixed.post(
+    "/v1/audio/transcriptions",
+    responses=schema.REFLECTOR_TRANSCRIPTION,
+    openapi_extra=schema.TRANSCRIPTION_BODY,
+)
+async def transcribe_files(request: Request, services: ServicesDep, client: ClientDep) -> Response:
+    """The words of one file, or of several in the order sent."""
+    services.service.admit(retry=is_retry(request))
+    async with read_form(request, services.uploads, max_bytes=services.max_upload_bytes) as form:
+        fields = parse_form(TranscriptionForm, form)
+        return await answer_files(request, services, client, form, fields)
 
 
 @router.post(
@@ -192,7 +200,7 @@ def _check_shape(fields: TranscriptionForm) -> None:
         "async": fields.asynchronous,
         "diarize": fields.diarize,
         "align": fields.align is False,
-        "response_format": fields.response_format not in (None, "json"),
+        "response_format": fields.response_format not in (None, "json", "verbose_json"),
         "include[]": bool(fields.include),
         "highlight_words": fields.highlight_words,
     }
@@ -200,7 +208,7 @@ def _check_shape(fields: TranscriptionForm) -> None:
         if asked:
             raise UnservableCombination(
                 f"an answer in Reflector's shape holds words only and cannot honour {param}: send "
-                "one file as `file`, without batch",
+                "one file as `file`, without batch, to /v1/audio/transcriptions",
                 param=param,
             )
 
@@ -373,3 +381,6 @@ def _flag(form: Form, name: str, *, default: bool) -> bool:
         return TypeAdapter(bool).validate_python(sent[-1].strip())
     except ValidationError as error:
         raise InvalidRequest(f"{name} must be true or false", param=name) from error
+
+
+prefixed.include_router(router)

@@ -145,6 +145,10 @@ TRANSCRIPTION: Responses = SUBMITTED | transcripts(
     statuses=RUN_ERRORS,
     stream=True,
 )
+REFLECTOR_TRANSCRIPTION: Responses = {
+    200: {"content": json_content(reflector.ReflectorFile, reflector.ReflectorFiles)},
+    **errors(*RUN_ERRORS),
+}
 TRANSLATION: Responses = transcripts(*_FORMATS, statuses=RUN_ERRORS)
 _ASR_TEXT = {"text/plain": {"schema": {"type": "string"}}}
 ASR: Responses = {

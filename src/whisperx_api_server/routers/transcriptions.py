@@ -18,7 +18,7 @@ from .deps import ClientDep, Services, ServicesDep, is_retry, new_request_id, un
 from .events import HEARTBEAT, EventStream, transcript_events
 from .forms import choose_source, parse_form, parse_translation
 from .multipart import read_form
-from .reflector import answer_files, wants_reflector_shape
+from .reflector import answer_files, is_reflector_form
 from .voice_samples import save_references
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ async def transcribe(request: Request, services: ServicesDep, client: ClientDep)
             read_form(request, services.uploads, max_bytes=services.max_upload_bytes)
         )
         fields = parse_form(TranscriptionForm, form)
-        if wants_reflector_shape(form, fields, services.catalog):
+        if is_reflector_form(form):
             return await answer_files(request, services, client, form, fields)
         source = choose_source(form, fields.audio_url)
         references = await save_references(fields, services.uploads, stack)
