@@ -9,7 +9,6 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,7 +38,7 @@ from whisperx_api_server.domain import (
     SpeechRegion,
     Transcript,
     TranscriptionRequest,
-    UploadedFile,
+    Upload,
     VadOptions,
     Window,
     WindowTranscript,
@@ -152,12 +151,12 @@ class Clips(SourceOpener):
 
     @asynccontextmanager
     async def open(self, source: Source) -> AsyncIterator[AudioClip]:
-        assert isinstance(source, UploadedFile)
+        assert isinstance(source, Upload)
         self.opened += 1
         self.open_now += 1
         try:
             await asyncio.to_thread(self._hold, "decode")
-            samples = self.recordings[source.path.name.partition("-")[0]].copy()
+            samples = self.recordings[source.id].copy()
             self.last = weakref.ref(samples)
             clip = AudioClip(samples=samples, sample_rate=self.sample_rate)
             del samples
@@ -228,7 +227,7 @@ class World:
 
     def request(self, name: str, **changes: Any) -> TranscriptionRequest:
         self._count += 1
-        source = UploadedFile(path=Path(name), filename=name)
+        source = Upload(id=name)
         request = TranscriptionRequest(id=f"r{self._count}", source=source, model="small")
         return replace(request, **changes)
 
@@ -281,4 +280,4 @@ def play(scene: Callable[[World], Coroutine[Any, Any, None]], **settings: float)
 
 
 def known_as(name: str, recording: str) -> KnownSpeaker:
-    return KnownSpeaker(name=name, reference=UploadedFile(path=Path(recording), filename=name))
+    return KnownSpeaker(name=name, reference=Upload(id=recording))

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -115,24 +114,26 @@ class DecodeOptions:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class UploadedFile:
-    """A recording on disk; two are equal when their digests are.
+class Upload:
+    """A recording in a `BlobStore`; two are equal when their digests are.
 
-    `filename` is the client's name for it, used for echoing only. `digest` is BLAKE2b of the
-    content, empty where it was not computed: nothing may be shared by such a file.
+    `id` is the store's name for it, `filename` the client's, used for echoing only. `digest` is
+    BLAKE2b of the content in hexadecimal, empty where it was not computed: nothing may be shared by
+    such a recording. `size` is in bytes.
     """
 
-    path: Path = field(compare=False)
-    filename: str = field(compare=False)
-    digest: bytes = b""
+    id: str = field(compare=False)
+    filename: str = field(default="", compare=False)
+    size: int = field(default=0, compare=False)
+    digest: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KnownSpeaker:
-    """A name and the file (any audio format) of a 2-10 s sample of that voice."""
+    """A name and a recording (any audio format) of a 2-10 s sample of that voice."""
 
     name: str
-    reference: UploadedFile
+    reference: Upload
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -168,7 +169,7 @@ class RemoteUrl:
     param: str = "audio_url"
 
 
-Source = UploadedFile | RemoteUrl
+Source = Upload | RemoteUrl
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -194,6 +195,13 @@ class TranscriptionRequest:
     chunk_size: float | None = None
     watched: bool = field(default=False, compare=False)
     waits: bool = field(default=False, compare=False)
+
+    @property
+    def uploads(self) -> tuple[Upload, ...]:
+        """The recordings in a `BlobStore` that it reads: its source and the voice samples."""
+        source = (self.source,) if isinstance(self.source, Upload) else ()
+        known = self.diarize.known_speakers if self.diarize is not None else ()
+        return (*source, *(speaker.reference for speaker in known))
 
 
 OutputFormat = Literal[

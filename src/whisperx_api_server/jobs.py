@@ -30,6 +30,7 @@ from .job_view import webhook_event
 from .runner import Runner
 from .runs import RunRegistry
 from .tracebacks import released
+from .uploads import BlobStore
 from .webhooks import Webhooks
 
 logger = logging.getLogger(__name__)
@@ -55,13 +56,14 @@ class LocalService:
         runner: Runner,
         *,
         admission: AdmissionControl,
+        blobs: BlobStore,
         store: JobStore,
         webhooks: Webhooks,
         retry_window: float,
     ) -> None:
         self._runner = runner
         self._admission = admission
-        self._runs = RunRegistry(runner, retry_window=retry_window)
+        self._runs = RunRegistry(runner, blobs, retry_window=retry_window)
         self._store = store
         self._webhooks = webhooks
         self._records: dict[str, _Record] = {}

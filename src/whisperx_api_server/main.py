@@ -30,7 +30,7 @@ from .routers.deps import Services
 from .routers.errors import RequestContext, install_error_handlers
 from .routers.schema import DescribedApi
 from .text_service import TextService
-from .uploads import UploadStore
+from .uploads import DiskBlobStore
 from .webhooks import Webhooks
 from .wiring import (
     build_catalog,
@@ -125,13 +125,14 @@ def build_services(
     """The objects behind the routes; `workdir` is a private directory for uploads and audio."""
     limits = settings.limits
     pool, admission = build_pool(settings), AdmissionControl(limits.queue_seconds)
-    uploads = UploadStore(workdir=workdir, max_bytes=limits.upload_bytes)
+    uploads = DiskBlobStore(workdir=workdir, max_bytes=limits.upload_bytes)
     fetcher = build_fetcher(settings, uploads)
-    runner = build_runner(settings, catalog, pool, admission, fetcher, workdir)
+    runner = build_runner(settings, catalog, pool, admission, fetcher, uploads, workdir)
     return Services(
         service=LocalService(
             runner,
             admission=admission,
+            blobs=uploads,
             store=job_store,
             webhooks=Webhooks(fetcher, secret=secret(settings.webhook_secret)),
             retry_window=settings.jobs.retry_window,

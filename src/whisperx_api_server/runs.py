@@ -11,18 +11,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import uuid
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial, reduce
-from pathlib import Path
 
-from .domain import Transcript, TranscriptionRequest, UploadedFile
+from .domain import Transcript, TranscriptionRequest, Upload
 from .events import Event, Finished, Progress
 from .runner import Checkpoint, Runner
 from .tracebacks import released
+from .uploads import BlobStore
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +36,8 @@ take some megabytes."""
 class Run:
     """One request under way: its events so far, watched by any number of clients.
 
-    It has links of its own to the files that it reads: the request that brought them may leave
-    while others stay. `events` are those of an ended run that is only shown again.
+    It holds the uploads that it reads: the request that brought them may leave while others stay.
+    `events` are those of an ended run that is only shown again.
     """
 
     def __init__(
@@ -47,24 +46,35 @@ class Run:
         checkpoint: Checkpoint,
         events: Iterable[Event] = (),
     ) -> None:
-        self._files: list[Path] = []
-        self.request = self._own_files(request)
+        self.request = request
         self.checkpoint = checkpoint
         self.so_far: list[Event] = list(events)
         self.progress = reduce(Progress.after, self.so_far, Progress())
         self.watchers = 0
         self.task: asyncio.Task[None] | None = None
+        self._held: list[Upload] = []
         self._changed = asyncio.Event()
 
-    def begin(self, runner: Runner) -> None:
+    def begin(self, runner: Runner, blobs: BlobStore) -> None:
         """Start the work; a failure is logged here, once for all."""
-        work = partial(self._work, runner)
+        for upload in self.request.uploads:
+            blobs.retain(upload)
+            self._held.append(upload)
+        work = partial(self._work, runner, blobs)
         self.task = asyncio.create_task(released(work, logger, f"run {self.request.id} failed"))
         self.task.add_done_callback(lambda _: self._ended())
 
-    async def _work(self, runner: Runner) -> None:
-        transcript = await runner.run(self.request, self.emit, self.checkpoint)
+    async def _work(self, runner: Runner, blobs: BlobStore) -> None:
+        try:
+            transcript = await runner.run(self.request, self.emit, self.checkpoint)
+        finally:
+            await self.release(blobs)
         await self.emit(Finished(transcript=transcript))
+
+    async def release(self, blobs: BlobStore) -> None:
+        """Release the uploads; once more does nothing."""
+        while self._held:
+            await blobs.release(self._held.pop())
 
     async def emit(self, event: Event) -> None:
         """Record an event, and wake the watchers."""
@@ -121,26 +131,7 @@ class Run:
         assert self.task is not None
         if not self.task.cancelled():
             self.task.exception()  # it counts as retrieved, also where no watcher is left
-        for file in self._files:
-            file.unlink(missing_ok=True)
         self.wake()
-
-    def _own_files(self, request: TranscriptionRequest) -> TranscriptionRequest:
-        if isinstance(request.source, UploadedFile):
-            request = replace(request, source=self._link(request.source))
-        if request.diarize is not None:
-            known = tuple(
-                replace(speaker, reference=self._link(speaker.reference))
-                for speaker in request.diarize.known_speakers
-            )
-            request = replace(request, diarize=replace(request.diarize, known_speakers=known))
-        return request
-
-    def _link(self, file: UploadedFile) -> UploadedFile:
-        link = file.path.with_name(f"{file.path.name}-{uuid.uuid4().hex}")
-        link.hardlink_to(file.path)
-        self._files.append(link)
-        return replace(file, path=link)
 
     def wake(self) -> None:
         """Wake the watchers."""
@@ -177,11 +168,13 @@ class RunRegistry:
     def __init__(
         self,
         runner: Runner,
+        blobs: BlobStore,
         *,
         retry_window: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._runner = runner
+        self._blobs = blobs
         self._retry_window = retry_window
         self._clock = clock
         self._shared: dict[Hashable, Run] = {}  # each has watchers
@@ -195,7 +188,7 @@ class RunRegistry:
     def identity(self, request: TranscriptionRequest) -> Hashable | None:
         """Equal for requests of one client that ask the same about the same content."""
         source = request.source
-        if not self._retry_window or not isinstance(source, UploadedFile) or not source.digest:
+        if not self._retry_window or not isinstance(source, Upload) or not source.digest:
             return None
         return replace(request, id="")
 
@@ -231,7 +224,7 @@ class RunRegistry:
             run = Run(request, known.checkpoint, known.events)
         else:
             run = Run(request, known.checkpoint if known is not None else Checkpoint())
-            run.begin(self._runner)
+            run.begin(self._runner, self._blobs)
             self._alive.append(run)
             assert run.task is not None
             run.task.add_done_callback(lambda _: self._left(run))
@@ -257,6 +250,7 @@ class RunRegistry:
         if run.task is not None and not run.task.done():
             run.task.cancel()
             await asyncio.wait([run.task])
+            await run.release(self._blobs)  # it may have been cancelled before it began
         if identity is not None and self._shared.get(identity) is run and not run.watchers:
             del self._shared[identity]
             self._remembered.pop(identity, None)

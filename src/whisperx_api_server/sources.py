@@ -6,31 +6,32 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from .audio import AudioDecoder
-from .domain import AudioClip, RemoteUrl, Source, UploadedFile
+from .domain import AudioClip, RemoteUrl, Source, Upload
+from .uploads import BlobStore
 from .urls import UrlFetcher
 
 
 class SourceOpener:
     """Turns a request's source into a clip."""
 
-    def __init__(self, *, decoder: AudioDecoder, fetcher: UrlFetcher) -> None:
+    def __init__(self, *, decoder: AudioDecoder, fetcher: UrlFetcher, uploads: BlobStore) -> None:
+        self._uploads = uploads
         self._decoder = decoder
         self._fetcher = fetcher
 
     @asynccontextmanager
     async def open(self, source: Source) -> AsyncIterator[AudioClip]:
-        """The recording, decoded. What was fetched for it is deleted as soon as it is decoded.
+        """The recording, decoded. A file that was fetched for it goes as soon as it is decoded.
 
         Raises:
             ServiceError: what `UrlFetcher.open` and `AudioDecoder.open` raise.
         """
         match source:
-            case UploadedFile(path=path):
-                async with self._decoder.open(path) as clip:
-                    yield clip
+            case Upload():
+                file, param = self._uploads.open(source), "file"
             case RemoteUrl(url=url, param=param):
-                async with AsyncExitStack() as stack:
-                    async with self._fetcher.open(url, param=param) as file:
-                        decoding = self._decoder.open(file.path, param=param)
-                        clip = await stack.enter_async_context(decoding)
-                    yield clip
+                file = self._fetcher.open(url, param=param)
+        async with AsyncExitStack() as decoded:
+            async with file as path:
+                clip = await decoded.enter_async_context(self._decoder.open(path, param=param))
+            yield clip

@@ -16,14 +16,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 
 import httpx
 from pydantic import Field
 
-from .domain import UploadedFile
+from .domain import Upload
 from .errors import InvalidRequest
 from .setting_types import JsonList, PositiveFloat, Section
-from .uploads import UploadStore
+from .uploads import BlobStore
 
 Resolver = Callable[[str], Awaitable[Sequence[str]]]
 """Host name -> its IP addresses, or OSError."""
@@ -103,7 +104,7 @@ class UrlFetcher:
     """
 
     def __init__(
-        self, settings: UrlFetchSettings, *, uploads: UploadStore, resolve: Resolver | None = None
+        self, settings: UrlFetchSettings, *, uploads: BlobStore, resolve: Resolver | None = None
     ) -> None:
         self._settings = settings
         self._uploads = uploads
@@ -111,7 +112,7 @@ class UrlFetcher:
         self._tls: ssl.SSLContext | None = None
 
     @asynccontextmanager
-    async def open(self, url: str, *, param: str = "audio_url") -> AsyncIterator[UploadedFile]:
+    async def open(self, url: str, *, param: str = "audio_url") -> AsyncIterator[Path]:
         """Fetch a URL into a file that is deleted at the end; `param` is the field errors name.
 
         Raises:
@@ -126,9 +127,10 @@ class UrlFetcher:
             finally:
                 await response.aclose()
         try:
-            yield file
+            async with self._uploads.open(file) as path:
+                yield path
         finally:
-            await self._uploads.discard(file)
+            await self._uploads.release(file)
 
     async def post(
         self, url: str, *, content: bytes, headers: Mapping[str, str], param: str = "callback_url"
@@ -185,7 +187,7 @@ class UrlFetcher:
                 param=param,
             ) from error
 
-    async def _save(self, response: httpx.Response, param: str) -> UploadedFile:
+    async def _save(self, response: httpx.Response, param: str) -> Upload:
         if response.status_code != httpx.codes.OK:
             raise InvalidRequest(
                 f"the server of {param} answered with status {response.status_code} instead of 200",
@@ -198,7 +200,7 @@ class UrlFetcher:
                 param=param,
             )
         announced = response.headers.get("content-length", "")
-        return await self._uploads.save(
+        return await self._uploads.put(
             response.aiter_raw(),
             filename="",
             param=param,

@@ -19,7 +19,7 @@ from .pipeline import Pipeline
 from .request_fields import FormDefaults
 from .runner import Runner
 from .sources import SourceOpener
-from .uploads import UploadStore
+from .uploads import BlobStore
 from .urls import UrlFetcher
 
 
@@ -93,7 +93,7 @@ def build_pool(settings: Settings) -> ModelPool:
     )
 
 
-def build_fetcher(settings: Settings, uploads: UploadStore) -> UrlFetcher:
+def build_fetcher(settings: Settings, uploads: BlobStore) -> UrlFetcher:
     """Build the client for URLs that requests name."""
     return UrlFetcher(settings.url_fetch, uploads=uploads)
 
@@ -104,6 +104,7 @@ def build_runner(
     pool: ModelPool,
     admission: AdmissionControl,
     fetcher: UrlFetcher,
+    uploads: BlobStore,
     workdir: Path,
 ) -> Runner:
     """Build the pipeline, behind admission control."""
@@ -112,7 +113,7 @@ def build_runner(
         max_seconds=limits.audio_seconds, timeout=limits.decode_timeout, workdir=workdir
     )
     pipeline = Pipeline(
-        opener=SourceOpener(decoder=decoder, fetcher=fetcher),
+        opener=SourceOpener(decoder=decoder, fetcher=fetcher, uploads=uploads),
         pool=pool,
         catalog=catalog,
         chunk_size=settings.whisper.chunk_size,

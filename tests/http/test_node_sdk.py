@@ -15,7 +15,7 @@ from server import REPOSITORY, Server
 from support import wav
 from tones import reference, sentences, text
 from whisperx_api_server.backends.fake import say
-from whisperx_api_server.uploads import UploadStore
+from whisperx_api_server.uploads import DiskBlobStore
 from whisperx_api_server.urls import UrlFetcher, UrlFetchSettings
 from whisperx_api_server.webhooks import Webhooks
 
@@ -62,7 +62,9 @@ def test_the_node_sdk(fake_server: Server, sdk: Path, tmp_path: Path) -> None:
     gate.allow(0)
     settings = gate.settings() | {"API_KEY": "secret", "LIMITS__QUEUE_SECONDS": "10"}
     webhooks = Webhooks(
-        UrlFetcher(UrlFetchSettings(timeout=1), uploads=UploadStore(workdir=tmp_path, max_bytes=1)),
+        UrlFetcher(
+            UrlFetchSettings(timeout=1), uploads=DiskBlobStore(workdir=tmp_path, max_bytes=1)
+        ),
         secret=SECRET,
     )
     body = json.dumps({"type": "transcription.completed", "data": {"text": "é"}}).encode()

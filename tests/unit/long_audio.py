@@ -22,7 +22,7 @@ from whisperx_api_server.audio import SAMPLE_RATE
 from whisperx_api_server.backends.base import ModelSpec
 from whisperx_api_server.backends.fake import say, silence
 from whisperx_api_server.catalog import Catalog
-from whisperx_api_server.domain import AudioClip, Source, TranscriptionRequest, UploadedFile
+from whisperx_api_server.domain import AudioClip, Source, TranscriptionRequest, Upload
 from whisperx_api_server.events import Event
 from whisperx_api_server.model_pool import ModelPool, PoolPolicy
 from whisperx_api_server.pipeline import Pipeline
@@ -40,8 +40,8 @@ class MapOpener(SourceOpener):
 
     @asynccontextmanager
     async def open(self, source: Source) -> AsyncIterator[AudioClip]:
-        assert isinstance(source, UploadedFile)
-        samples = np.memmap(source.path, dtype=np.float32, mode="r")
+        assert isinstance(source, Upload)
+        samples = np.memmap(source.id, dtype=np.float32, mode="r")
         yield AudioClip(samples=samples, sample_rate=SAMPLE_RATE)
 
 
@@ -86,9 +86,7 @@ async def transcribe(path: Path) -> dict[str, float]:
         ),
         chunk_size=30,
     )
-    request = TranscriptionRequest(
-        id="r", source=UploadedFile(path=path, filename=""), model="fake"
-    )
+    request = TranscriptionRequest(id="r", source=Upload(id=str(path)), model="fake")
     calls: Counter[str] = Counter()
 
     def count(_frame: FrameType, event: str, _argument: object) -> None:

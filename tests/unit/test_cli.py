@@ -38,7 +38,7 @@ from whisperx_api_server.domain import (
     OutputFormat,
     Samples,
     TranscriptionRequest,
-    UploadedFile,
+    Upload,
     Window,
 )
 from whisperx_api_server.request_fields import FormDefaults
@@ -353,7 +353,7 @@ def test_every_example_of_the_help_and_the_docs_can_be_run(
     requests: list[TranscriptionRequest] = []
 
     def run_nothing(files: Sequence[Path], _targets: object, order: Order, **_: object) -> None:
-        source = UploadedFile(path=files[0], filename=files[0].name)
+        source = Upload(id=files[0].name)
         form = order.translation() if order.translate else order.transcription()
         request, output = form.request("id", "cli", source, FormDefaults(model="small"))
         assert output.format == order.values["response_format"]

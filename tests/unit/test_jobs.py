@@ -22,7 +22,7 @@ from whisperx_api_server.domain import (
     StageTimes,
     Transcript,
     TranscriptionRequest,
-    UploadedFile,
+    Upload,
     WindowTranscript,
 )
 from whisperx_api_server.errors import Conflict, NotFound, Overloaded, Unavailable
@@ -30,7 +30,7 @@ from whisperx_api_server.events import Emit, Opened, StageBegan, WindowDone
 from whisperx_api_server.job_store import JobDirectoryError, JobSettings, JobStore
 from whisperx_api_server.jobs import LocalService
 from whisperx_api_server.runner import Checkpoint, Runner
-from whisperx_api_server.uploads import UploadStore
+from whisperx_api_server.uploads import DiskBlobStore
 from whisperx_api_server.urls import UrlFetcher, UrlFetchSettings
 from whisperx_api_server.webhooks import Webhooks
 
@@ -77,7 +77,17 @@ class Place:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.upload = directory / "upload"
+        self.uploads = DiskBlobStore(workdir=directory, max_bytes=9)
+
+    def files(self) -> set[str]:
+        """What lies there beside the jobs."""
+        return {path.name for path in self.directory.iterdir()} - {"jobs"}
+
+    async def upload(self) -> Upload:
+        async def chunks() -> AsyncIterator[bytes]:
+            yield b"sound"
+
+        return await self.uploads.put(chunks(), filename="a.wav")
 
     @asynccontextmanager
     async def service(
@@ -91,13 +101,13 @@ class Place:
         retry_window: float = 600,
     ) -> AsyncIterator[LocalService]:
         policy = UrlFetchSettings(allow_private_hosts=True, timeout=5)
-        uploads = UploadStore(workdir=self.directory, max_bytes=1)
         made = LocalService(
             cast("Runner", ScriptedRunner(work)),
             admission=AdmissionControl(1e9),
+            blobs=self.uploads,
             store=store(self.directory / "jobs", JobSettings(max_age=max_age, max_count=10)),
             webhooks=Webhooks(
-                UrlFetcher(policy, uploads=uploads), secret=secret, back_off=(back_off,)
+                UrlFetcher(policy, uploads=self.uploads), secret=secret, back_off=(back_off,)
             ),
             retry_window=retry_window,
         )
@@ -108,15 +118,15 @@ class Place:
             await made.close()
 
     async def submit(self, service: LocalService, **options: Any) -> Job:
-        self.upload.write_bytes(b"sound")
+        upload = await self.upload()
         request = TranscriptionRequest(
             id=ID,
-            source=UploadedFile(path=self.upload, filename="a.wav"),
+            source=upload,
             model="tiny",
             client="ann",
         )
         resources = AsyncExitStack()
-        resources.callback(self.upload.unlink)
+        resources.push_async_callback(self.uploads.release, upload)
         return await service.submit(request, OutputOptions(), resources, **options)
 
 
@@ -141,8 +151,7 @@ def test_a_job_ends_and_lets_go_of_its_upload(place: Place) -> None:
             assert service.active == 0
 
     asyncio.run(scenario())
-    assert not place.upload.exists()
-    assert {path.name for path in place.directory.iterdir()} == {"jobs"}
+    assert not place.files()
 
 
 def test_a_slow_reader_sees_the_end_too(place: Place) -> None:
@@ -185,7 +194,7 @@ def test_an_unexpected_error_fails_the_job_with_a_reason(
 
     asyncio.run(scenario())
     assert "secret detail" in caplog.text
-    assert not place.upload.exists()
+    assert not place.files()
 
 
 def test_it_is_not_at_its_end_while_something_is_missing(place: Place) -> None:
@@ -249,7 +258,7 @@ def test_a_job_waits_while_the_server_is_full(place: Place) -> None:
             assert seen[-1] == "completed"
 
     asyncio.run(scenario())
-    assert not place.upload.exists()
+    assert not place.files()
 
 
 def test_cancelling_ends_the_run_and_a_second_time_deletes(place: Place) -> None:
@@ -258,7 +267,7 @@ def test_cancelling_ends_the_run_and_a_second_time_deletes(place: Place) -> None
             await place.submit(service)
             await until(lambda: service.job(ID, "ann").state == "running")
             assert (await service.cancel(ID, "ann")).state == "cancelled"
-            assert not place.upload.exists()
+            assert not place.files()
             assert service.active == 0
             await service.cancel(ID, "ann")
             with pytest.raises(NotFound):
@@ -326,8 +335,7 @@ def test_results_of_runs_are_forgotten_while_the_server_is_idle(
         await emit(WindowDone(transcript=window, until=4.0))
 
     async def scenario() -> None:
-        place.upload.write_bytes(b"sound")
-        source = UploadedFile(path=place.upload, filename="a.wav", digest=b"sound")
+        source = await place.upload()
         request = TranscriptionRequest(id=ID, source=source, model="tiny", client="ann")
         async with place.service(hears, retry_window=0.5) as service:
             await service.run(request)
@@ -354,7 +362,7 @@ def test_the_next_start_fails_what_was_under_way_and_tells_of_it(place: Place) -
     with Receiver([500]) as receiver:
         asyncio.run(scenario(receiver.url))
     assert len(receiver.deliveries) == 2  # one refused, one accepted, none after that
-    assert not place.upload.exists()
+    assert not place.files()
 
 
 def test_an_undelivered_event_is_delivered_after_a_restart(place: Place) -> None:

@@ -43,7 +43,6 @@ from whisperx_api_server.domain import (
     Segment,
     SpeakerTurn,
     SpeechRegion,
-    UploadedFile,
     VadOptions,
     Window,
     WindowTranscript,
@@ -59,6 +58,7 @@ from whisperx_api_server.events import Emit, Event, SegmentsLabelled, StageBegan
 from whisperx_api_server.runner import Checkpoint
 from whisperx_api_server.runs import RunRegistry
 from whisperx_api_server.speakers import Labeller
+from whisperx_api_server.uploads import DiskBlobStore
 
 
 def into(stages: list[str], reached: list[float] | None = None) -> Emit:
@@ -148,12 +148,11 @@ def test_a_remembered_run_does_not_keep_its_recording(
     name = "poisoned" if ending == "fails" else "english"
 
     async def scene(world: World) -> None:
-        (tmp_path / name).write_bytes(b"")
-        source = UploadedFile(path=tmp_path / name, filename=name)
-        remembering = RunRegistry(world.runner, retry_window=600)
+        blobs = DiskBlobStore(workdir=tmp_path, max_bytes=1)
+        remembering = RunRegistry(world.runner, blobs, retry_window=600)
 
         async def watch() -> None:
-            async with remembering.join(world.request(name, source=source), "it") as run:
+            async with remembering.join(world.request(name), "it") as run:
                 await run.result()
 
         gc.disable()
@@ -183,10 +182,9 @@ def test_a_failure_is_logged_with_the_line_where_it_happened(
     monkeypatch.setattr(pipeline, place, broken)
 
     async def scene(world: World) -> None:
-        (tmp_path / "german").write_bytes(b"")
-        source = UploadedFile(path=tmp_path / "german", filename="")
-        request = world.request("german", source=source, diarize=DiarizeOptions())
-        async with RunRegistry(world.runner, retry_window=600).join(request, "it") as run:
+        request = world.request("german", diarize=DiarizeOptions())
+        blobs = DiskBlobStore(workdir=tmp_path, max_bytes=1)
+        async with RunRegistry(world.runner, blobs, retry_window=600).join(request, "it") as run:
             with pytest.raises((KeyError, TranscriptionFailed)):
                 await run.result()
 

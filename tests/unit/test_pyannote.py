@@ -29,7 +29,7 @@ from whisperx_api_server.domain import (
     Samples,
     SpeakerTurn,
     SpeechRegion,
-    UploadedFile,
+    Upload,
     VadOptions,
 )
 from whisperx_api_server.errors import InvalidRequest, ModelNotFound, NotInstalled
@@ -249,9 +249,7 @@ def test_embeddings_know_a_voice_again(
 def test_known_speakers_need_embeddings(
     diarizer: PyannoteDiarizer, dialogue: Utterance, tmp_path: Path
 ) -> None:
-    known = KnownSpeaker(
-        name="Adam", reference=UploadedFile(path=tmp_path / "adam.wav", filename="Adam")
-    )
+    known = KnownSpeaker(name="Adam", reference=Upload(id="adam"))
     found = diarizer.diarize(clip_of(dialogue.audio), DiarizeOptions(known_speakers=(known,)))
     assert set(found.embeddings) == speakers_of(found.turns)
 

@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
 from whisperx_api_server.domain import (
     AlignMode,
+    DiarizeOptions,
+    KnownSpeaker,
     OutputOptions,
+    RemoteUrl,
+    Source,
     TranscriptionRequest,
-    UploadedFile,
+    Upload,
 )
 from whisperx_api_server.errors import InvalidRequest, UnservableCombination
 from whisperx_api_server.request_fields import FormDefaults, ResultForm, validated
 from whisperx_api_server.transcription_fields import TranscriptionForm
 from whisperx_api_server.translation_fields import translation_fields
 
-SOURCE = UploadedFile(path=Path("a.wav"), filename="a.wav")
+SOURCE = Upload(id="a", filename="Grüße.wav", size=9, digest="0f")
 GERMAN = FormDefaults(model="small", language="de")
 
 
 def request_of(**fields: Any) -> TranscriptionRequest:
     form = validated(TranscriptionForm, {name.replace("__", "[]"): v for name, v in fields.items()})
     return form.request("id", "client", SOURCE, GERMAN)[0]
+
+
+@pytest.mark.parametrize("source", [SOURCE, RemoteUrl(url="https://a.example/b?c=d", param="url")])
+def test_requests_survive_json(source: Source) -> None:
+    request = request_of(language="de", diarize=True, response_format="verbose_json")
+    known = DiarizeOptions(known_speakers=(KnownSpeaker(name="Ann", reference=SOURCE),))
+    request = replace(request, source=source, diarize=known, watched=True)
+    adapter = TypeAdapter(TranscriptionRequest)
+    back = adapter.validate_json(adapter.dump_json(request))
+    assert repr(back) == repr(request)  # ids and names are not compared by ==
 
 
 @pytest.mark.parametrize(

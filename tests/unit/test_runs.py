@@ -1,9 +1,9 @@
-"""Runs: which requests share one, what is remembered of it, and that its files are its own."""
+"""Runs: which requests share one, what is remembered of it, and how long it holds its uploads."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -18,13 +18,14 @@ from whisperx_api_server.domain import (
     RemoteUrl,
     Transcript,
     TranscriptionRequest,
-    UploadedFile,
+    Upload,
     WindowTranscript,
 )
 from whisperx_api_server.errors import TranscriptionFailed
 from whisperx_api_server.events import Emit, Finished, Opened, Stage, StageBegan, WindowDone
 from whisperx_api_server.runner import Checkpoint, Runner
 from whisperx_api_server.runs import Run, RunRegistry
+from whisperx_api_server.uploads import BlobStore, DiskBlobStore
 
 Work = Callable[[TranscriptionRequest, Emit, Checkpoint], Awaitable[None]]
 
@@ -67,21 +68,32 @@ def window(index: int) -> WindowTranscript:
     )
 
 
+def is_empty(folder: Path) -> bool:
+    return not any(folder.iterdir())
+
+
 def make(
-    work: Work, *, clock: Clock | None = None, window: float = 600
+    work: Work,
+    *,
+    clock: Clock | None = None,
+    window: float = 600,
+    blobs: BlobStore | None = None,
 ) -> tuple[RunRegistry, ScriptedRunner]:
     runner = ScriptedRunner(work)
-    made = RunRegistry(cast("Runner", runner), retry_window=window, clock=clock or Clock())
+    made = RunRegistry(
+        cast("Runner", runner),
+        blobs or DiskBlobStore(workdir=Path("nowhere"), max_bytes=1),
+        retry_window=window,
+        clock=clock or Clock(),
+    )
     return made, runner
 
 
 @pytest.fixture
-def request_(tmp_path: Path) -> TranscriptionRequest:
-    path = tmp_path / "upload"
-    path.write_bytes(b"sound")
+def request_() -> TranscriptionRequest:
     return TranscriptionRequest(
         id="one",
-        source=UploadedFile(path=path, filename="a.wav", digest=b"sound"),
+        source=Upload(id="upload", digest="sound"),
         model="tiny",
         client="ann",
     )
@@ -96,12 +108,12 @@ async def finish(
 
 
 def test_identity_is_content_parameters_and_client(request_: TranscriptionRequest) -> None:
-    copy = UploadedFile(path=Path("copy"), filename="b.mp3", digest=b"sound")
-    other = UploadedFile(path=Path("other"), filename="a.wav", digest=b"other sound")
-    voice = UploadedFile(path=Path("voice"), filename="Ann", digest=b"ann's voice")
-    same_voice = replace(voice, path=Path("same"), filename="Bob")
+    copy = Upload(id="copy", digest="sound")
+    other = Upload(id="other", digest="other sound")
+    voice = Upload(id="voice", digest="ann's voice")
+    same_voice = replace(voice, id="same")
 
-    def known(name: str, reference: UploadedFile) -> TranscriptionRequest:
+    def known(name: str, reference: Upload) -> TranscriptionRequest:
         speaker = KnownSpeaker(name=name, reference=reference)
         return replace(request_, diarize=DiarizeOptions(known_speakers=(speaker,)))
 
@@ -133,7 +145,7 @@ def test_urls_unknown_content_and_a_window_of_zero_share_nothing(
     made, _ = make(at_once)
     url = replace(request_, source=RemoteUrl(url="http://a.example/b.wav"))
     assert made.identity(url) is None
-    unknown = UploadedFile(path=Path("upload"), filename="a.wav")
+    unknown = Upload(id="upload")
     assert made.identity(replace(request_, source=unknown)) is None
     made, _ = make(at_once, window=0)
     assert made.identity(request_) is None
@@ -178,33 +190,57 @@ def test_only_so_much_is_remembered(
     asyncio.run(scenario())
 
 
-def test_a_run_reads_files_of_its_own(request_: TranscriptionRequest, tmp_path: Path) -> None:
+def test_a_run_holds_its_uploads_until_it_ends(
+    request_: TranscriptionRequest, tmp_path: Path
+) -> None:
     read: list[bytes] = []
-    gone = asyncio.Event()
+    released = asyncio.Event()
+    blobs = DiskBlobStore(workdir=tmp_path, max_bytes=9)
+
+    async def content(sound: bytes) -> AsyncIterator[bytes]:
+        yield sound
 
     async def work(request: TranscriptionRequest, emit: Emit, checkpoint: Checkpoint) -> None:
-        await gone.wait()
-        assert isinstance(request.source, UploadedFile)
-        assert request.diarize is not None
-        paths = (request.source.path, request.diarize.known_speakers[0].reference.path)
-        read.extend(path.read_bytes() for path in paths)
+        await released.wait()
+        for upload in request.uploads:
+            async with blobs.open(upload) as path:
+                read.append(path.read_bytes())
 
     async def scenario() -> None:
-        voice = tmp_path / "voice"
-        voice.write_bytes(b"voice")
-        reference = UploadedFile(path=voice, filename="Ann")
-        speaker = KnownSpeaker(name="Ann", reference=reference)
-        request = replace(request_, diarize=DiarizeOptions(known_speakers=(speaker,)))
-        made, _ = make(work)
+        sound = await blobs.put(content(b"sound"), filename="a.wav")
+        voice = await blobs.put(content(b"voice"), filename="Ann")
+        speaker = KnownSpeaker(name="Ann", reference=voice)
+        diarize = DiarizeOptions(known_speakers=(speaker,))
+        request = replace(request_, source=sound, diarize=diarize)
+        made, _ = make(work, blobs=blobs)
         async with made.join(request, "x") as run:
-            (tmp_path / "upload").unlink()
-            voice.unlink()
-            gone.set()
+            await blobs.release(sound)
+            await blobs.release(voice)
+            released.set()
             await run.result()
-            await asyncio.sleep(0)
+            assert is_empty(tmp_path)
 
     asyncio.run(scenario())
     assert read == [b"sound", b"voice"]
+
+
+def test_a_run_that_is_withdrawn_before_it_begins_releases_its_upload(
+    request_: TranscriptionRequest, tmp_path: Path
+) -> None:
+    blobs = DiskBlobStore(workdir=tmp_path, max_bytes=9)
+
+    async def content() -> AsyncIterator[bytes]:
+        yield b"sound"
+
+    async def scenario() -> None:
+        sound = await blobs.put(content(), filename="a.wav")
+        made, runner = make(at_once, blobs=blobs)
+        async with made.join(replace(request_, source=sound), "x"):
+            pass
+        assert runner.begun == 0
+        await blobs.release(sound)
+
+    asyncio.run(scenario())
     assert list(tmp_path.iterdir()) == []
 
 

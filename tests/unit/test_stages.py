@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from whisperx_api_server.batch_policy import BatchLimits
 from whisperx_api_server.domain import (
     DecodeOptions,
     TranscriptionRequest,
-    UploadedFile,
+    Upload,
     Window,
     WindowTranscript,
 )
@@ -60,7 +59,7 @@ def test_a_window_waits_for_a_model_that_is_loaded_again(caplog: pytest.LogCaptu
         return Mortal()
 
     async def scene(lane: Lane[Transcriber]) -> str:
-        source = UploadedFile(path=Path("a"), filename="a")
+        source = Upload(id="a")
         request = TranscriptionRequest(id="r", source=source, model="m")
         engine = Transcribing(lane, request, lane.model.capabilities)
         loading.clear()

@@ -21,10 +21,10 @@ import pytest
 
 from whisperx_api_server import urls
 from whisperx_api_server.audio import SAMPLE_RATE, AudioDecoder
-from whisperx_api_server.domain import RemoteUrl, UploadedFile
+from whisperx_api_server.domain import RemoteUrl
 from whisperx_api_server.errors import InvalidAudio, InvalidRequest, TooLarge
 from whisperx_api_server.sources import SourceOpener
-from whisperx_api_server.uploads import UploadStore
+from whisperx_api_server.uploads import DiskBlobStore
 from whisperx_api_server.urls import SystemResolver, UrlFetcher, UrlFetchSettings, is_public_address
 
 pytestmark = pytest.mark.anyio
@@ -135,7 +135,7 @@ def fetcher_with(workdir: Path, names: Names) -> Callable[..., UrlFetcher]:
             allow_private_hosts=allow_private_hosts,
             timeout=timeout,
         )
-        uploads = UploadStore(workdir=workdir, max_bytes=max_bytes)
+        uploads = DiskBlobStore(workdir=workdir, max_bytes=max_bytes)
         return UrlFetcher(policy, uploads=uploads, resolve=names.resolve)
 
     return make
@@ -147,8 +147,8 @@ def fetcher(fetcher_with: Callable[..., UrlFetcher]) -> UrlFetcher:
 
 
 async def fetch(fetcher: UrlFetcher, url: str) -> bytes:
-    async with fetcher.open(url) as file:
-        return await asyncio.to_thread(file.path.read_bytes)
+    async with fetcher.open(url) as path:
+        return await asyncio.to_thread(path.read_bytes)
 
 
 def is_empty(folder: Path) -> bool:
@@ -164,9 +164,9 @@ async def test_fetches_into_a_file_that_is_deleted(
     data = bytes(range(256)) * 1000
     site.put_file("/a.mp3?signature=x%2Fy", data)
 
-    async with fetcher.open(site.url("/a.mp3?signature=x%2Fy")) as file:
-        assert file.path.parent == workdir
-        assert file.path.read_bytes() == data
+    async with fetcher.open(site.url("/a.mp3?signature=x%2Fy")) as path:
+        assert path.parent == workdir
+        assert path.read_bytes() == data
     assert is_empty(workdir)
     assert "accept-encoding: identity" in site.requests[0].lower()
 
@@ -639,7 +639,7 @@ async def test_silent_name_servers_hold_up_no_upload(
         raise OSError
 
     monkeypatch.setattr(socket, "getaddrinfo", silent)
-    uploads = UploadStore(workdir=workdir, max_bytes=10_000_000)
+    uploads = DiskBlobStore(workdir=workdir, max_bytes=10_000_000)
     fetcher = UrlFetcher(UrlFetchSettings(timeout=60), uploads=uploads)
     asking = [asyncio.create_task(fetcher.check(f"http://{host}.example/")) for host in range(100)]
 
@@ -649,8 +649,8 @@ async def test_silent_name_servers_hold_up_no_upload(
 
     try:
         async with asyncio.timeout(20):
-            saved = await uploads.save(chunks(), filename="a.wav")
-            await uploads.discard(saved)
+            saved = await uploads.put(chunks(), filename="a.wav")
+            await uploads.release(saved)
             await asyncio.to_thread(is_empty, workdir)
         assert not any(task.done() for task in asking)
     finally:
@@ -672,10 +672,13 @@ async def test_opens_uploads_and_urls_alike(
     site.put_file("/a", path.read_bytes())
     site.put_file("/text", b"no sound")
     decoder = AudioDecoder(max_seconds=60, timeout=60, workdir=workdir)
-    opener = SourceOpener(decoder=decoder, fetcher=fetcher)
+    uploads = DiskBlobStore(workdir=workdir, max_bytes=1)
+    opener = SourceOpener(decoder=decoder, fetcher=fetcher, uploads=uploads)
+    upload = uploads.adopt(path)
 
-    async with opener.open(UploadedFile(path=path, filename="a.wav")) as uploaded:
+    async with opener.open(upload) as uploaded:
         assert uploaded.duration == 1.0
+    await uploads.release(upload)
     async with opener.open(RemoteUrl(url=site.url("/a"))) as fetched:
         assert is_empty(workdir)
         assert (fetched.samples == uploaded.samples).all()

@@ -14,7 +14,7 @@ from openai import InvalidWebhookSignatureError, OpenAI
 from receiver import Receiver
 from whisperx_api_server.config import ConfigurationError, load_settings
 from whisperx_api_server.errors import InvalidRequest, NotConfigured
-from whisperx_api_server.uploads import UploadStore
+from whisperx_api_server.uploads import DiskBlobStore
 from whisperx_api_server.urls import UrlFetcher, UrlFetchSettings
 from whisperx_api_server.webhooks import Webhooks
 
@@ -28,7 +28,7 @@ Make = Callable[..., Webhooks]
 def make(tmp_path: Path) -> Make:
     def made(*, secret: str | None = SECRETS[0], private: bool = True, tries: int = 3) -> Webhooks:
         policy = UrlFetchSettings(allow_private_hosts=private, timeout=5)
-        fetcher = UrlFetcher(policy, uploads=UploadStore(workdir=tmp_path, max_bytes=1))
+        fetcher = UrlFetcher(policy, uploads=DiskBlobStore(workdir=tmp_path, max_bytes=1))
         return Webhooks(fetcher, secret=secret, back_off=(0.001,) * (tries - 1))
 
     return made

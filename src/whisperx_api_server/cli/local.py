@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..admission import AdmissionControl
 from ..config import Settings
-from ..domain import OutputOptions, TranscriptionRequest, UploadedFile
+from ..domain import OutputOptions, TranscriptionRequest
 from ..errors import ServiceError
 from ..events import Emit, Event, Progress
 from ..formats import render
@@ -21,7 +21,7 @@ from ..logging_setup import configure_logging
 from ..request_fields import FormDefaults
 from ..routers.voice_samples import save_references
 from ..runner import Checkpoint, Runner
-from ..uploads import UploadStore
+from ..uploads import DiskBlobStore
 from ..wiring import build_catalog, build_fetcher, build_pool, build_runner, form_defaults
 from .console import ProgressReporter, clock
 from .order import Order, TranscriptionFailure
@@ -44,11 +44,11 @@ async def local_engine(settings: Settings) -> AsyncIterator[LocalEngine]:
     with tempfile.TemporaryDirectory(prefix="whisperx-api-server-") as directory:
         workdir = Path(directory)
         pool = build_pool(settings)
-        uploads = UploadStore(workdir=workdir, max_bytes=settings.limits.upload_bytes)
+        uploads = DiskBlobStore(workdir=workdir, max_bytes=settings.limits.upload_bytes)
         fetcher = build_fetcher(settings, uploads)
         # The queue's limit is for many clients; here there is only one.
         admission = AdmissionControl(math.inf)
-        runner = build_runner(settings, catalog, pool, admission, fetcher, workdir)
+        runner = build_runner(settings, catalog, pool, admission, fetcher, uploads, workdir)
         try:
             yield LocalEngine(runner, uploads, form_defaults(settings, catalog))
         finally:
@@ -58,7 +58,7 @@ async def local_engine(settings: Settings) -> AsyncIterator[LocalEngine]:
 class LocalEngine:
     """Runs recordings through one runner, so that their windows share batches."""
 
-    def __init__(self, runner: Runner, uploads: UploadStore, defaults: FormDefaults) -> None:
+    def __init__(self, runner: Runner, uploads: DiskBlobStore, defaults: FormDefaults) -> None:
         self._runner = runner
         self._uploads = uploads
         self._defaults = defaults
@@ -80,7 +80,8 @@ class LocalEngine:
     async def _request(
         self, file: Path, order: Order, stack: AsyncExitStack
     ) -> tuple[TranscriptionRequest, OutputOptions]:
-        source = UploadedFile(path=file, filename=file.name)
+        source = self._uploads.adopt(file)
+        stack.push_async_callback(self._uploads.release, source)
         named = (uuid.uuid4().hex, "cli", source, self._defaults)
         if order.translate:
             return order.translation().request(*named)

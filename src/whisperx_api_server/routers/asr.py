@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..answers.asr import DetectedLanguage
 from ..asr_formats import AsrOutput, render_asr
-from ..domain import OutputFormat, TranscriptionRequest, UploadedFile
+from ..domain import OutputFormat, TranscriptionRequest, Upload
 from ..errors import MissingParameter, UnservableCombination
 from ..languages import language_name
 from ..request_fields import FormDefaults, validated
@@ -67,9 +67,7 @@ class AsrQuery(DetectionQuery):
         """Whether the answer shows words."""
         return self.word_timestamps and self.output == "json"
 
-    def request(
-        self, client: str, source: UploadedFile, defaults: FormDefaults
-    ) -> TranscriptionRequest:
+    def request(self, client: str, source: Upload, defaults: FormDefaults) -> TranscriptionRequest:
         """What to do.
 
         Raises:
@@ -152,7 +150,7 @@ async def detect_language(
     }
 
 
-def _upload(form: Form) -> UploadedFile:
+def _upload(form: Form) -> Upload:
     uploads = form.uploads(FILE)
     if len(uploads) != 1:
         raise MissingParameter(f"send exactly one file as {FILE}", param=FILE)

@@ -21,7 +21,7 @@ from ..loop_lag import LoopLag
 from ..model_pool import ModelPool
 from ..request_fields import FormDefaults
 from ..text_service import TextService
-from ..uploads import UploadStore
+from ..uploads import BlobStore
 
 T = TypeVar("T")
 
@@ -40,7 +40,7 @@ class Services:
     admission: AdmissionControl
     catalog: Catalog
     keys: KeyRing
-    uploads: UploadStore
+    uploads: BlobStore
     max_upload_bytes: int
     defaults: FormDefaults
     preloaded: asyncio.Event

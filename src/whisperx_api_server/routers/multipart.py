@@ -17,9 +17,9 @@ from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from ..domain import UploadedFile
+from ..domain import Upload
 from ..errors import InvalidRequest, TooLarge
-from ..uploads import UploadStore
+from ..uploads import BlobStore
 from .body import read_body
 
 MAX_FIELDS = 500
@@ -48,20 +48,20 @@ class Form:
     """What a request sent: fields as (name, value) in order, and files by field name."""
 
     fields: list[tuple[str, str]] = field(default_factory=list)
-    files: list[tuple[str, UploadedFile]] = field(default_factory=list)
+    files: list[tuple[str, Upload]] = field(default_factory=list)
 
     def values(self, name: str) -> list[str]:
         """All values of a field, also when it was sent as `name[]`."""
         return [value for key, value in self.fields if key in (name, f"{name}[]")]
 
-    def uploads(self, *names: str) -> list[UploadedFile]:
+    def uploads(self, *names: str) -> list[Upload]:
         """The files of these fields, in the order sent."""
         return [upload for name, upload in self.files if name in names]
 
 
 @asynccontextmanager
 async def read_form(
-    request: Request, store: UploadStore, *, max_bytes: int, pcm: bool = False
+    request: Request, store: BlobStore, *, max_bytes: int, pcm: bool = False
 ) -> AsyncIterator[Form]:
     """The form of a request; its files are deleted at the end.
 
@@ -87,7 +87,7 @@ async def read_form(
         yield form
     finally:
         for _, upload in form.files:
-            await store.discard(upload)
+            await store.release(upload)
 
 
 def field_name(sent: str) -> str:
@@ -110,7 +110,7 @@ async def _read_urlencoded(request: Request, form: Form) -> None:
 async def _read_multipart(
     request: Request,
     options: Mapping[bytes, bytes],
-    store: UploadStore,
+    store: BlobStore,
     form: Form,
     max_bytes: int,
     file_header: bytes,
@@ -126,12 +126,12 @@ async def _read_multipart(
         shown = part.name[:60]
         if part.name in FILE_FIELDS:
             content = _after(file_header, parts.content())
-            saved = await store.save(content, filename=part.filename or "", param=shown)
-            size = saved.path.stat().st_size
+            saved = await store.put(content, filename=part.filename or "", param=shown)
+            size = saved.size
             if size or part.filename:
                 form.files.append((part.name, saved))
             else:  # a form's file input in which nothing was chosen
-                await store.discard(saved)
+                await store.release(saved)
             file_bytes += size
             if len(form.files) > MAX_FILES:
                 raise TooLarge(f"the form has more than {MAX_FILES} files", param=shown)

@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack
 from ..domain import KnownSpeaker
 from ..errors import InvalidRequest
 from ..transcription_fields import TranscriptionForm
-from ..uploads import UploadStore
+from ..uploads import BlobStore
 
 PARAM = "known_speaker_references[]"
 
@@ -22,7 +22,7 @@ _LONGEST_HEADER = 256
 
 
 async def save_references(
-    fields: TranscriptionForm, uploads: UploadStore, stack: AsyncExitStack
+    fields: TranscriptionForm, uploads: BlobStore, stack: AsyncExitStack
 ) -> tuple[KnownSpeaker, ...]:
     """The form's known speakers; `stack` deletes their files.
 
@@ -33,8 +33,8 @@ async def save_references(
     for name, reference in zip(
         fields.known_speaker_names, fields.known_speaker_references, strict=True
     ):
-        saved = await uploads.save(_content(reference), filename=name, param=PARAM)
-        stack.push_async_callback(uploads.discard, saved)
+        saved = await uploads.put(_content(reference), filename=name, param=PARAM)
+        stack.push_async_callback(uploads.release, saved)
         known.append(KnownSpeaker(name=name, reference=saved))
     return tuple(known)
 
