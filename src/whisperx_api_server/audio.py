@@ -1,8 +1,8 @@
-"""Any recording, in any container or codec, as 16 kHz mono samples on a memory map.
+"""Decodes recordings of any container or codec to 16 kHz mono samples on a memory map.
 
-ffmpeg does the decoding, in a process of its own; its channels are mixed here, into a file without
-a name, which no crash can leave behind. Only a short WAV file that has the right rate already is
-read here, because starting ffmpeg takes longer than that.
+ffmpeg decodes in a separate process. Its channels are mixed here, into an unnamed file that a crash
+cannot leave behind. Only a short WAV file with the right sample rate is read directly, because
+starting ffmpeg takes longer.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ from .errors import DiskFull, InvalidAudio, TooLarge
 from .ffmpeg import find_ffmpeg, run_ffmpeg
 
 SAMPLE_RATE = 16_000
-"""Hz; what Whisper, wav2vec2, Parakeet, pyannote and Silero all listen to."""
+"""Hz; the sample rate of Whisper, wav2vec2, Parakeet, pyannote and Silero."""
 
 _SAMPLE_BYTES = np.dtype(np.float32).itemsize
 _COPY_BYTES = 4 * 1024**2
-_PLAIN_WAV_BYTES = 2 * 60 * SAMPLE_RATE  # a minute; it is held in memory
-_SMALL_FILE_BYTES = 8 * 1024**2  # 9 minutes of mp3 at 128 kbit/s; decoded in seconds
+_PLAIN_WAV_BYTES = 2 * 60 * SAMPLE_RATE  # a minute, held in memory
+_SMALL_FILE_BYTES = 8 * 1024**2  # 9 minutes of mp3 at 128 kbit/s, decoded in seconds
 _SMALL_FILE_SECONDS = 2.0
 _LONG_CLIP_BYTES = 64 * 1024**2  # 17 minutes
 _RELEASE_INTERVAL = 1.0  # s
 
 
 class AudioDecoder:
-    """Decodes files, a few at a time.
+    """Decodes a limited number of files at a time.
 
-    Small files have places of their own: they never wait for hours of audio that are decoded.
+    Small files have their own slots, so that they never wait for hours of audio to be decoded.
 
     Args:
-        max_seconds: longest recording; a longer one is refused as soon as that much is decoded.
-        timeout: seconds that ffmpeg may take for one file.
+        max_seconds: maximum length; a longer recording is refused once that much is decoded.
+        timeout: maximum seconds that ffmpeg may take for one file.
         workdir: an existing directory with room for `2 * concurrency` decoded recordings
-            (64 kB a second).
-        concurrency: how many ffmpeg processes run at once for small files, and for large ones.
+            (64 kB per second).
+        concurrency: number of ffmpeg processes for small files, and for large files.
     """
 
     def __init__(
@@ -67,16 +67,16 @@ class AudioDecoder:
 
     @asynccontextmanager
     async def open(self, path: Path, *, param: str = "file") -> AsyncIterator[AudioClip]:
-        """The recording in the file: 16 kHz, mono, in [-1, 1], read-only, on a memory map.
+        """Decode a file to read-only samples on a memory map: 16 kHz, mono, in [-1, 1].
 
-        Its clock is the container's: what that leaves out is silence. `param` is the form field
-        that errors name. Cancelling kills ffmpeg. The samples may outlive the context: their disk
-        space is freed with the last reference.
+        Times follow the container's time stamps, and gaps in them become silence. `param` is the
+        form field that errors name. Cancelling kills ffmpeg. The samples may outlive the context:
+        their disk space is freed with the last reference.
 
         Raises:
-            InvalidAudio: not audio, no audio stream, no samples, or the file ends too early.
+            InvalidAudio: not audio, no audio stream, no samples, or a truncated file.
             TooLarge: longer than `max_seconds`.
-            NotInstalled: there is no ffmpeg.
+            NotInstalled: ffmpeg was not found.
             Unavailable: the disk is full, or ffmpeg took longer than `timeout`.
         """
         file_size = await asyncio.to_thread(os.path.getsize, path)
@@ -115,7 +115,7 @@ class AudioDecoder:
                 moving.cancel()
 
     async def _move(self, place: AsyncExitStack) -> None:
-        """Move a small file that holds hours to a place for large ones, once there is one."""
+        """Move a small file that takes long to a slot for large files, once one is free."""
         await asyncio.sleep(_SMALL_FILE_SECONDS)
         await self._large.acquire()
         await place.aclose()
@@ -147,9 +147,9 @@ class AudioDecoder:
     async def _mix(
         self, path: Path, file: FileIO, param: str
     ) -> tuple[int, Sequence[tuple[int, int]]]:
-        """Write the recording's samples, up to a little more than are allowed.
+        """Write the recording's samples, up to slightly more than the maximum.
 
-        How many there are, and the gaps in them, both in samples: (where, how long).
+        Returns the number of samples, and the gaps as (position, length), both in samples.
         """
         executable = self._ffmpeg
         source, sink = os.pipe()
@@ -163,7 +163,7 @@ class AudioDecoder:
         try:
             exit_code, log = await run_ffmpeg(executable, path, sink, max_seconds=self._timeout)
         finally:
-            await asyncio.wait([mixing])  # it ends with ffmpeg, and must before the file is closed
+            await asyncio.wait([mixing])  # it ends with ffmpeg; the file must stay open until then
         count = mixing.result()
         self._refuse_too_long(count, param)
         log.check(exit_code, param)
@@ -176,7 +176,7 @@ class AudioDecoder:
 
 
 def _read_plain_wav(path: Path) -> Samples | None:
-    """The samples of a complete 16-bit, 16 kHz, mono WAV file; None leaves it to ffmpeg."""
+    """Read a complete 16-bit, 16 kHz, mono WAV file; None if ffmpeg must decode the file."""
     try:
         with wave.open(str(path), "rb") as file:
             if (file.getnchannels(), file.getsampwidth(), file.getframerate()) != (
@@ -197,7 +197,7 @@ def _read_plain_wav(path: Path) -> Samples | None:
 
 
 def _copy_with_gaps(source: FileIO, target: FileIO, gaps: Sequence[tuple[int, int]]) -> None:
-    """Copy samples and leave the gaps out: they read as silence, and take no space on the disk."""
+    """Copy samples and leave holes for the gaps, which read as silence and take no disk space."""
     source.seek(0)
     try:
         for position, length in gaps:
@@ -216,10 +216,10 @@ def _copy(source: FileIO, target: FileIO, size: int) -> None:
 
 
 async def _release_pages(mapping: mmap.mmap) -> None:
-    """Keep a long recording out of this process's resident memory while it is worked through.
+    """Keep a long recording out of this process's resident memory while it is processed.
 
-    Pages that were read count as resident until the kernel runs short. Released ones come back
-    from the page cache when they are touched again.
+    Pages that were read count as resident until the kernel needs memory. Released pages are
+    mapped again from the page cache when they are accessed.
     """
     while True:
         await asyncio.sleep(_RELEASE_INTERVAL)

@@ -1,8 +1,8 @@
-"""Transcript -> subtitle cues: short enough to read, one after the other.
+"""Splits a transcript into subtitle cues that are short enough to read and do not overlap.
 
 Two lines of 42 characters and seven seconds are the limits of Netflix's timed text style guide;
-East Asian characters count twice. Times are whole milliseconds, because subtitle files hold no
-finer ones and rounding later could make cues overlap.
+East Asian characters count twice. Times are whole milliseconds, the resolution of subtitle files:
+rounding later could make cues overlap.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from .sentences import CLAUSE_END, split_sentences, word_spans
 LINE_WIDTH = 42
 MAX_CUE_MS = 7000
 MIN_CUE_MS = 500
-"""What a cue without length gets where there is room."""
+"""Duration of a cue without one, if there is room."""
 MIN_START_GAP_MS = 20
-"""What separates the starts of two cues that would start together."""
+"""Minimum distance between the starts of two cues."""
 MAX_PREFIX_WIDTH = 20
-"""A longer speaker name widens the line rather than leaving the text no room."""
+"""Columns; a longer speaker name widens the line instead of narrowing the text."""
 
 _ARROW = re.compile(r"-[- ]*>")
 _LOPSIDED = 0.2
@@ -33,7 +33,7 @@ _LOPSIDED = 0.2
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Line:
-    """One line of a cue; `marked` is the highlighted word in it, mostly none."""
+    """One line of a cue; `marked` is the highlighted word in it, if any."""
 
     before: str
     marked: str = ""
@@ -42,7 +42,7 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cue:
-    """What is shown from `start` to `end`, in milliseconds."""
+    """Lines that are shown from `start` to `end`, in milliseconds."""
 
     start: int
     end: int
@@ -50,9 +50,9 @@ class Cue:
 
 
 def make_cues(segments: Iterable[Segment], *, highlight_words: bool) -> list[Cue]:
-    """Cues in order, none empty, none longer than 7 s, none overlapping the next.
+    """Make non-empty, non-overlapping cues of at most 7 s, in order.
 
-    `highlight_words` makes one cue a word, that word marked, wherever a segment has words.
+    `highlight_words` makes one cue per word, with that word marked, if a segment has words.
     """
     cues = [
         cue
@@ -64,12 +64,12 @@ def make_cues(segments: Iterable[Segment], *, highlight_words: bool) -> list[Cue
 
 
 def speaker_prefix(segment: Segment) -> str:
-    """`[SPEAKER_00]: `, or nothing where nobody is named."""
+    """`[SPEAKER_00]: `, or nothing without a speaker."""
     return "" if segment.speaker is None else f"[{plain(segment.speaker)}]: "
 
 
 def plain(text: str) -> str:
-    """The text on one line, without an arrow that a reader could take for a cue's times."""
+    """Put a text on one line, without arrows that a parser could read as a cue's times."""
     return _ARROW.sub("->", " ".join(text.split()))
 
 
@@ -88,7 +88,7 @@ def _in_turn(cues: Sequence[Cue]) -> list[Cue]:
 
 
 class _Sheet:
-    """One segment's text on one line, and when each of its characters is said."""
+    """One segment's text on one line, with a time for each character."""
 
     def __init__(self, segment: Segment) -> None:
         self._text = plain(segment.text)
@@ -117,7 +117,7 @@ class _Sheet:
         return Cue(start=self._start(first), end=self._end(last), lines=lines)
 
     def _highlighted(self, first: int, last: int) -> Iterator[Cue]:
-        """One cue a word of text[first:last], and unmarked ones in the pauses between."""
+        """One cue per word of text[first:last], and unmarked cues in the pauses."""
         ranges = self._line_ranges(first, last)
         unmarked = self._lines(ranges)
         shown = None
@@ -132,7 +132,7 @@ class _Sheet:
         if shown is None:
             yield self._cue(first, last)
 
-    # When: characters stand in words, and words have times; inside a word time flows evenly.
+    # Times: characters belong to words, which have times; within a word they are interpolated.
 
     def _start(self, place: int) -> int:
         return self._time(place, max(0, bisect_right(self._firsts, place) - 1))
@@ -145,7 +145,7 @@ class _Sheet:
         part = min(max((place - first) / max(1, last - first), 0.0), 1.0)
         return _milliseconds(word.start + part * (word.end - word.start))
 
-    # Where: a break lies before the character that begins the next cue or line.
+    # Breaks: a break is the index of the character that begins the next cue or line.
 
     def _may_break(self, place: int) -> bool:
         text = self._text
@@ -157,7 +157,7 @@ class _Sheet:
         return unicodedata.category(text[place]) not in ("Mn", "Mc", "Me", "Pe", "Pf", "Po", "Lm")
 
     def _divide(self, first: int, last: int) -> list[tuple[int, int]]:
-        """text[first:last] in parts that fit a cue."""
+        """Divide text[first:last] into parts that fit a cue."""
         parts = []
         waiting = [(first, last)]
         while waiting:
@@ -178,9 +178,9 @@ class _Sheet:
         )
 
     def _inner_breaks(self, first: int, last: int) -> list[int]:
-        """Places to break text[first:last] at; inside an endless word, if it is one.
+        """Find the places to break text[first:last], inside the word if it is a single long one.
 
-        Not after the dot of "Mr." or of an initial, unless there is no other place.
+        Excludes the place after the dot of "Mr." or of an initial, unless it is the only one.
         """
         inner = self._breaks[bisect_right(self._breaks, first) : bisect_left(self._breaks, last)]
         if inner or self._width(first, last) <= LINE_WIDTH:
@@ -188,12 +188,12 @@ class _Sheet:
         return [(first + last) // 2]
 
     def _abbreviated(self, place: int) -> bool:
-        """Whether a dot that ends no sentence stands before that place."""
+        """Whether the place follows a dot that does not end a sentence."""
         end = place - (self._text[place - 1] == " ")
         return self._text[end - 1] == "." and end not in self._sentence_ends
 
     def _best_break(self, first: int, last: int) -> int | None:
-        """Sentence ends before clause ends before words; of equals, nearest to the middle."""
+        """Prefer sentence ends, then clause ends, then words; among equals, the most central."""
         total = max(1, self._width(first, last))
 
         def badness(place: int) -> tuple[int, float]:
@@ -210,7 +210,7 @@ class _Sheet:
         return min(self._inner_breaks(first, last), key=badness, default=None)
 
     def _line_ranges(self, first: int, last: int) -> list[tuple[int, int]]:
-        """One line, or the two whose wider one is narrowest."""
+        """One line, or the two lines whose wider one is narrowest."""
         if self._width(first, last, indented=True) <= LINE_WIDTH:
             return [(first, last)]
         place = min(
@@ -221,7 +221,7 @@ class _Sheet:
         return [(first, last)] if place is None else [(first, place), (place, last)]
 
     def _width(self, first: int, last: int, *, indented: bool = False) -> int:
-        """Columns of text[first:last], the space at its end not counted."""
+        """Columns of text[first:last], without a trailing space."""
         columns = self._columns[last] - self._columns[first] - (self._text[last - 1] == " ")
         return columns + self._indent if indented else columns
 

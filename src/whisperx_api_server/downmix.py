@@ -1,7 +1,7 @@
-"""All channels of a recording become one, such that none cancels another.
+"""Mixes the channels of a recording to mono without cancelling channels of opposite phase.
 
-Where a side is inverted (a cable with crossed wires, a karaoke track), the plain mean of two sides
-is silence. So a channel whose correlation with those before it is below -0.5 is subtracted.
+If one side is inverted (a cable with crossed wires, a karaoke track), the mean of both sides
+is silence. So a channel whose correlation with the previous ones is below -0.5 is subtracted.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from numpy.typing import NDArray
 from .domain import Samples
 from .errors import DiskFull
 
-_BLOCK_FRAMES = 4096  # 0.26 s: signs are chosen anew for each block
+_BLOCK_FRAMES = 4096  # 0.26 s; signs are chosen for each block
 _FRONT_CENTER = 0x4  # in WAVEFORMATEXTENSIBLE's channel mask
 _SAMPLE_BYTES = 4
 
 
 class Downmixer:
-    """Mixes blocks of one recording; the signs of its channels carry over to the next block.
+    """Mixes blocks of one recording, and keeps the signs of its channels between blocks.
 
-    `weights` has one for each channel; only their ratios count.
+    `weights` has one value per channel; only their ratios matter.
     """
 
     def __init__(self, weights: NDArray[np.float32]) -> None:
         self._gains = weights / weights.sum()
 
     def mix(self, frames: NDArray[np.float32]) -> Samples:
-        """The mix of a block: (frames, channels) -> (frames,), both in [-1, 1].
+        """Mix a block: (frames, channels) -> (frames,), both in [-1, 1].
 
-        Samples beyond are clipped, NaN is silenced: lossy codecs and float files have both.
+        Samples out of range are clipped and NaN becomes 0: lossy codecs and float files have both.
         """
         if not (frames.max() <= 1 and frames.min() >= -1):  # NaN compares false
             frames = np.clip(np.nan_to_num(frames, nan=0.0), -1, 1)
@@ -47,12 +47,12 @@ class Downmixer:
 
 
 def mix_wav(source: BufferedReader, output: FileIO, max_samples: int) -> int:
-    """Mix a WAV stream of 32-bit floats block by block; how many samples were written.
+    """Mix a WAV stream of 32-bit floats block by block; returns the number of samples written.
 
-    Stops soon after `max_samples`. `source` is closed.
+    Stops soon after `max_samples`. Closes `source`.
 
     Raises:
-        DiskFull: the output does not fit.
+        DiskFull: the output does not fit on the disk.
     """
     with source:
         weights = _read_header(source)
@@ -74,7 +74,7 @@ def mix_wav(source: BufferedReader, output: FileIO, max_samples: int) -> int:
 
 
 def _read_header(source: BufferedReader) -> NDArray[np.float32]:
-    """Read up to the samples; the weight of each channel, none where there is no header."""
+    """Read the header; returns the weight of each channel, or no weights without a header."""
     weights = np.empty(0, dtype=np.float32)
     source.read(12)  # RIFF, size, WAVE
     while len(head := source.read(8)) == 8:
@@ -91,7 +91,7 @@ def _read_header(source: BufferedReader) -> NDArray[np.float32]:
 
 
 def _weights(*, count: int, mask: int) -> NDArray[np.float32]:
-    """Of three channels or more, the front center, which has a film's speech, weighs more."""
+    """Weigh the front center, which has a film's speech, more among three or more channels."""
     weights = np.ones(count, dtype=np.float32)
     if count > 2 and mask & _FRONT_CENTER:
         before = (mask & (_FRONT_CENTER - 1)).bit_count()

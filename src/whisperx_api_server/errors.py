@@ -1,4 +1,4 @@
-"""Everything that can go wrong, as the client sees it.
+"""The exceptions of the service, with the HTTP status and OpenAI error code of each.
 
     ServiceError
     ├── InvalidRequest                400 invalid_value
@@ -23,8 +23,8 @@
     └── InsufficientMemory            503 insufficient_memory
 
 Foreign errors are translated once, where our code calls the foreign code, with `raise … from`.
-A message is one sentence for the client: what is wrong and what mends it; never a path of this
-machine, never a traceback. `Cancelled` is no error for anybody: whoever asked is gone.
+A message is one sentence for the client: what is wrong, and the remedy; it never contains a path
+of this machine or a traceback. `Cancelled` is never sent: the client has disconnected.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Failure:
 
 
 class ServiceError(Exception):
-    """Base of all; `param` names the form field at fault, `retry_after` is in seconds."""
+    """Base class; `param` names the invalid form field, `retry_after` is in seconds."""
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
@@ -76,7 +76,7 @@ class ServiceError(Exception):
 
 
 class InvalidRequest(ServiceError):
-    """A field has a value that it cannot have."""
+    """A field has an invalid value."""
 
     status = 400
     code = "invalid_value"
@@ -90,13 +90,13 @@ class MissingParameter(InvalidRequest):
 
 
 class InvalidAudio(InvalidRequest):
-    """The file is no audio, has no audio stream, or ends too early to be read."""
+    """The file is not audio, has no audio stream, or is truncated."""
 
     code = "invalid_audio"
 
 
 class UnservableCombination(InvalidRequest):
-    """Each field is fine, but not together."""
+    """The fields are valid, but cannot be combined."""
 
     status = 422
 
@@ -110,7 +110,7 @@ class Unauthorized(ServiceError):
 
 
 class NotFound(ServiceError):
-    """There is nothing under that name."""
+    """The named object does not exist."""
 
     status = 404
     code = "not_found"
@@ -118,7 +118,7 @@ class NotFound(ServiceError):
 
 
 class ModelNotFound(NotFound):
-    """The hub says there is no such model, or it is not on disk while downloads are off."""
+    """The hub has no such model, or it is not on disk while downloads are off."""
 
     code = "model_not_found"
 
@@ -132,7 +132,7 @@ class RequestTimeout(ServiceError):
 
 
 class Conflict(ServiceError):
-    """Not now: the thing is in use."""
+    """The object is in use."""
 
     status = 409
     code = "conflict"
@@ -140,7 +140,7 @@ class Conflict(ServiceError):
 
 
 class TooLarge(ServiceError):
-    """More bytes or more seconds than the limits allow."""
+    """The upload or the recording exceeds a limit."""
 
     status = 413
     code = "file_too_large"
@@ -148,7 +148,7 @@ class TooLarge(ServiceError):
 
 
 class Overloaded(ServiceError):
-    """The queue is full; `retry_after` comes from the measured speed."""
+    """The queue is full; `retry_after` is computed from the measured speed."""
 
     status = 429
     code = "overloaded"
@@ -156,7 +156,7 @@ class Overloaded(ServiceError):
 
 
 class TranscriptionFailed(ServiceError):
-    """A stage failed on this recording, also when it was tried alone."""
+    """A stage failed on this recording, also in a batch of its own."""
 
     code = "transcription_failed"
 
@@ -168,53 +168,53 @@ class Interrupted(ServiceError):
 
 
 class NotInstalled(ServiceError):
-    """The packages of a stage are absent; the message names the install command."""
+    """The packages of a stage are not installed; the message has the install command."""
 
     status = 501
     code = "not_installed"
 
 
 class NotConfigured(NotInstalled):
-    """A stage lacks its setting; the message names it."""
+    """A setting that a stage needs is missing; the message names it."""
 
     code = "not_configured"
 
 
 class Unavailable(ServiceError):
-    """For the moment only; another try may succeed."""
+    """A temporary failure; a retry may succeed."""
 
     status = 503
     code = "service_unavailable"
 
 
 class DiskFull(Unavailable):
-    """What was sent, or decoded, does not fit on the server's disk."""
+    """An upload or decoded audio does not fit on the server's disk."""
 
     def __init__(self) -> None:
         super().__init__("the server's disk is full: try again later", retry_after=60.0)
 
 
 class ShuttingDown(Unavailable):
-    """The server drains: accepted requests are answered, new ones go elsewhere."""
+    """The server is draining: accepted requests complete, new ones are refused."""
 
     code = "shutting_down"
 
 
 class ModelUnavailable(Unavailable):
-    """The hub cannot be reached, or the load failed for a passing reason."""
+    """The hub cannot be reached, or loading failed for a temporary reason."""
 
     code = "model_unavailable"
 
 
 class InsufficientMemory(ServiceError):
-    """The device's memory did not suffice, even for one window."""
+    """The device's memory is too small, even for one window."""
 
     status = 503
     code = "insufficient_memory"
 
 
 class Cancelled(Exception):
-    """The request was withdrawn: its client left, it timed out, or it was deleted."""
+    """The request was cancelled: its client disconnected, it timed out, or it was deleted."""
 
 
 def error_to_tell(group: BaseExceptionGroup[BaseException]) -> ServiceError:

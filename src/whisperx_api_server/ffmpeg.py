@@ -1,9 +1,8 @@
-"""Runs ffmpeg on a file that nobody vouches for, and reads what it says about the file's clock.
+"""Runs ffmpeg on an untrusted file, and reads the gaps in its time stamps from ffmpeg's log.
 
-A file is hostile until decoded, so ffmpeg may read nothing but that one file: only the `file`
-protocol is open on the input, and only demuxers that take everything from the file itself are
-allowed; playlists and the like (HLS, DASH, concat, SDP, image sequences), which name other files,
-are not.
+A file may be malicious, so ffmpeg may read only that file: the input allows only the `file`
+protocol and only demuxers that read everything from the file itself. Formats that refer to other
+files (HLS, DASH, concat, SDP, image sequences) are not allowed.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ from .errors import InvalidAudio, NotInstalled, Unavailable
 _LOG_TAIL = 16 * 1024  # bytes
 
 MIN_GAP = 0.1
-"""Seconds: what encoders add or leave out at the edges of a recording is shorter."""
+"""Seconds; shorter gaps come from encoders, which add or omit samples at the edges."""
 
 MAX_START = 60.0
-"""Seconds: a whole file that starts later is a piece of a longer recording, such as a live one."""
+"""Seconds; a file that starts later is a part of a longer recording, such as a live stream."""
 
 MAX_GAPS = 10_000
 
-# ffmpeg's names of demuxers that hold audio, and that open no second file or address.
+# ffmpeg's names of demuxers for audio that do not open other files or addresses.
 _DEMUXERS = ",".join(
     (
         "aa aac aax ac3 ac4 acm act adp adx aea aiff amr amrnb amrwb apc ape aptx aptx_hd asf",
@@ -39,12 +38,12 @@ _DEMUXERS = ",".join(
     )
 ).replace(" ", ",")
 
-# A decoder for hostile files need not see our keys and tokens.
+# ffmpeg must not see the server's keys and tokens.
 _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")
 
-# Prints (seconds decoded so far, how far the file's time stamps are ahead of them) for the first
-# frame, and for each frame that they jump further ahead of; in register 0 is the last such lead.
-# ffmpeg's own aresample=async=1 would hold a gap in memory: 3 GB for three hours.
+# Prints (seconds decoded so far, lead of the file's time stamps over them) for the first frame, and
+# for each frame at which the lead grows; register 0 has the largest lead so far. ffmpeg's
+# aresample=async=1 would hold a gap in memory: 3 GB for three hours.
 _PRINT_GAPS = (
     "st(1,PTS*TB-NB_CONSUMED_SAMPLES/SR);"
     f"if(not(N)+gt(ld(1)-ld(0),{MIN_GAP}),"
@@ -60,15 +59,15 @@ _PRINTED = re.compile(
 )
 _NO_ERROR = re.compile(rb"^(\[[^\]\n]*\] )?\[(info|warning)\].*$", re.MULTILINE)
 
-# Their time lines begin at 0, whatever the first time stamp is.
+# Their time lines begin at 0, regardless of the first time stamp.
 _CLOCKS_OF_THEIR_OWN = (b"matroska", b"mov")
 
 
 def find_ffmpeg() -> str:
-    """The system's ffmpeg, else the one inside the imageio-ffmpeg wheel.
+    """Find the system's ffmpeg, else the one in the imageio-ffmpeg wheel.
 
     Raises:
-        NotInstalled: there is neither.
+        NotInstalled: neither was found.
     """
     if found := shutil.which("ffmpeg"):
         return found
@@ -85,7 +84,7 @@ def find_ffmpeg() -> str:
 
 @dataclass(kw_only=True, slots=True)
 class FfmpegLog:
-    """What ffmpeg said about a file."""
+    """What ffmpeg logged about a file."""
 
     complaints: bytes = b""
     demuxer: bytes = b""
@@ -93,9 +92,9 @@ class FfmpegLog:
     numbers: list[float] = field(default_factory=list)
 
     def gaps(self, longest: float) -> list[tuple[float, float]]:
-        """Where the file's clock leaves out time: (seconds decoded before it, its seconds).
+        """The gaps in the file's time stamps: (seconds decoded before it, its length in seconds).
 
-        A jump by more than `longest` seconds is a broken clock, not a gap.
+        A jump by more than `longest` seconds is an invalid time stamp, not a gap.
         """
         found = []
         if self.demuxer.startswith(_CLOCKS_OF_THEIR_OWN) and MIN_GAP < self.start <= MAX_START:
@@ -104,17 +103,17 @@ class FfmpegLog:
         leads = zip(self.numbers[::2], self.numbers[1::2], strict=False)
         for index, (position, lead) in enumerate(leads):
             if index and not position:
-                break  # the format changed, and ffmpeg counts anew
+                break  # the format changed, and ffmpeg's counter restarted
             if MIN_GAP < lead - filled <= longest:
                 found.append((position, lead - filled))
             filled = max(filled, lead)
         return found
 
     def check(self, exit_code: int, param: str) -> None:
-        """Turn complaints into our errors.
+        """Translate ffmpeg's errors into ours.
 
         Raises:
-            InvalidAudio: not audio, no audio stream, or the file ends too early.
+            InvalidAudio: not audio, no audio stream, or a truncated file.
         """
         if b"moov atom not found" in self.complaints or b"partial file" in self.complaints:
             raise InvalidAudio("the file ends too early: send the whole recording", param=param)
@@ -131,7 +130,7 @@ class FfmpegLog:
         )
 
     async def read(self, stream: asyncio.StreamReader) -> None:
-        """Read to the end, keep the last words: a broken file can be complained about for hours."""
+        """Read to the end and keep only the tail: a broken file can cause endless messages."""
         line = b""
         while chunk := await stream.read(_LOG_TAIL):
             text, newline, line = (line + chunk).rpartition(b"\n")
@@ -151,12 +150,12 @@ class FfmpegLog:
 async def run_ffmpeg(
     executable: str, path: Path, output: int, *, max_seconds: float
 ) -> tuple[int, FfmpegLog]:
-    """Decode a file into `output`: WAV, 16 kHz, 32-bit float, with all its channels.
+    """Decode a file into `output`: WAV, 16 kHz, 32-bit float, all channels.
 
-    The exit status, and what ffmpeg said. Cancelling kills it. `output` is closed.
+    Returns the exit status and the log. Cancelling kills ffmpeg. Closes `output`.
 
     Raises:
-        NotInstalled: ffmpeg does not start.
+        NotInstalled: ffmpeg cannot be started.
         Unavailable: it took longer than `max_seconds`.
     """
     try:
