@@ -1,9 +1,9 @@
-"""The waiting entries and the batches they form: fair, bounded, pure (no threads, no clock).
+"""Fair queue that forms batches; pure (no threads, no clock).
 
-Entries wait by client, then by request. A batch is begun by the request whose turn it is and
-filled in rounds, one entry per request and round, so that a request with one window gets in beside
-one with a thousand. Rounds after the first can be limited for each request (`share`), since every
-further entry makes the batch longer for all others.
+Entries are grouped by client, then by request. A batch starts with the request whose turn it is
+and is filled in rounds, one entry per request and round, so that a request with one window joins
+beside a request with a thousand. Rounds after the first can be limited per request (`share`),
+because each further entry makes the batch longer for all others.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ P = TypeVar("P")
 class Entry(Generic[P]):
     """One unit of work.
 
-    Only entries with equal `work` and `key` share a batch. `max_batch` is the largest batch that
-    this entry may be part of, None for no limit of its own. `watched`: somebody reads each result
-    as soon as it is there.
+    Only entries with equal `work` and `key` share a batch. `max_batch` is the maximum size of a
+    batch with this entry, None for no limit. `watched`: a client streams the results as they come.
     """
 
     client: str
@@ -36,14 +35,14 @@ class Entry(Generic[P]):
 
 
 class BatchQueue(Generic[P]):
-    """Waiting entries, first in first out within a request, round-robin across requests.
+    """Waiting entries: FIFO within a request, round-robin across requests.
 
-    The rotation is over clients, then over each client's requests: a client with many requests
-    gets no more turns than one with a single request. Not thread-safe: its owner locks.
+    Turns rotate over clients, then over each client's requests: a client with many requests
+    gets no more turns than a client with one. Not thread-safe: the owner locks.
     """
 
     def __init__(self) -> None:
-        # Both levels in order of turn: the first has waited longest since it was last served.
+        # Both levels are in order of turn: the first was served least recently.
         self._clients: OrderedDict[str, OrderedDict[str, deque[Entry[P]]]] = OrderedDict()
         self._count = 0
 
@@ -56,7 +55,7 @@ class BatchQueue(Generic[P]):
         return sum(len(requests) for requests in self._clients.values())
 
     def add(self, entry: Entry[P]) -> None:
-        """Put an entry behind the others of its request; a new request comes last in turn."""
+        """Append an entry to its request; a new request gets the last turn."""
         requests = self._clients.setdefault(entry.client, OrderedDict())
         requests.setdefault(entry.request_id, deque()).append(entry)
         self._count += 1
@@ -80,9 +79,9 @@ class BatchQueue(Generic[P]):
     ) -> list[Entry[P]]:
         """Take the next batch: at most `max_batch` entries of one work and key.
 
-        The padded seconds of a batch are those of its longest entry times its size; the first
-        entry is taken however long it is. `share(entry)` is the size of batch from which on the
-        entry does not join if its request is in the batch already; None for no limit.
+        A batch's padded seconds are its longest entry's times its size; the first entry is taken
+        regardless of its length. `share(entry)` is the batch size from which on the entry does
+        not join if its request is already in the batch; None for no limit.
         """
         batch: list[Entry[P]] = []
         served: set[str] = set()
@@ -109,7 +108,7 @@ class BatchQueue(Generic[P]):
         return batch
 
     def _pick(self, client: str, may_join: Callable[[Entry[P]], bool]) -> Entry[P] | None:
-        """The client's next entry that may join the batch; client and request go last in turn."""
+        """Take a client's next entry that may join; its client and request get the last turn."""
         requests = self._clients[client]
         for request_id, queue in requests.items():
             if not may_join(queue[0]):
@@ -125,7 +124,7 @@ class BatchQueue(Generic[P]):
         return None
 
     def peek(self, count: int) -> list[Entry[P]]:
-        """About the next `count` entries in the order of taking; nothing is taken."""
+        """Approximately the next `count` entries in order, without removing them."""
         order: list[Entry[P]] = []
         depth = 0
         queues = [queue for requests in self._clients.values() for queue in requests.values()]
@@ -149,7 +148,7 @@ class BatchQueue(Generic[P]):
 
 
 def _fits(entry: Entry[P], batch: list[Entry[P]], max_padded_seconds: float | None) -> bool:
-    """Whether an entry may join a batch by its kind, the entries' own limits and the padding."""
+    """Whether an entry may join a batch by work and key, the entries' limits and the padding."""
     if not batch:
         return True
     if (entry.work, entry.key) != (batch[0].work, batch[0].key):

@@ -218,10 +218,10 @@ class Cancelled(Exception):
 
 
 def error_to_tell(group: BaseExceptionGroup[BaseException]) -> ServiceError:
-    """What a client is told of errors that happened together.
+    """Choose the error to send to a client from an exception group.
 
-    A refusal before a failure, and of several the first; what is not ours becomes
-    TranscriptionFailed, with the first error as its cause.
+    Refusals (below 500) come before failures; the first of several is used. Without a
+    ServiceError, the result is TranscriptionFailed with the first error as its cause.
     """
     leaves: list[BaseException] = []
     pending: list[BaseException] = [group]

@@ -1,4 +1,4 @@
-"""A semaphore that admits threads in the order in which they asked (FIFO)."""
+"""A semaphore that admits threads in FIFO order."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections import deque
 
 
 class FairSemaphore:
-    """Bounds how many lanes of one device compute at a time.
+    """Limits how many lanes of one device compute at a time.
 
-    `threading.Semaphore` may admit the thread that has just released it before one that waits: a
-    lane with hours of work would keep all others of its device out.
+    `threading.Semaphore` may admit the thread that has just released it before one that waits, so
+    a lane with hours of work could block the other lanes of its device.
     """
 
     def __init__(self, places: int) -> None:
@@ -30,6 +30,6 @@ class FairSemaphore:
     def __exit__(self, *_: object) -> None:
         with self._lock:
             if self._waiting:
-                self._waiting.popleft().set()  # the place is handed over, never free meanwhile
+                self._waiting.popleft().set()  # hands the place over without freeing it
             else:
                 self._free += 1

@@ -1,4 +1,4 @@
-"""Who may call: API keys and the client names behind them."""
+"""Authentication: API keys and their client names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .errors import Unauthorized
 logger = logging.getLogger(__name__)
 
 ANONYMOUS = "anonymous"
-"""The client's name where no key is asked for."""
+"""The client name if no key is required."""
 
 
 class KeyFileError(Exception):
@@ -22,14 +22,14 @@ class KeyFileError(Exception):
 
 
 class KeyRing:
-    """Knows the keys: one from the settings, and those of a file that is re-read when it changes.
+    """Checks API keys: one from the settings, and those of a file that is reloaded when it changes.
 
-    A file that becomes unreadable keeps the last good keys. Keys are held and compared as digests,
-    in a time that does not depend on which key is wrong, or where.
+    If the file becomes unreadable, its last valid keys stay in force. Keys are stored and compared
+    as digests, in constant time.
     """
 
     def __init__(self, *, api_key: str | None, file: Path | None) -> None:
-        """Raises: KeyFileError: the file cannot be read at the start."""
+        """Raises: KeyFileError: the file cannot be read."""
         self._own = {_digest(api_key.encode()): "default"} if api_key else {}
         self._file = file
         self._version: tuple[int, int, int] | None = None
@@ -44,10 +44,10 @@ class KeyRing:
         return bool(self._own) or self._file is not None
 
     def client(self, authorization: bytes | None) -> str:
-        """The name behind an `Authorization` header's bearer key.
+        """The client name of an `Authorization` header's bearer key.
 
         Raises:
-            Unauthorized: a key is required and this is none, or a wrong one.
+            Unauthorized: a key is required, and this one is missing or invalid.
         """
         if not self.required:
             return ANONYMOUS
@@ -73,7 +73,7 @@ class KeyRing:
             self._version = version
             self._from_file = _read(self._file)
         except KeyFileError as error:
-            logger.error("%s; the last good keys stay in force", error)
+            logger.error("%s; the last valid keys stay in force", error)
 
 
 def _digest(key: bytes) -> bytes:

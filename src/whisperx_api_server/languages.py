@@ -1,4 +1,4 @@
-"""The languages: ISO-639-1 codes, their English names, and what clients call them.
+"""Languages: ISO-639-1 codes, English names and aliases.
 
 Codes and names are those of openai/whisper's `tokenizer.py`, which OpenAI's API reports.
 """
@@ -115,7 +115,7 @@ LANGUAGES: Mapping[str, str] = MappingProxyType(
     }
 )
 
-# The second block: codes that ISO replaced or that Whisper spells its own way.
+# The second block: codes that ISO replaced, or that differ in Whisper.
 _ALIASES: Mapping[str, str] = MappingProxyType(
     {
         "burmese": "my",
@@ -152,21 +152,21 @@ _CODES: Mapping[str, str] = MappingProxyType(
 
 
 def parse_language(value: str) -> str:
-    """The code of a language that a client named: "en", "English", "pt-BR" or "zh_Hans_CN".
+    """The code of a client's language: "en", "English", "pt-BR" or "zh_Hans_CN".
 
     Raises:
-        InvalidRequest: nothing in the table is called that.
+        InvalidRequest: the language is unknown.
     """
     name = value.strip().lower().replace("_", "-")
     code = _CODES.get(name) or _CODES.get(name.partition("-")[0])
     if code is None:
         raise InvalidRequest(
-            f"{value[:40]!r} is not a known language: give an ISO-639-1 code such as 'en'",
+            f"{value[:40]!r} is not a known language: use an ISO-639-1 code such as 'en'",
             param="language",
         )
     return code
 
 
 def language_name(code: str) -> str:
-    """The English name in lower case, as OpenAI reports it; the code itself if it has none."""
+    """The English name in lower case, as OpenAI reports it; the code if there is no name."""
     return LANGUAGES.get(code, code)

@@ -1,4 +1,4 @@
-"""How a lane uses its model, and one submitted payload with the future that answers it."""
+"""The function that a lane runs on its model, and one queued payload with its future."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Work(Generic[M, P, R]):
     """How a lane uses its model.
 
     `run(model, payloads, features)` computes one batch on the lane's thread: one result per
-    payload, in order. `prepare(model, payload)`, thread-safe, computes a payload's features ahead;
-    `run` gets None for those that were not begun in time.
+    payload, in order. `prepare(model, payload)`, thread-safe, precomputes a payload's features;
+    `run` gets None for features that were not started in time.
     """
 
     run: Callable[[M, Sequence[P], Sequence[object | None]], Sequence[R]]
@@ -32,7 +32,7 @@ class Work(Generic[M, P, R]):
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class Item:
-    """One payload, its features once they are begun, and the future that answers it."""
+    """One payload, its features once their computation has started, and its future."""
 
     work: Work[Any, Any, Any]
     payload: Any
@@ -41,27 +41,27 @@ class Item:
 
     @property
     def preparable(self) -> bool:
-        """Whether its features can be computed ahead and are not begun."""
+        """Whether its features can be precomputed and were not started."""
         return self.work.prepare is not None and self.features is None
 
     def begin(self) -> bool:
-        """Begin its computation; False if the waiter has given up."""
+        """Mark it as running; False if its future was cancelled."""
         return self.future.running() or self.future.set_running_or_notify_cancel()
 
     def prepare(self, model: object) -> None:
-        """Compute the features that were begun; on a failure they are None."""
+        """Compute the features; they are None after a failure."""
         assert self.work.prepare is not None
         assert self.features is not None
         features: object | None = None
         try:
             features = self.work.prepare(model, self.payload)
-        except BaseException:  # `run` meets it again, where it is attributed
+        except BaseException:  # `run` fails with the same error, for the right request
             logger.debug("features could not be computed ahead", exc_info=True)
         finally:
             self.features.set_result(features)
 
     def fail(self, error: Exception) -> None:
-        """Answer the waiter with an error of ours; one that has given up stays as it is."""
+        """Fail its future with a ServiceError, unless it is done or cancelled."""
         if self.future.done():
             return
         if not isinstance(error, ServiceError):
@@ -73,13 +73,13 @@ class Item:
 
 
 def run_batch(model: object, items: Sequence[Item]) -> Sequence[Any]:
-    """The results of items of one work, in order.
+    """Run items of the same work, and return their results in order.
 
     Raises:
-        TranscriptionFailed: the engine gave fewer or more results than payloads.
+        TranscriptionFailed: the engine returned fewer or more results than payloads.
     """
     features = [None if item.features is None else item.features.result() for item in items]
     results: Sequence[Any] = items[0].work.run(model, [item.payload for item in items], features)
     if len(results) != len(items):
-        raise TranscriptionFailed("the engine lost a part of the recording")
+        raise TranscriptionFailed("the engine returned results for only a part of the recording")
     return results

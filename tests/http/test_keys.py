@@ -142,7 +142,7 @@ def test_the_key_file_is_read_again_when_it_changes(server: Server, key_file: Pa
         assert ask(server, f"Bearer {ALICE}").status_code == 401
     key_file.unlink()
     assert ask(server, f"Bearer {BOB}").status_code == 200
-    assert "the last good keys stay" in server.log
+    assert "the last valid keys stay" in server.log
 
     key_file.write_text(json.dumps({ALICE: "alice", BOB: "bob"}))
     assert ask(server, f"Bearer {ALICE}").status_code == 200
