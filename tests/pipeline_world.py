@@ -211,8 +211,8 @@ class World:
             alignment="fake",
             diarization="fake",
             voice_detection="fake",
-            whisper=spec,
-            parakeet=ModelSpec(name="parakeet"),
+            transcribers={"fake": spec},
+            shared=spec,
             diarizer_spec=spec,
         )
         pipeline = Pipeline(opener=self.clips, pool=self.pool, catalog=self.catalog, chunk_size=2.5)

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from .backends import ModelKey, find_backend
+from .backends import ModelKey, declaration, find_backend
 from .backends.base import Capabilities, ModelSpec
 from .errors import ModelNotFound, NotConfigured, ServiceError
 
@@ -29,9 +29,6 @@ _DEFAULT = re.compile(
     re.IGNORECASE,
 )
 """`ALIASES`, their dated versions, and what clients send that leave the choice to the server."""
-
-PARAKEET_ALIAS = "parakeet"
-"""Means the configured Parakeet, which may be a file that a client could not name."""
 
 MULTILINGUAL = "multilingual"
 """The key of the align model for all languages that have none of their own."""
@@ -63,28 +60,24 @@ def means_default(name: str) -> bool:
     return _DEFAULT.fullmatch(name) is not None
 
 
-def whisper_engine(transcription: str) -> str:
-    """The backend for Whisper's models, given the one for transcription."""
-    return "whisperx" if transcription == "parakeet" else transcription
-
-
 @dataclass(frozen=True, kw_only=True)
 class Catalog:
     """What is configured, in the backends' words.
 
-    `transcription`, `alignment`, `diarization` and `voice_detection` are backend names. `whisper`,
-    `parakeet` and `diarizer_spec` are the default models; another model of the same engine differs
-    from them in its name only. `align_models` are by language or `MULTILINGUAL`,
-    `translation_models` by `source-target`. `allowed_models` are names and `org/*` patterns of
-    Whisper models that clients may name besides the published ones.
+    `transcription`, `alignment`, `diarization` and `voice_detection` are backend names.
+    `transcribers` has the default model of each transcription backend that requests can reach;
+    another model of the same backend differs from it in its name only. `shared` has what all models
+    have in common, such as the device. `align_models` are by language or `MULTILINGUAL`,
+    `translation_models` by `source-target`. `allowed_models` are hub ids and `org/*` patterns of
+    models that clients may name besides the published ones.
     """
 
     transcription: str
     alignment: str
     diarization: str
     voice_detection: str
-    whisper: ModelSpec
-    parakeet: ModelSpec
+    transcribers: Mapping[str, ModelSpec]
+    shared: ModelSpec
     diarizer_spec: ModelSpec
     align_models: Mapping[str, ModelSpec] = field(default_factory=dict)
     translation_models: Mapping[str, ModelSpec] = field(default_factory=dict)
@@ -109,25 +102,27 @@ class Catalog:
     def transcriber(self, name: str) -> ModelKey:
         """The engine and model that a request's `model` means.
 
-        A client may name the configured models, those that an engine says are published, and
-        those of Whisper that `MODELS__ALLOWED` adds. Nothing else is looked for or loaded.
+        A client may name the configured models, also by the name of their backend, those that a
+        backend says are published, and those that `MODELS__ALLOWED` adds. Nothing else is looked
+        for or loaded.
 
         Raises:
             ModelNotFound: the name is none of these.
         """
-        for engine, (_, spec) in self._engines.items():
+        for backend, spec in self.transcribers.items():
             if name == spec.name:
-                return self._transcriber(engine)
+                return self._transcriber(backend)
         if means_default(name):
             return self._transcriber(self.transcription)
-        if name == PARAKEET_ALIAS:
-            return self._transcriber("parakeet")
-        for engine, (module, _) in self._engines.items():
+        if name in self.transcribers:
+            return self._transcriber(name)
+        for backend, module in self._modules.items():
             published = _published(module, name)
             if published is not None:
-                return self._transcriber(engine, published)
-        if self._allows(name):
-            return self._transcriber(whisper_engine(self.transcription), name)
+                return self._transcriber(backend, published)
+        for backend, module in self._modules.items():
+            if declaration(module, "transcription").allows_hub_ids and self._allows(name):
+                return self._transcriber(backend, name)
         raise ModelNotFound(
             f"there is no model {name[:100]!r} here: name a published Whisper size or Parakeet, or "
             "set MODELS__ALLOWED on the server to allow other Whisper models",
@@ -136,7 +131,7 @@ class Catalog:
 
     def known_capabilities(self, key: ModelKey) -> Capabilities | None:
         """What a transcription model can do, where its name tells; None where only loading does."""
-        module, _ = self._engines[key.backend]
+        module = self._modules[key.backend]
         known: Capabilities | None = None
         if hasattr(module, "known_capabilities"):
             known = module.known_capabilities(key.spec)
@@ -191,7 +186,7 @@ class Catalog:
                 only a setting may name it.
         """
         spec = self.diarizer_spec
-        only = getattr(self._diarizers, "DIARIZATION_MODEL", None)
+        only = declaration(self._diarizers, "diarization").only_model
         if only is not None:
             spec = replace(spec, name=only, path=None)
         if name not in (None, spec.name):
@@ -204,13 +199,7 @@ class Catalog:
 
     def voice_detector(self) -> ModelKey:
         """The voice activity detector; a transcription backend that brings its own uses that."""
-        engine, _ = self._engines[self.transcription]
-        brings_its_own = hasattr(engine, "load_voice_detector")
-        backend = self.transcription if brings_its_own else self.voice_detection
-        spec = ModelSpec(name=backend)
-        if backend == "pyannote":
-            spec = replace(self.diarizer_spec, name=backend, path=None)
-        return ModelKey(stage="vad", backend=backend, spec=spec)
+        return self._voice_detector
 
     def translator(self, source: str, target: str) -> ModelKey:
         """The model that translates text from one language to another."""
@@ -239,27 +228,27 @@ class Catalog:
         return find_backend(self.diarization, "diarization")
 
     @cached_property
-    def _engines(self) -> Mapping[str, tuple[Any, ModelSpec]]:
-        """The transcription backends, each with its module and its default model."""
-        defaults = {
-            "parakeet": self.parakeet,
-            whisper_engine(self.transcription): self.whisper,
-        }
-        return {
-            engine: (find_backend(engine, "transcription"), spec)
-            for engine, spec in defaults.items()
-        }
+    def _modules(self) -> Mapping[str, Any]:
+        """The transcription backends."""
+        return {name: find_backend(name, "transcription") for name in self.transcribers}
 
-    def _transcriber(self, engine: str, name: str | None = None) -> ModelKey:
-        """A model of an engine, the default one without a name; all differ in their names only."""
-        _, spec = self._engines[engine]
+    @cached_property
+    def _voice_detector(self) -> ModelKey:
+        brings_its_own = hasattr(self._modules[self.transcription], "load_voice_detector")
+        backend = self.transcription if brings_its_own else self.voice_detection
+        on_device = declaration(find_backend(backend, "vad"), "vad").on_device
+        spec = replace(self.shared, name=backend) if on_device else ModelSpec(name=backend)
+        return ModelKey(stage="vad", backend=backend, spec=spec)
+
+    def _transcriber(self, backend: str, name: str | None = None) -> ModelKey:
+        """A model of a backend; without a name, the default one."""
+        spec = self.transcribers[backend]
         if name is not None:
             spec = replace(spec, name=name, path=None)
-        return ModelKey(stage="transcription", backend=engine, spec=spec)
+        return ModelKey(stage="transcription", backend=backend, spec=spec)
 
     def _plain(self, name: str) -> ModelSpec:
-        """A model of the hub with nothing of Whisper's own settings."""
-        return replace(self.whisper, name=name, path=None, compute_type="default")
+        return replace(self.shared, name=name)
 
     def _allows(self, name: str) -> bool:
         return _HUB_ID.fullmatch(name) is not None and any(

@@ -166,7 +166,7 @@ def _describe(settings: Settings, catalog: Catalog) -> Configuration:
     return {
         "version": __version__,
         "mode": settings.mode,
-        "device": catalog.whisper.device,
+        "device": catalog.shared.device,
         "backends": {
             "transcription": catalog.transcription,
             "alignment": catalog.alignment,

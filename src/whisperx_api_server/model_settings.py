@@ -65,7 +65,12 @@ class WhisperSettings(Section):
     local_files_only: bool = Field(
         False, description="Whether to forbid downloads, so that models must be on disk."
     )
-    preload: bool = Field(False, description="Whether to load the default model at start.")
+    preload: bool = Field(False, description="Whether to load the model at start.")
+
+    @property
+    def precision(self) -> str:
+        """The type to compute in."""
+        return self.compute_type
 
 
 class ModelSettings(Section):
@@ -136,6 +141,10 @@ class ParakeetSettings(Section):
     )
     batch_size: PositiveInt = Field(16, description="Maximum number of windows per batch.")
     preload: bool = Field(False, description="Whether to load the model at start.")
+
+
+TranscriberSettings = WhisperSettings | ParakeetSettings
+"""The sections of transcription backends; `Declaration.settings` names one."""
 
 
 class TranslationSettings(Section):

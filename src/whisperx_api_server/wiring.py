@@ -10,11 +10,12 @@ from pydantic import SecretStr
 
 from .admission import AdmissionControl, AdmittedRunner
 from .audio import AudioDecoder
-from .backends import ModelKey
+from .backends import BUILT_IN, ModelKey, declaration, find_backend
 from .backends.base import ModelSpec
-from .catalog import Catalog, configured, resolve_device, whisper_engine
+from .catalog import Catalog, configured, resolve_device
 from .config import ConfigurationError, Settings
 from .model_pool import ModelPool, PoolPolicy
+from .model_settings import TranscriberSettings
 from .pipeline import Pipeline
 from .request_fields import FormDefaults
 from .runner import Runner
@@ -29,18 +30,15 @@ def build_catalog(settings: Settings) -> Catalog:
     Raises:
         NotConfigured: there is no such transcription backend.
     """
-    whisper, parakeet = settings.whisper, settings.parakeet
-    transcription = settings.backends.transcription
     shared = ModelSpec(
         name="",
-        device=resolve_device(whisper.inference_device),
-        device_index=whisper.device_index,
-        threads=whisper.cpu_threads,
-        download_root=whisper.download_root,
-        local_files_only=whisper.local_files_only,
+        device=resolve_device(settings.whisper.inference_device),
+        device_index=settings.whisper.device_index,
+        threads=settings.whisper.cpu_threads,
+        download_root=settings.whisper.download_root,
+        local_files_only=settings.whisper.local_files_only,
         hf_token=secret(settings.hf_token),
     )
-
     diarizer = configured(settings.diarization.model, shared)
     pyannote_can_load = diarizer.path is not None or shared.hf_token is not None
 
@@ -48,27 +46,47 @@ def build_catalog(settings: Settings) -> Catalog:
         return {key: configured(model, shared) for key, model in models.items()}
 
     return Catalog(
-        transcription=transcription,
+        transcription=settings.backends.transcription,
         alignment=settings.backends.alignment,
         diarization=settings.backends.diarization or ("pyannote" if pyannote_can_load else "onnx"),
-        voice_detection=whisper.vad_method,
-        whisper=replace(
-            configured(whisper.model, shared, whisper_engine(transcription)),
-            compute_type=whisper.compute_type,
-            max_batch=whisper.batch_size,
-        ),
-        parakeet=replace(
-            configured(parakeet.model, shared, "parakeet"),
-            device=resolve_device(parakeet.inference_device),
-            compute_type=parakeet.precision,
-            max_batch=parakeet.batch_size,
-        ),
+        voice_detection=settings.whisper.vad_method,
+        transcribers={
+            backend: replace(
+                configured(section.model, shared, backend),
+                device=resolve_device(section.inference_device),
+                compute_type=section.precision,
+                max_batch=section.batch_size,
+            )
+            for backend, section in transcriber_settings(settings).items()
+        },
+        shared=shared,
         diarizer_spec=diarizer,
         align_models=each(settings.alignment.models),
         translation_models=each(settings.translation.models),
         language_model_spec=configured(settings.llm.model, shared) if settings.llm.model else None,
         allowed_models=settings.models.allowed,
     )
+
+
+def transcriber_settings(settings: Settings) -> dict[str, TranscriberSettings]:
+    """The transcription backends that requests can reach, each with its section of the settings.
+
+    The configured backend has the section that it declares. Each other section is for the first
+    built-in backend that declares it.
+
+    Raises:
+        NotConfigured: there is no such transcription backend.
+    """
+    built_in = [name for name, stages in BUILT_IN.items() if "transcription" in stages]
+    backends: dict[str, str] = {}
+    for name in (settings.backends.transcription, *built_in):
+        declared = declaration(find_backend(name, "transcription"), "transcription")
+        backends.setdefault(declared.settings, name)
+    return {
+        backends[name]: section
+        for name, section in settings
+        if isinstance(section, TranscriberSettings)
+    }
 
 
 def form_defaults(settings: Settings, catalog: Catalog) -> FormDefaults:
@@ -127,11 +145,11 @@ def preloaded_models(settings: Settings, catalog: Catalog) -> list[ModelKey]:
     Raises:
         ConfigurationError: a language has no align model.
     """
-    keys = []
-    if settings.whisper.preload:
-        keys.append(catalog.transcriber(catalog.default_model))
-    if settings.parakeet.preload:
-        keys.append(catalog.transcriber(catalog.parakeet.name))
+    keys = [
+        catalog.transcriber(backend)
+        for backend, section in transcriber_settings(settings).items()
+        if section.preload
+    ]
     for language in settings.alignment.preload:
         key = catalog.aligner(language)
         if key is None:

@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 from support import ALIGNER
-from whisperx_api_server.backends import ModelKey, fake
+from whisperx_api_server.backends import ModelKey, fake, find_backend
 from whisperx_api_server.backends.base import Stage
 from whisperx_api_server.backends.whisper_names import REPOSITORIES, SYNONYMS
 from whisperx_api_server.catalog import Catalog, means_default
@@ -99,6 +99,28 @@ def test_the_catalog_tells_why_a_language_cannot_be_aligned(tmp_path: Path) -> N
     assert catalog(backends={"alignment": "fake"}).aligner_problem("en") is None
 
 
+def test_the_name_of_a_backend_means_its_configured_model() -> None:
+    models = catalog(
+        parakeet={"model": "/models/mine.nemo"}, backends={"transcription": "parakeet"}
+    )
+
+    assert models.transcriber("parakeet").name == "mine.nemo"
+    assert models.transcriber("whisperx").name == "large-v3"
+    with pytest.raises(ModelNotFound):
+        models.transcriber("fake")
+
+
+def test_a_backend_declares_which_settings_configure_it() -> None:
+    settings = {"whisper": {"batch_size": 3}, "parakeet": {"batch_size": 5, "precision": "float16"}}
+    for transcription in ("whisperx", "parakeet", "fake"):
+        models = catalog(backends={"transcription": transcription}, **settings)
+
+        whisper, parakeet = models.transcriber("tiny"), models.transcriber("parakeet")
+        assert whisper.backend == ("fake" if transcription == "fake" else "whisperx")
+        assert whisper.spec.max_batch == 3
+        assert (parakeet.spec.max_batch, parakeet.spec.compute_type) == (5, "float16")
+
+
 # -- where models lie ---------------------------------------------------------------------------
 
 
@@ -123,7 +145,7 @@ def test_a_setting_names_a_path_or_a_model_of_the_hub(
         (tmp_path / folder).mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
 
-    spec = catalog(whisper={"model": setting}).whisper
+    spec = catalog(whisper={"model": setting}).transcriber("default").spec
     assert (spec.name, spec.path) == (name, path and tmp_path / path)
 
 
@@ -183,9 +205,11 @@ def test_backends_are_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def look_up(name: str, stage: Stage) -> ModuleType:
         lookups.append(name)
-        return fake
+        found: ModuleType = fake if name == "mine" else find_backend(name, stage)
+        return found
 
     monkeypatch.setattr("whisperx_api_server.catalog.find_backend", look_up)
+    monkeypatch.setattr("whisperx_api_server.wiring.find_backend", look_up)
     models = catalog(backends={"transcription": "mine", "alignment": "mine"})
 
     def ask() -> None:

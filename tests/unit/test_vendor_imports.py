@@ -8,10 +8,14 @@ import sys
 import pytest
 
 from support import ALIGNER, WHISPER
-from whisperx_api_server.backends import BUILT_IN, ModelKey, find_backend, import_vendors
+from whisperx_api_server.backends import (
+    BUILT_IN,
+    ModelKey,
+    declaration,
+    find_backend,
+    import_vendors,
+)
 from whisperx_api_server.backends.base import ModelSpec
-
-VENDORLESS = {"fake"}
 
 SCRIPT = """
 import sys
@@ -42,11 +46,12 @@ def test_a_load_imports_no_package_that_was_not_imported_before(stage: str, mode
     assert ended.stdout == "[]\n"
 
 
-def test_each_backend_with_vendors_says_which() -> None:
+def test_each_backend_that_requires_packages_says_which_it_imports() -> None:
     for name, stages in BUILT_IN.items():
         for stage in stages:
-            declares = hasattr(find_backend(name, stage), "import_vendors")
-            assert declares == (name not in VENDORLESS), (name, stage)
+            backend = find_backend(name, stage)
+            requires = bool(declaration(backend, stage).packages)
+            assert requires == hasattr(backend, "import_vendors"), (name, stage)
 
 
 def test_an_absent_package_is_left_to_the_factory_to_report(

@@ -17,7 +17,7 @@ from importlib.metadata import entry_points
 from typing import Any, cast
 
 from ..errors import NotConfigured, NotInstalled
-from .base import ModelSource, ModelSpec, Stage
+from .base import Declaration, ModelSource, ModelSpec, Stage
 
 ENTRY_POINT_GROUP = "whisperx_api_server.backends"
 
@@ -103,6 +103,12 @@ def find_backend(name: str, stage: Stage) -> Any:
     raise NotConfigured(
         f"there is no {stage} backend named {name!r}: set {variable} to one of {known}"
     )
+
+
+def declaration(backend: Any, stage: Stage) -> Declaration:
+    """What a backend, as `find_backend` returns it, declares for a stage."""
+    declared: Mapping[Stage, Declaration] = getattr(backend, "DECLARATIONS", {})
+    return declared.get(stage) or Declaration()
 
 
 def model_source(key: ModelKey) -> ModelSource | None:

@@ -15,7 +15,7 @@ and, where it applies:
     def aligner_problem(spec: ModelSpec) -> ServiceError | None   # why it cannot be loaded
     def published_model(name: str) -> str | None   # what a client's name means
     def known_capabilities(spec: ModelSpec) -> Capabilities | None   # known before it is loaded
-    DIARIZATION_MODEL: str   # the name of the diarizer's only model; no setting names another
+    DECLARATIONS: Mapping[Stage, Declaration]   # what each stage requires, takes and has
     def engine_info() -> Mapping[str, object]   # for /info; imports nothing heavy
     def import_vendors(stage: Stage, spec: ModelSpec) -> None   # what the factory will import
     def model_source(spec: ModelSpec) -> ModelSource   # for /info and `doctor`; loads nothing
@@ -36,7 +36,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,6 +90,40 @@ class ModelSpec:
     def source(self) -> str:
         """What loaders that take a path or a hub id are given."""
         return self.name if self.path is None else str(self.path)
+
+
+def _same(name: str) -> str | None:
+    return name
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Declaration:
+    """What a backend requires for one stage, which models it takes and how their files are found.
+
+    `packages` must be installed; `extra` installs them (`cpu` is `cuda` on a GPU). `probe` is the
+    file that every model has, with `{name}` for the last part of the model's name; None if there
+    are no files to find. `repository` maps a model's name to its hub repository, or to None if the
+    model is not on the hub. `only_model` is the name of the stage's one model, if no setting names
+    another.
+
+    Transcription: `settings` is the section that configures it. `allows_hub_ids` is False if a
+    model's files can run code, so that `MODELS__ALLOWED` does not hold for it. Voice activity:
+    `on_device` is False if it always computes on the CPU.
+    """
+
+    packages: tuple[str, ...] = ()
+    extra: str = "cpu"
+    probe: str | None = None
+    repository: Callable[[str], str | None] = _same
+    only_model: str | None = None
+    settings: str = "whisper"
+    allows_hub_ids: bool = True
+    on_device: bool = False
+
+    def install_command(self, device: str) -> str:
+        """The command that installs the packages for a device."""
+        extra = "cuda" if (self.extra, device) == ("cpu", "cuda") else self.extra
+        return f'pip install "whisperx-api-server[{extra}]"'
 
 
 MIN_SPEECH_PROBABILITY = 0.35

@@ -36,6 +36,7 @@ from ..errors import (
     TranscriptionFailed,
 )
 from .base import (
+    Declaration,
     Detection,
     Diarizer,
     ModelSpec,
@@ -48,6 +49,11 @@ from .binarize import BinarizeOptions, Binarizer, FrameDetection
 from .hub import snapshot, translate_hub_errors
 
 EXTRA = "cpu"
+
+DECLARATIONS: Mapping[Stage, Declaration] = {
+    "diarization": Declaration(packages=("torch", "pyannote.audio"), probe="config.yaml"),
+    "vad": Declaration(packages=("torch", "pyannote.audio", "whisperx"), on_device=True),
+}
 
 MAX_SPEAKERS = 50
 """Most speakers that may be asked for; clustering makes no sense of more."""

@@ -7,6 +7,7 @@ each with the 64 samples before it, and carries an LSTM state from frame to fram
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,20 @@ from numpy.lib.stride_tricks import sliding_window_view
 from ..audio import SAMPLE_RATE
 from ..domain import Samples, VadOptions
 from ..errors import NotInstalled
-from .base import Detection, ModelSpec, Stage, VoiceDetector, require, translate_memory_errors
+from .base import (
+    Declaration,
+    Detection,
+    ModelSpec,
+    Stage,
+    VoiceDetector,
+    require,
+    translate_memory_errors,
+)
 from .binarize import BinarizeOptions, Binarizer, FrameDetection
+
+DECLARATIONS: Mapping[Stage, Declaration] = {
+    "vad": Declaration(packages=("onnxruntime", "faster_whisper"), extra="embedded"),
+}
 
 FRAME = 512  # samples
 CONTEXT = 64  # samples of the frame before

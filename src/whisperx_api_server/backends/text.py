@@ -14,6 +14,7 @@ from ..domain import SPACELESS_LANGUAGES
 from ..errors import InvalidRequest, ServiceError
 from ..sentences import split_sentences
 from .base import (
+    Declaration,
     GenerationOptions,
     LanguageModel,
     ModelSpec,
@@ -26,6 +27,9 @@ from .hub import translate_hub_errors
 from .json_schema import SchemaGuide
 
 EXTRA = "text"
+
+_TEXT = Declaration(packages=("torch", "transformers"), extra=EXTRA, probe="config.json")
+DECLARATIONS: Mapping[Stage, Declaration] = {"translation": _TEXT, "generation": _TEXT}
 
 TRANSLATION_BATCH = 16
 """Sentences in one generate call."""

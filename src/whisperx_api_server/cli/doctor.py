@@ -28,36 +28,6 @@ MARKS: Mapping[Verdict, str] = {
     "note": "[dim]–[/dim]",
 }
 
-PACKAGES: Mapping[tuple[str, str], tuple[str, ...]] = {
-    ("whisperx", "transcription"): ("ctranslate2", "faster_whisper"),
-    ("whisperx", "alignment"): ("torch", "torchaudio", "transformers"),
-    ("whisperx", "diarization"): ("torch", "pyannote.audio"),
-    ("pyannote", "diarization"): ("torch", "pyannote.audio"),
-    ("pyannote", "vad"): ("torch", "pyannote.audio", "whisperx"),
-    ("silero", "vad"): ("onnxruntime", "faster_whisper"),
-    ("parakeet", "transcription"): ("torch", "nemo"),
-    ("onnx", "diarization"): ("onnxruntime", "scipy"),
-}
-"""What each built-in backend imports when it loads a model."""
-
-EXTRAS: Mapping[str, str] = {
-    "parakeet": "parakeet",
-    "silero": "embedded",
-    "onnx": "embedded",
-}
-"""The extras that bring them; the others' is `cpu`, or `cuda`."""
-
-ENGINES: Mapping[str, str] = {
-    "whisperx": "cpu",
-    "pyannote": "cpu",
-    "nemo": "parakeet",
-    "faster_whisper": "embedded",
-}
-"""Package -> extra, of all engines there are."""
-
-GATED = "pyannote/"
-"""Whose models the hub gives only to who has accepted their conditions."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Check:
@@ -100,7 +70,7 @@ def examine() -> Iterator[Check]:
     from ..errors import NotConfigured, ServiceError
     from ..keys import KeyFileError, KeyRing
     from ..wiring import build_catalog
-    from .model_files import locate
+    from .model_files import GATED, locate
 
     yield from _machine()
     try:
@@ -129,7 +99,7 @@ def examine() -> Iterator[Check]:
         yield check
         if key is not None and check.verdict == "ok":
             keys.append(key)
-    yield from _engines()
+    yield from _backends()
     token_needed = False
     for key in keys:
         location = locate(key)
@@ -140,7 +110,7 @@ def examine() -> Iterator[Check]:
                 found=location.found,
                 fix=location.fix,
             )
-            token_needed |= not location.on_disk and key.spec.name.startswith(GATED)
+            token_needed |= location.fix == GATED
     yield _token(settings, needed=token_needed)
 
 
@@ -165,11 +135,15 @@ def _machine() -> Iterator[Check]:
 
 def _device(settings: Settings) -> Check:
     from ..catalog import resolve_device
+    from ..wiring import transcriber_settings
 
     present = resolve_device("auto")
-    wanted = {"WHISPER__INFERENCE_DEVICE": settings.whisper.inference_device}
-    if settings.backends.transcription == "parakeet":
-        wanted["PARAKEET__INFERENCE_DEVICE"] = settings.parakeet.inference_device
+    sections = transcriber_settings(settings)
+    wanted = {
+        f"{name.upper()}__INFERENCE_DEVICE": section.inference_device
+        for name, section in settings
+        if section in (settings.whisper, sections[settings.backends.transcription])
+    }
     for variable, device in wanted.items():
         if device == "cuda" and present != "cuda":
             fix = f"set {variable}=auto, or check the NVIDIA driver and the package ctranslate2"
@@ -184,35 +158,42 @@ def _packages(name: str, key: ModelKey | None) -> Check:
     Raises:
         NotConfigured: there is no such backend.
     """
-    from ..backends import find_backend
+    from ..backends import declaration, find_backend
 
     if key is None:
         return Check(name=name, verdict="note", found="none: the engine's own word times are used")
-    find_backend(key.backend, key.stage)
-    absent = [
-        package for package in PACKAGES.get((key.backend, key.stage), ()) if not _installed(package)
-    ]
+    declared = declaration(find_backend(key.backend, key.stage), key.stage)
+    absent = [package for package in declared.packages if not _installed(package)]
     if not absent:
         return Check(name=name, verdict="ok", found=f"backend {key.backend}")
     return Check(
         name=name,
         verdict="missing",
         found=f"backend {key.backend} lacks {', '.join(absent)}",
-        fix=_install(key),
+        fix=declared.install_command(key.spec.device),
     )
 
 
-def _install(key: ModelKey) -> str:
-    extra = EXTRAS.get(key.backend, "cuda" if key.spec.device == "cuda" else "cpu")
-    return f'pip install "whisperx-api-server[{extra}]"'
+def _backends() -> Iterator[Check]:
+    """Whether the packages of every built-in backend are installed; no setting needs them all."""
+    from ..backends import BUILT_IN, declaration, find_backend
 
-
-def _engines() -> Iterator[Check]:
-    """What is installed besides: no setting needs it."""
-    for package, extra in ENGINES.items():
-        installed = _installed(package)
-        found = "installed" if installed else f"not installed (extra {extra})"
-        yield Check(name=f"package {package}", verdict="ok" if installed else "note", found=found)
+    for name, stages in BUILT_IN.items():
+        declared = [declaration(find_backend(name, stage), stage) for stage in stages]
+        absent = {
+            package: each.extra
+            for each in declared
+            for package in each.packages
+            if not _installed(package)
+        }
+        if not any(each.packages for each in declared):
+            continue
+        extras = ", ".join(sorted(set(absent.values())))
+        yield Check(
+            name=f"backend {name}",
+            verdict="note" if absent else "ok",
+            found=f"lacks {', '.join(absent)} (extra {extras})" if absent else "installed",
+        )
 
 
 def _token(settings: Settings, *, needed: bool) -> Check:

@@ -1,8 +1,7 @@
-"""Where a model's files are: on disk, or on the hub for who may have them; none is downloaded."""
+"""Finds a model's files on disk or on the hub, without downloading."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,14 +14,7 @@ if TYPE_CHECKING:
 
 HUB_TIMEOUT = 5.0  # s
 
-PROBES: Mapping[tuple[str, str], str] = {
-    ("whisperx", "transcription"): "model.bin",
-    ("whisperx", "alignment"): "config.json",
-    ("whisperx", "diarization"): "config.yaml",
-    ("pyannote", "diarization"): "config.yaml",
-    ("parakeet", "transcription"): "{name}.nemo",
-}
-"""The file by which a model of a backend and stage is known; those without one need no files."""
+GATED = "it is gated: accept its conditions on the Hugging Face hub and set HF_TOKEN"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,34 +26,32 @@ class Location:
 
     found: str
     fix: str = ""
-    on_disk: bool = False
     checked: bool = True
 
 
 def locate(key: ModelKey) -> Location | None:
     """Where the model is; None if it has no files of its own."""
-    from ..backends import model_source
-    from ..backends.whisper_names import REPOSITORIES
+    from ..backends import declaration, find_backend, model_source
 
-    probe = PROBES.get((key.backend, key.stage))
-    if probe is None:
+    declared = declaration(find_backend(key.backend, key.stage), key.stage)
+    if declared.probe is None:
         return None
     name = key.spec.name
+    probe = declared.probe.format(name=name.rpartition("/")[2])
     if key.spec.path is not None:
         return _on_path(key.spec.path, probe)
     if model_source(key) == "packages":
-        return Location(found=f"{name}: in installed packages", on_disk=True)
-    if key.stage == "alignment" and "/" not in name:
-        found = f"{name}: comes from download.pytorch.org at its first use; not checked"
+        return Location(found=f"{name}: in installed packages")
+    repository = declared.repository(name)
+    if repository is None:
+        found = f"{name}: not on the hub, downloaded at its first use; not checked"
         return Location(found=found, checked=False)
-    return _on_hub(
-        REPOSITORIES.get(name, name), probe.format(name=name.rpartition("/")[2]), key.spec
-    )
+    return _on_hub(repository, probe, key.spec)
 
 
 def _on_path(path: Path, probe: str) -> Location:
     if path.is_file() or (path / probe).is_file():
-        return Location(found=f"{path}: on disk", on_disk=True)
+        return Location(found=f"{path}: on disk")
     return Location(found=str(path), fix=f"there is no model ({probe}): correct the path")
 
 
@@ -70,7 +60,7 @@ def _on_hub(repository: str, file: str, spec: ModelSpec) -> Location:
 
     cached = huggingface_hub.try_to_load_from_cache(repository, file, cache_dir=spec.download_root)
     if isinstance(cached, str):
-        return Location(found=f"{repository}: on disk", on_disk=True)
+        return Location(found=f"{repository}: on disk")
     if spec.local_files_only:
         fix = "download it, or unset WHISPER__LOCAL_FILES_ONLY"
     else:
@@ -95,7 +85,7 @@ def _refusal(url: str, token: str | None) -> str:
             utils.get_session().head(url, headers=headers, timeout=HUB_TIMEOUT)
         )
     except errors.GatedRepoError:
-        return "it is gated: accept its conditions on the Hugging Face hub and set HF_TOKEN"
+        return GATED
     except errors.RepositoryNotFoundError:
         return "the hub has no such model: correct the name, or set HF_TOKEN if it is private"
     except errors.EntryNotFoundError:

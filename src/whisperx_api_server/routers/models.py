@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 
 from ..answers.server import LoadedModel, LoadedModels, Model, ModelChange, ModelList
 from ..backends import ModelKey
-from ..catalog import ALIASES, PARAKEET_ALIAS, Catalog
+from ..catalog import ALIASES, Catalog
 from ..errors import MissingParameter, NotFound
 from ..languages import parse_language
 from ..model_pool import ModelStatus
@@ -112,7 +112,7 @@ def _model_names(services: Services) -> list[str]:
     names = [
         services.catalog.default_model,
         *ALIASES,
-        services.catalog.transcriber(PARAKEET_ALIAS).name,
+        *(spec.name for spec in services.catalog.transcribers.values()),
         *loaded,
     ]
     return list(dict.fromkeys(names))

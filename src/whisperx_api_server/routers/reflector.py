@@ -26,7 +26,6 @@ from ..answers.reflector import (
     ReflectorTranscription,
     ReflectorTranslation,
 )
-from ..catalog import PARAKEET_ALIAS
 from ..domain import RemoteUrl, Source, Transcript, TranscriptionRequest
 from ..errors import InvalidRequest, MissingParameter, ServiceError, UnservableCombination
 from ..formats import dump
@@ -48,6 +47,7 @@ router = APIRouter(tags=["reflector"])
 
 prefixed = APIRouter(prefix="/reflector", tags=["reflector"])
 
+PARAKEET = "parakeet"
 LANGUAGE = "en"
 """What Reflector's recordings are in when it names no language."""
 
@@ -179,7 +179,7 @@ def _request(
     """With words, by Parakeet and in English unless the client says otherwise."""
     asked = fields.model_copy(
         update={
-            "model": fields.model or PARAKEET_ALIAS,
+            "model": fields.model or PARAKEET,
             "language": fields.language or (None if fields.languages else LANGUAGE),
             "response_format": "verbose_json",
             "timestamp_granularities": ["word"],

@@ -7,9 +7,17 @@ token nor a download.
 
 from __future__ import annotations
 
-from ..base import Diarizer, ModelSpec, Stage, require
+from collections.abc import Mapping
 
-DIARIZATION_MODEL = "segmentation-3.0-campplus"
+from ..base import Declaration, Diarizer, ModelSpec, Stage, require
+
+DECLARATIONS: Mapping[Stage, Declaration] = {
+    "diarization": Declaration(
+        packages=("onnxruntime", "scipy"),
+        extra="embedded",
+        only_model="segmentation-3.0-campplus",
+    ),
+}
 
 
 def import_vendors(_stage: Stage, _spec: ModelSpec) -> None:

@@ -6,13 +6,14 @@ import logging
 import re
 import tarfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from ...errors import ModelNotFound, ModelUnavailable, NotConfigured
 from ..base import (
     Capabilities,
+    Declaration,
     ModelSpec,
     Stage,
     Transcriber,
@@ -42,6 +43,23 @@ PUBLISHED = (
 )
 """NVIDIA's transducers of this family. A `.nemo` file names the classes that NeMo builds, so that
 loading one trusts its publisher: clients may name these, every other one takes PARAKEET__MODEL."""
+
+
+def _repository(name: str) -> str:
+    """The hub repository of a model; `parakeet-…` is short for `nvidia/parakeet-…`."""
+    return name if "/" in name else f"nvidia/{name}"
+
+
+DECLARATIONS: Mapping[Stage, Declaration] = {
+    "transcription": Declaration(
+        packages=("torch", "nemo"),
+        extra=EXTRA,
+        probe="{name}.nemo",
+        repository=_repository,
+        settings="parakeet",
+        allows_hub_ids=False,
+    ),
+}
 
 _PRECISIONS = {
     "default": "float32",
@@ -79,7 +97,7 @@ def known_capabilities(spec: ModelSpec) -> Capabilities:
 
 
 def load_transcriber(spec: ModelSpec) -> Transcriber:
-    """Load a `.nemo` file, or a model of the hub (`parakeet-…` is short for `nvidia/parakeet-…`).
+    """Load a `.nemo` file, or a model of the hub.
 
     Raises:
         NotInstalled: NeMo is absent.
@@ -132,7 +150,7 @@ def _nemo_file(spec: ModelSpec) -> Path:
         if not spec.path.is_file():
             raise ModelNotFound(f"there is no file {spec.name!r}: name a .nemo file that exists")
         return spec.path
-    repo_id = spec.name if "/" in spec.name else f"nvidia/{spec.name}"
+    repo_id = _repository(spec.name)
     folder = snapshot(spec, repo_id, patterns=["*.nemo"], extra=EXTRA)
     files = sorted(folder.glob("*.nemo"))
     if not files:

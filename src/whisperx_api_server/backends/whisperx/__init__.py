@@ -14,6 +14,7 @@ from ...domain import Samples
 from ...errors import ModelUnavailable, NotInstalled
 from ..base import (
     Capabilities,
+    Declaration,
     ModelSource,
     ModelSpec,
     Stage,
@@ -23,14 +24,15 @@ from ..base import (
     translate_memory_errors,
     usable_cores,
 )
-from ..whisper_names import is_english_only, published_model
-from .align_models import align_model, aligner_problem, torch_device
+from ..whisper_names import REPOSITORIES, is_english_only, published_model
+from .align_models import PACKAGES, align_model, aligner_problem, torch_device
 from .aligner import load_aligner
 
 if TYPE_CHECKING:
     from .features import Mel
 
 __all__ = [
+    "DECLARATIONS",
     "align_model",
     "aligner_problem",
     "engine_info",
@@ -43,6 +45,20 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+
+DECLARATIONS: Mapping[Stage, Declaration] = {
+    "transcription": Declaration(
+        packages=("ctranslate2", "faster_whisper"),
+        probe="model.bin",
+        repository=lambda name: REPOSITORIES.get(name, name),
+    ),
+    "alignment": Declaration(
+        packages=PACKAGES,
+        probe="config.json",
+        # torchaudio's own models come from download.pytorch.org
+        repository=lambda name: name if "/" in name else None,
+    ),
+}
 
 DISTRIBUTIONS = ("whisperx", "faster-whisper", "ctranslate2")
 

@@ -51,6 +51,8 @@ TORCHAUDIO_FILES: Mapping[str, str] = {
 }
 """The bundles of torchaudio.pipelines that align, and the file that each is downloaded to."""
 
+PACKAGES = ("torch", "torchaudio", "transformers")
+
 WEIGHTS = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -109,7 +111,7 @@ def aligner_problem(spec: ModelSpec) -> ServiceError | None:
     """Why an align model cannot be loaded: a package is absent, or it would have to be downloaded
     while downloads are off. None if neither is so. Reads the disk; imports none of the packages.
     """
-    if (error := absent(("torch", "torchaudio", "transformers"), extra="cpu")) is not None:
+    if (error := absent(PACKAGES, extra="cpu")) is not None:
         return error
     if spec.path is not None:
         there = any((spec.path / file).exists() for file in WEIGHTS)
