@@ -1,4 +1,4 @@
-"""Logging with the request's id and client in every line."""
+"""Sets up logging, with the request id in every line."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import logging
 from contextvars import ContextVar
 
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
-"""The id of the request that is being served; what it logs carries it."""
+"""Id of the current request, for its log lines."""
 
 FORMAT = "%(asctime)s %(levelname)s [%(request_id)s] %(name)s: %(message)s"
 
 NOISY = ("httpx", "httpcore", "multipart", "python_multipart", "asyncio")
-"""Libraries that log at INFO what is ours to say."""
+"""Libraries whose INFO messages repeat ours."""
 
 
 class _RequestIdFilter(logging.Filter):
@@ -21,7 +21,7 @@ class _RequestIdFilter(logging.Filter):
 
 
 def configure_logging(level: str) -> None:
-    """Log to standard error, ours and the vendors' alike, from `level` up."""
+    """Log to standard error from `level` up, including messages of vendor packages."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter(FORMAT))
     handler.addFilter(_RequestIdFilter())

@@ -1,4 +1,4 @@
-"""Measures how long the event loop is kept from running, and logs what blocks it too long."""
+"""Measures delays of the event loop, and logs when it is blocked too long."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ INTERVAL = 0.05
 """Seconds between two measurements."""
 
 MAX_BLOCKED = 0.2
-"""Seconds of blocking beyond which a warning is logged."""
+"""Seconds of blocking above which a warning is logged."""
 
 
 class LoopLag:
     """The longest delays of the event loop since the start, in seconds.
 
-    `longest` is how late the loop came back to a timer, for any reason: a busy machine, a thread
-    that holds the interpreter's lock. `longest_blocked` is the part of such a delay in which the
-    loop's own thread computed.
+    `longest` is the longest delay of a timer for any reason, such as a busy machine or a thread
+    that holds the GIL. `longest_blocked` is the longest time of such a delay during which the
+    loop's own thread was computing.
     """
 
     def __init__(self) -> None:

@@ -1,6 +1,6 @@
-"""The only model cache: models load once, stay while they are used, and are evicted when idle.
+"""The model cache: loads each model once, and evicts idle ones by TTL and memory (LRU).
 
-A loaded model is a `Lane`. Its users hold leases; a model with leases is never unloaded. Used on
+A loaded model is a `Lane`. Requests hold leases; a model with leases is never unloaded. Used on
 the event loop only.
 """
 
@@ -28,21 +28,22 @@ from .tracebacks import release_frames
 logger = logging.getLogger(__name__)
 
 ALIGN_BATCH = 16
-"""Segments that are aligned together; the aligner itself bounds the padded seconds."""
+"""Maximum number of segments per batch; the aligner limits the padded seconds itself."""
 
 TRANSLATION_BATCH = 8
-"""Pieces of text that are translated together, of one request or of several."""
+"""Maximum number of pieces of text per batch, of one request or several."""
 
 State = Literal["loading", "ready"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PoolPolicy:
-    """`ttl` in seconds, negative never unloads; `memory_bytes` 0 is no budget.
+    """When models are unloaded, and how many compute at a time.
 
-    `concurrent_per_device` models compute on one device at a time; `max_wait` is how many seconds
-    an idle lane waits for more entries. A model that is unloaded has `close_timeout` seconds for
-    its last batch before a request that needs it anew is refused.
+    `ttl` is in seconds, negative never unloads; `memory_bytes` 0 is no limit. At most
+    `concurrent_per_device` models compute on a device at a time. An idle lane waits up to
+    `max_wait` seconds for more entries. While a model is being unloaded, requests for it wait up
+    to `close_timeout` seconds for its last batch and are then refused.
     """
 
     ttl: float = 300.0
@@ -70,7 +71,7 @@ class _Loaded:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelStatus:
-    """What `list` shows of a model."""
+    """A model's state, as the list endpoints show it."""
 
     key: ModelKey
     state: State
@@ -81,7 +82,7 @@ class ModelStatus:
 
 
 class ModelPool:
-    """Leases models by key, loading what is missing and unloading what is idle."""
+    """Leases models by key, loads missing ones and unloads idle ones."""
 
     def __init__(
         self,
@@ -103,16 +104,17 @@ class ModelPool:
 
     @asynccontextmanager
     async def lease(self, key: ModelKey) -> AsyncIterator[Lane[Any]]:
-        """Hold a model's lane, loaded; concurrent first leases load it once.
+        """Hold a loaded model's lane; concurrent leases share one load.
 
         Raises:
-            ServiceError: why it cannot be loaded. A failed load is forgotten: the next try loads.
+            ServiceError: the model cannot be loaded. The next lease tries again.
         """
         while (closing := self._closing.get(key)) is not None:
             # Two of the same model might not fit into memory.
             if not await self._ends_in_time([closing]):
                 raise ModelUnavailable(
-                    "the model is being unloaded and its last batch does not end; try again later",
+                    "the model is being unloaded, and its last batch is still running; "
+                    "try again later",
                     retry_after=self._policy.close_timeout,
                 )
         entry = self._models.get(key)
@@ -130,15 +132,15 @@ class ModelPool:
                 self._make_room(keep=entry)
 
     async def load(self, key: ModelKey) -> None:
-        """Load a model and keep it as long as an idle one is kept."""
+        """Load a model and keep it like an idle one."""
         async with self.lease(key):
             pass
 
     async def unload(self, key: ModelKey) -> bool:
-        """Unload a model; False if it is not loaded.
+        """Unload a model; False if it was not loaded.
 
         Raises:
-            Conflict: it is in use, is still loading, or does not end its last batch.
+            Conflict: the model is in use or loading, or its last batch does not end in time.
         """
         entry = self._models.get(key)
         if entry is None:
@@ -148,11 +150,11 @@ class ModelPool:
         if not entry.ready:
             raise Conflict("the model is still loading; try again when it is loaded")
         if not await self._ends_in_time([self._begin_close(entry)]):
-            raise Conflict("the model still computes; it is unloaded when its last batch ends")
+            raise Conflict("the model's last batch is still running; it is unloaded after that")
         return True
 
     def statuses(self) -> list[ModelStatus]:
-        """All models that are loaded or loading."""
+        """The state of all models that are loaded or loading."""
         return [
             ModelStatus(
                 key=entry.key,
@@ -166,11 +168,11 @@ class ModelPool:
         ]
 
     def cancel(self, request_id: str) -> int:
-        """Drop a request's waiting entries on all lanes; how many."""
+        """Remove a request's waiting entries from all lanes, and return their number."""
         return sum(entry.lane.cancel(request_id) for entry in self._models.values())
 
     def sweep(self) -> None:
-        """Begin to unload the models that have been idle for longer than the time to live."""
+        """Start unloading the models that have been idle for longer than the TTL."""
         oldest = self._clock() - self._policy.ttl
         for entry in list(self._models.values()):
             if entry.leases:
@@ -181,13 +183,13 @@ class ModelPool:
                 self._begin_close(entry)
 
     async def sweep_forever(self, interval: float = 5.0) -> None:
-        """`sweep` every few seconds, until cancelled."""
+        """Call `sweep` every `interval` seconds until cancelled."""
         while True:
             await asyncio.sleep(interval)
             self.sweep()
 
     async def close(self, patience: float | None = None) -> None:
-        """Unload everything, in use or not; what does not end within `patience` seconds stays."""
+        """Unload all models, in use or not, and wait up to `patience` seconds for them."""
         for entry in list(self._models.values()):
             self._begin_close(entry)
         if self._closing:
@@ -206,7 +208,7 @@ class ModelPool:
             ),
         )
         entry = _Loaded(key=key, lane=lane, last_used=self._clock())
-        # Not left to the requests that wait for it: all may have been cancelled by then.
+        # Not done by the waiting requests, because all of them may be cancelled by then.
         lane.loaded.add_done_callback(
             lambda loaded: loop.call_soon_threadsafe(self._load_ended, entry, loaded.exception())
         )
@@ -220,12 +222,12 @@ class ModelPool:
         self._make_room(keep=entry)
 
     def _forget_dead(self, entry: _Loaded) -> None:
-        """Forget a model that could not be loaded; the next lease tries again."""
+        """Remove a model that could not be loaded; the next lease tries again."""
         if entry.lane.closed and self._models.get(entry.key) is entry:
             del self._models[entry.key]
 
     def _load_measured(self, key: ModelKey, loop: asyncio.AbstractEventLoop) -> object:
-        """Load on the lane's thread; what the process grew by meanwhile is the model's size."""
+        """Load on the lane's thread; the growth of the process is recorded as the model's size."""
         before = _resident_bytes()
         try:
             model = self._load_or_evict(key, loop)
@@ -236,25 +238,25 @@ class ModelPool:
             raise ModelUnavailable(
                 f"the model {key.name!r} failed to load; the server's log says why"
             ) from error
-        # Memory that an earlier load left to the allocator does not show as growth again.
+        # A repeated load may reuse memory that the allocator kept, and show less growth.
         self._sizes[key] = max(self._sizes.get(key, 0), _resident_bytes() - before)
         return model
 
     def _load_or_evict(self, key: ModelKey, loop: asyncio.AbstractEventLoop) -> object:
-        """Load; where memory does not suffice, once more after the device's idle models are gone.
+        """Load a model; after an out-of-memory error, evict the device's idle models and retry.
 
-        Vendors' packages import one another, and Python fails on such a circle when two threads
-        enter it at different places, at worst for good. So they are imported by one thread at a
-        time; the download and the load itself may take minutes and run side by side.
+        Vendor packages import each other in cycles, and such an import can fail, even permanently,
+        if two threads enter the cycle at different places. So one thread imports them at a
+        time. Downloads and loads may take minutes and run in parallel.
         """
         with self._importing:
             self._import_vendors(key)
-        too_large = f"the memory of {key.spec.device} does not suffice for {key}: unload others"
+        too_large = f"{key} does not fit into the memory of {key.spec.device}: unload other models"
         try:
             with translate_memory_errors(too_large):
                 return self._load(key)
         except InsufficientMemory as error:
-            release_frames(error)  # they hold what was loaded of the model
+            release_frames(error)  # they refer to the partly loaded model
             evicted = asyncio.run_coroutine_threadsafe(self._evict_idle(key), loop)
             if not evicted.result():
                 raise
@@ -264,7 +266,7 @@ class ModelPool:
             return self._load(key)
 
     async def _evict_idle(self, key: ModelKey) -> bool:
-        """Unload the idle models of the device that a model needs; whether memory was freed."""
+        """Unload the idle models on a model's device; whether memory was freed."""
         device = (key.spec.device, key.spec.device_index)
         idle = [
             entry
@@ -293,7 +295,7 @@ class ModelPool:
         return BatchLimits()
 
     def _make_room(self, keep: _Loaded) -> None:
-        """Unload the least recently used idle models until the rest fits the memory budget."""
+        """Unload the least recently used idle models until the others fit the memory budget."""
         budget = self._policy.memory_bytes
         if not budget:
             return
@@ -307,28 +309,28 @@ class ModelPool:
                 self._begin_close(entry)
 
     def _begin_close(self, entry: _Loaded) -> asyncio.Future[None]:
-        """Close a model's lane beside all else; until it is done the model is not loaded again."""
+        """Close a model's lane in the background; the model is not loaded again until then."""
         del self._models[entry.key]
         closing = self._closing[entry.key] = asyncio.wrap_future(entry.lane.close())
         closing.add_done_callback(lambda _: self._closing.pop(entry.key))
         return closing
 
     async def _ends_in_time(self, closing: Collection[asyncio.Future[None]]) -> bool:
-        """Wait until models are closed, at most for the policy's `close_timeout`."""
+        """Wait up to `close_timeout` seconds until models are closed; whether they are."""
         _, pending = await asyncio.wait(closing, timeout=self._policy.close_timeout)
         return not pending
 
 
 async def until_loaded(lane: Lane[Any]) -> None:
-    """Wait until a lane has its model, for the first time or, its thread having died, again.
+    """Wait until a lane's model is loaded, at first or again after its thread died.
 
     Raises:
-        ServiceError: why it has none.
+        ServiceError: the model could not be loaded.
     """
     if not lane.loaded.done():
         loaded = asyncio.wrap_future(lane.loaded)
-        # A waiter that is cancelled must not cancel the load, which others may wait for; asyncio
-        # complains of errors that nobody looked at.
+        # A cancelled waiter must not cancel the load for others; asyncio logs errors that are
+        # never retrieved.
         loaded.add_done_callback(lambda future: future.exception())
         await asyncio.shield(loaded)
     elif (error := lane.loaded.exception()) is not None:
@@ -336,7 +338,7 @@ async def until_loaded(lane: Lane[Any]) -> None:
 
 
 def _resident_bytes() -> int:
-    """The process's resident memory; 0 where the system does not tell."""
+    """Resident memory of the process in bytes; 0 if the system does not report it."""
     statm = Path("/proc/self/statm")
     if not statm.exists():
         return 0

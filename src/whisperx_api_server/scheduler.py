@@ -1,10 +1,10 @@
-"""Lanes: one thread per loaded model, fed from a fair queue.
+"""Scheduler: one lane, a thread with a fair queue, per loaded model.
 
-A lane takes the batches that its `BatchPolicy` decides, computes them on its own thread and answers
-every waiter, whatever happens: a failing batch is halved and tried again down to one entry, a
-memory shortage lowers the size of later batches, and a thread that dies is replaced by one that
-loads the model anew. Features are computed ahead, entry by entry, on a second thread, so that a
-batch is chosen at the last instant and a new request can still join it.
+A lane takes the batches that its `BatchPolicy` decides, computes them on its thread and completes
+every future: a failing batch is halved and retried down to single entries, an out-of-memory error
+reduces the size of later batches, and a thread that dies is replaced by one that loads the model
+again. Features are precomputed entry by entry on a second thread, so that a batch is chosen at the
+last moment and a new request can still join it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ UNLOADED = "the model was unloaded meanwhile; try again"
 
 @dataclass(kw_only=True, slots=True)
 class LaneStats:
-    """What a lane has done; counters only grow."""
+    """A lane's counters; they only grow."""
 
     batches: int = 0
     entries: int = 0
@@ -49,10 +49,10 @@ class LaneStats:
 
 
 class Lane(Generic[M]):
-    """One loaded model and the one thread that touches it.
+    """One loaded model and the only thread that uses it.
 
-    `load` runs on that thread, at the start and again should the thread die; so does the model's
-    own `close`, if it has one. `device`, shared by the lanes of one device, bounds how many compute
+    `load` runs on that thread, at the start and again if the thread dies; so does the model's
+    `close`, if it has one. `device`, shared by the lanes of one device, limits how many compute
     at a time. Thread-safe.
     """
 
@@ -67,8 +67,8 @@ class Lane(Generic[M]):
     ) -> None:
         self.name = name
         self.loaded: Future[None] = Future()
-        """Done once the model is there, or has the reason why it did not load. A lane whose thread
-        died has a new one."""
+        """Done once the model is loaded, or fails with the error of the load. Replaced if the
+        lane's thread dies."""
         self.stats = LaneStats()
         self._load = load
         self._limits_of = limits
@@ -80,7 +80,7 @@ class Lane(Generic[M]):
         self._in_flight: list[Entry[Item]] = []
         self._closing = False
         self._ended: Future[None] = Future()
-        self._ended.set_running_or_notify_cancel()  # no waiter can cancel it
+        self._ended.set_running_or_notify_cancel()  # so that a waiter cannot cancel it
         self._prepare_thread: threading.Thread | None = None
         self._start(self._main)
 
@@ -88,10 +88,10 @@ class Lane(Generic[M]):
 
     @property
     def model(self) -> M:
-        """The loaded model, for what is thread-safe; keep no reference to it.
+        """The loaded model, for its thread-safe methods; do not keep a reference to it.
 
         Raises:
-            Unavailable: it is unloaded, or `loaded` is not done.
+            Unavailable: the model is unloaded, or `loaded` is not done.
         """
         model = self._model
         if model is None:
@@ -110,7 +110,7 @@ class Lane(Generic[M]):
         max_batch: int | None = None,
         watched: bool = False,
     ) -> Future[R]:
-        """Queue one payload; its future is answered in any case. See `Entry` for the arguments."""
+        """Queue one payload; its future always completes. See `Entry` for the arguments."""
         item = Item(work=work, payload=payload)
         entry = Entry(
             client=client,
@@ -133,7 +133,10 @@ class Lane(Generic[M]):
         return item.future
 
     def cancel(self, request_id: str) -> int:
-        """Drop the waiting entries of a request; a batch in flight completes. How many."""
+        """Remove the waiting entries of a request, and return their number.
+
+        A batch in flight completes.
+        """
         with self._changed:
             dropped = self._policy.queue.cancel(request_id)
             self._count_cancelled(dropped)
@@ -142,31 +145,31 @@ class Lane(Generic[M]):
         return len(dropped)
 
     def close(self) -> Future[None]:
-        """Take no more work, and answer what waits with `Unavailable`.
+        """Accept no more work, and fail the waiting entries with `Unavailable`.
 
-        The future is done when the batch in flight has ended and the model is freed.
+        The future is done when the batch in flight has completed and the model is freed.
         """
         self._close_queue(Unavailable(UNLOADED))
         return self._ended
 
     @property
     def closed(self) -> bool:
-        """Whether it takes no more work: closed, or its model could not be loaded again."""
+        """Whether it accepts no more work: it was closed, or its model could not be loaded."""
         return self._closing
 
     def __len__(self) -> int:
-        """How many entries wait."""
+        """Number of waiting entries."""
         with self._changed:
             return len(self._policy.queue)
 
     @property
     def in_flight(self) -> int:
-        """The size of the batch that is being computed."""
+        """Size of the batch that is being computed."""
         return len(self._in_flight)
 
     @property
     def batch_limit(self) -> int:
-        """The largest batch at present; below the configured one after a memory shortage."""
+        """Current maximum batch size; below the configured one after an out-of-memory error."""
         return self._policy.batch_limit
 
     # -- the lane's own threads ---------------------------------------------------------------
@@ -180,9 +183,9 @@ class Lane(Generic[M]):
         try:
             if self._load_model():
                 self._serve()
-        except BaseException as error:  # a dying thread must not strand its waiters
+        except BaseException as error:  # waiters must get an answer if the thread dies
             logger.error("lane %s died and is replaced", self.name, exc_info=error)
-            release_frames(error)  # they hold the old model, and two might not fit the device
+            release_frames(error)  # they refer to the old model; two might not fit on the device
             self._settle_stranded()
         self._drop_model()
         with self._changed:
@@ -194,11 +197,11 @@ class Lane(Generic[M]):
         self._ended.set_result(None)
 
     def _load_model(self) -> bool:
-        """Load the model; whether it is there."""
+        """Load the model; False if that failed."""
         try:
             model = self._load()
             limits = self._limits_of(model)
-        except BaseException as error:  # handed to whoever waits for the model
+        except BaseException as error:  # passed to the requests that wait for the model
             if not isinstance(error, Exception):
                 logger.error("lane %s: the engine ended its thread", self.name, exc_info=error)
                 error = ModelUnavailable("the engine stopped while it loaded the model; try again")
@@ -208,7 +211,7 @@ class Lane(Generic[M]):
             return False
         with self._changed:
             self._model = model
-            if not self.stats.restarts:  # else it keeps what it learnt about memory
+            if not self.stats.restarts:  # after a restart, a reduced batch limit is kept
                 self._policy.set_limits(limits)
             self._changed.notify_all()
         if not self.loaded.done():
@@ -217,12 +220,12 @@ class Lane(Generic[M]):
 
     def _serve(self) -> None:
         while self._wait_for_work():
-            # The batch is chosen once the device is free: requests that arrive meanwhile join it.
+            # Chosen once the device is free, so that requests that arrive meanwhile can join.
             with self._device:
                 self._compute(self._take_batch())
 
     def _drop_model(self) -> None:
-        """Forget the model and let it free its memory."""
+        """Drop the model and free its memory."""
         with self._changed:
             model, self._model = self._model, None
             if not self._closing:
@@ -244,10 +247,10 @@ class Lane(Generic[M]):
             entry.payload.fail(error)
 
     def _settle_stranded(self) -> None:
-        """Answer the batch that the dead thread left.
+        """Answer the batch that was in flight when the thread died.
 
-        Several entries are computed once more, each alone, so that only the one that kills the
-        thread again fails.
+        Several entries are retried one by one, so that only an entry that ends the thread again
+        fails.
         """
         with self._changed:
             self.stats.restarts += 1
@@ -263,7 +266,7 @@ class Lane(Generic[M]):
             entry.payload.fail(Unavailable("the engine stopped while it computed this; try again"))
 
     def _wait_for_work(self) -> bool:
-        """Wait for an entry, when idle a moment longer for more of them; False at the end."""
+        """Wait for an entry, and if idle up to `max_wait` for more; False when closed."""
         policy = self._policy
         with self._changed:
             idle = not len(policy.queue)
@@ -281,7 +284,7 @@ class Lane(Generic[M]):
             for entry in self._policy.take():
                 if entry.payload.begin():
                     batch.append(entry)
-                else:  # its waiter has given up
+                else:  # its future was cancelled
                     self._count_cancelled([entry])
             self._in_flight = batch
             self._changed.notify_all()  # features of the next batches can be computed
@@ -294,7 +297,7 @@ class Lane(Generic[M]):
     def _compute(self, batch: list[Entry[Item]]) -> None:
         if not batch:
             return
-        # Counted first: whoever has an answer finds it in the figures.
+        # Counted first, so that the counters include every answered request.
         self.stats.batches += 1
         self.stats.entries += len(batch)
         self.stats.largest_batch = max(self.stats.largest_batch, len(batch))
@@ -308,7 +311,7 @@ class Lane(Generic[M]):
             self._in_flight = []
 
     def _run(self, model: M, batch: list[Entry[Item]]) -> bool:
-        """Compute and answer one batch, in halves if it fails; whether it went at the first try."""
+        """Compute and answer one batch, in halves if it fails; whether the first try succeeded."""
         try:
             results = run_batch(model, [entry.payload for entry in batch])
         except Exception as caught:  # noqa: BLE001 - each waiter gets its own answer
@@ -332,14 +335,14 @@ class Lane(Generic[M]):
         return False
 
     def _prepare_ahead(self) -> None:
-        """Compute features for the entries that come next, up to two batches ahead."""
+        """Precompute features for the next entries, up to two batches ahead."""
         while self._prepare_one():
             pass
 
     def _prepare_one(self) -> bool:
-        """Wait for an entry and compute its features; False at the end.
+        """Wait for an entry and compute its features; False when closed.
 
-        A function of its own, so that nothing of the entry is kept while the next is waited for.
+        A separate function, so that no entry is referenced while waiting for the next.
         """
         with self._changed:
             item: Item | None = None

@@ -10,14 +10,14 @@ import uvicorn
 from fastapi import FastAPI
 
 ANSWER_TIME = 5
-"""Seconds that connections have, once the grace is over, to carry their last answers away."""
+"""Seconds for connections to send their last answers after the grace period."""
 
 
 class Server(uvicorn.Server):
-    """On the first signal, new requests get 503 while accepted ones finish; on the second it ends.
+    """Drains on the first signal (503 for new requests), and exits on the second.
 
     uvicorn alone would close its socket at once, and a load balancer would see refused
-    connections instead of answers that say when to come back.
+    connections instead of answers with `Retry-After`.
     """
 
     def __init__(self, application: FastAPI, *, host: str, port: int, grace: float) -> None:

@@ -1,7 +1,7 @@
-"""Logs failures with their tracebacks, then clears the tracebacks of exceptions that are stored.
+"""Logs failures with their tracebacks, and clears the tracebacks of stored exceptions.
 
-An exception refers to every frame that it passed: as long as a task or a future holds it, it holds
-the recording's memory map (and so its disk space) and the model too.
+An exception refers to every frame that it passed. While a task or a future keeps it, it keeps
+the recording's memory map (and its disk space) and the model too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 async def released(work: Callable[[], Awaitable[T]], logger: logging.Logger, message: str) -> T:
-    """The result of `work()`; what it raises is logged first, and raised without its traceback."""
+    """Await `work()`; an error is logged and raised again without its traceback."""
     try:
         return await work()
     except BaseException as error:
@@ -27,11 +27,10 @@ async def released(work: Callable[[], Awaitable[T]], logger: logging.Logger, mes
 
 
 def log_and_release(error: BaseException, logger: logging.Logger, message: str) -> None:
-    """Log a fault of the server, and clear the error's traceback.
+    """Log an error of the server, and clear its traceback.
 
-    The traceback is logged where the code is at fault (status 500, and unexpected errors), not
-    where a package, the hub or memory is missing. Refusals (below 500) and cancellations are not
-    faults.
+    The traceback is logged for errors in the code (status 500, and unexpected exceptions), not
+    for a missing package, hub or memory. Refusals (below 500) and cancellations are not logged.
     """
     status = error.status if isinstance(error, ServiceError) else 500
     if status == 500 and isinstance(error, Exception):
@@ -44,15 +43,15 @@ def log_and_release(error: BaseException, logger: logging.Logger, message: str) 
 def release_frames(error: BaseException) -> None:
     """Clear the tracebacks of an error and of its causes.
 
-    A single frame refers to all its callers, so no part of a traceback is kept. Functions that have
-    returned are cleared as well, for a log handler may keep the record. Coroutines are not: that
-    would end those that still wait, where requests share an error.
+    A frame refers to all its callers, so no part of a traceback is kept. The frames of functions
+    that have returned are cleared too, because a log handler may keep the record. Coroutines are
+    not cleared: requests can share an error, and clearing would end those that still wait.
     """
     for each in _chain(error):
         trace, each.__traceback__ = each.__traceback__, None
         while trace is not None:
             if not trace.tb_frame.f_code.co_flags & _RESUMABLE:
-                with suppress(RuntimeError):  # it is running still
+                with suppress(RuntimeError):  # the frame is still executing
                     trace.tb_frame.clear()
             trace = trace.tb_next
 
@@ -61,7 +60,7 @@ _RESUMABLE = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENE
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """An error, and all that led to it."""
+    """An error and all its causes."""
     found: list[BaseException] = []
     pending: list[BaseException | None] = [error]
     while pending:

@@ -23,7 +23,7 @@ from .urls import UrlFetcher
 logger = logging.getLogger(__name__)
 
 BACK_OFF = (1.0, 5.0, 30.0, 120.0, 600.0)
-"""Seconds between the tries; after the last the delivery is given up."""
+"""Seconds between attempts; after the last one the delivery fails."""
 
 SECRET_PREFIX = "whsec_"
 
@@ -40,26 +40,26 @@ class Webhooks:
 
     @property
     def enabled(self) -> bool:
-        """Whether there is a key to sign with: without one, nothing is sent."""
+        """Whether there is a signing key; without one, nothing is sent."""
         return self._secret is not None
 
     async def check(self, url: str) -> None:
-        """See whether events can be delivered to a URL.
+        """Check that events can be delivered to a URL.
 
         Raises:
-            NotConfigured: there is no key to sign them with.
+            NotConfigured: there is no signing key.
             InvalidRequest: the URL policy refuses it.
         """
         self._key()
         await self._fetcher.check(url, param="callback_url")
 
     async def deliver(self, url: str, event_id: str, event: Mapping[str, Any]) -> bool:
-        """Post an event until it is accepted (any 2xx); whether it was.
+        """Post an event until a 2xx acknowledges it; whether one did.
 
-        Every try has the same `webhook-id`, by which a receiver knows a repetition.
+        All attempts have the same `webhook-id`, so that a receiver can detect duplicates.
 
         Raises:
-            NotConfigured: there is no key to sign it with.
+            NotConfigured: there is no signing key.
         """
         body = json.dumps(event, ensure_ascii=False).encode()
         for wait in (*self._back_off, None):
@@ -80,7 +80,7 @@ class Webhooks:
         return False
 
     def headers(self, event_id: str, body: bytes) -> dict[str, str]:
-        """The headers of one try, signed now."""
+        """The headers of one attempt, with a current signature."""
         timestamp = str(int(time.time()))
         signed = b".".join((event_id.encode(), timestamp.encode(), body))
         digest = hmac.new(self._key(), signed, hashlib.sha256).digest()
@@ -92,7 +92,7 @@ class Webhooks:
         }
 
     def _key(self) -> bytes:
-        """The secret as the specification writes it, base64 after `whsec_`, or any other text."""
+        """Decode the secret: base64 after `whsec_` as in the specification, or any other text."""
         if self._secret is None:
             raise NotConfigured(
                 "callback_url needs a key to sign with: set WEBHOOK_SECRET", param="callback_url"

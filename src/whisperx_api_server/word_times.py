@@ -1,4 +1,4 @@
-"""Word times that can be true: inside speech, in order, longer than nothing."""
+"""Makes word times plausible: within speech, in order, longer than 0."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from dataclasses import replace
 from .domain import SpeechRegion, Word
 
 MIN_WORD = 0.04
-"""Seconds that a word lasts at least, where there is room."""
+"""Minimum seconds of a word, if there is room."""
 
 
 def keep_in_speech(
     words: Sequence[Word], regions: Sequence[SpeechRegion], *, anchor: float = 0.5
 ) -> tuple[Word, ...]:
-    """The words with their times moved into the speech `regions`, at least one, in order.
+    """Move the times of words into the speech `regions` (at least one, in order).
 
-    A word belongs to the region that its anchor lies in: 0.5 is its middle, 0 its start. One whose
-    anchor lies in a pause belongs to the region behind the pause. A decoder without a word for
-    silence begins the next word early, so its words are anchored in the middle; an aligner ends the
-    word before late, so its words are anchored at the start. Starts increase and every word is
-    longer than 0.
+    A word belongs to the region that contains its anchor: 0.5 is its middle, 0 its start. If the
+    anchor is in a pause, the word belongs to the region after the pause. A decoder does not model
+    silence and begins the next word too early, so its words are anchored in the middle; an aligner
+    ends the previous word too late, so its words are anchored at the start. Starts increase, and
+    every word is longer than 0.
     """
     grouped: list[list[Word]] = [[] for _ in regions]
     place = 0
@@ -38,7 +38,7 @@ def keep_in_speech(
 
 
 def _spread(words: list[Word], region: SpeechRegion) -> list[Word]:
-    """The words of one region: each at least as long as the shortest may be, none overlapping."""
+    """Spread the words of one region: none too short, none overlapping."""
     shortest = min(MIN_WORD, (region.end - region.start) / len(words))
     starts: list[float] = []
     for count, word in enumerate(words):

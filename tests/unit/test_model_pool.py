@@ -254,7 +254,7 @@ def test_a_model_that_never_returns_holds_up_no_other() -> None:
         world.pool.sweep()
         await until(world.models["b"].closed.is_set)
         assert world.loaded() == []
-        with pytest.raises(ModelUnavailable, match="last batch does not end") as refused:
+        with pytest.raises(ModelUnavailable, match="last batch is still running") as refused:
             await doubled(world, "a")
         assert refused.value.retry_after
         assert await doubled(world, "b") == 4
@@ -269,7 +269,7 @@ def test_a_model_that_never_returns_holds_up_no_other() -> None:
 def test_unloading_a_model_that_never_returns_is_answered() -> None:
     async def scene(world: World) -> None:
         model = await stuck(world, "a")
-        with pytest.raises(Conflict, match="still computes"):
+        with pytest.raises(Conflict, match="last batch is still running"):
             await world.pool.unload(key("a"))
         model.may_end.set()
         await until(model.closed.is_set)
