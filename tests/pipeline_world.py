@@ -45,7 +45,7 @@ from whisperx_api_server.domain import (
 )
 from whisperx_api_server.errors import ServiceError
 from whisperx_api_server.events import Emit, Event
-from whisperx_api_server.model_pool import ModelPool, PoolPolicy
+from whisperx_api_server.model_pool import ModelPool, PoolSettings, SchedulerSettings
 from whisperx_api_server.pipeline import Pipeline
 from whisperx_api_server.runner import Checkpoint
 from whisperx_api_server.sources import SourceOpener
@@ -204,7 +204,7 @@ class World:
         """Why the models of a stage cannot be loaded."""
         self.clips = Clips(RECORDINGS, self.hold)
         self.admission = AdmissionControl(limit)
-        self.pool = ModelPool(PoolPolicy(), load=self._load)
+        self.pool = ModelPool(PoolSettings(), SchedulerSettings(), load=self._load)
         spec = ModelSpec(name="small")
         self.catalog = Catalog(
             transcription="fake",

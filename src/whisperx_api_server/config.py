@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from .domain import OutputFormat
 from .job_store import JobSettings
+from .model_pool import PoolSettings, SchedulerSettings
 from .model_settings import (
     AlignmentSettings,
     BackendSettings,
@@ -33,7 +34,6 @@ from .setting_types import (
     JsonList,
     LanguageCode,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     Section,
@@ -77,30 +77,6 @@ class LimitSettings(Section):
     )
     request_timeout: NonNegativeFloat = Field(
         0.0, description="Seconds until a request is cancelled; 0 disables it."
-    )
-
-
-class SchedulerSettings(Section):
-    """Batches."""
-
-    max_wait_ms: NonNegativeFloat = Field(
-        4.0, description="Milliseconds that an idle model waits for more windows for a batch."
-    )
-    concurrent_per_device: PositiveInt = Field(
-        2, description="Maximum number of models that compute on one device at a time."
-    )
-
-
-class PoolSettings(Section):
-    """Loaded models."""
-
-    ttl: Annotated[float, Field(ge=-1, allow_inf_nan=False)] = Field(
-        300.0, description="Seconds until an idle model is unloaded; -1 disables it."
-    )
-    memory_bytes: NonNegativeInt = Field(
-        0,
-        description="Maximum memory of loaded models in bytes; beyond it the least recently used "
-        "idle ones are unloaded. 0 disables it.",
     )
 
 

@@ -15,7 +15,9 @@ from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from .backends import ModelKey, free_device_memory, import_vendors, load_model
 from .backends.base import Capabilities, translate_memory_errors
@@ -23,6 +25,7 @@ from .batch_policy import BatchLimits
 from .errors import Conflict, InsufficientMemory, ModelUnavailable, ServiceError
 from .fair_semaphore import FairSemaphore
 from .scheduler import Lane
+from .setting_types import NonNegativeFloat, NonNegativeInt, PositiveInt, Section
 from .tracebacks import release_frames
 
 logger = logging.getLogger(__name__)
@@ -33,24 +36,34 @@ ALIGN_BATCH = 16
 TRANSLATION_BATCH = 8
 """Maximum number of pieces of text per batch, of one request or several."""
 
+CLOSE_TIMEOUT = 30.0
+"""Seconds that an unloading model has for its last batch, before requests for it are refused."""
+
 State = Literal["loading", "ready"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PoolPolicy:
-    """When models are unloaded, and how many compute at a time.
+class SchedulerSettings(Section):
+    """Batches."""
 
-    `ttl` is in seconds, negative never unloads; `memory_bytes` 0 is no limit. At most
-    `concurrent_per_device` models compute on a device at a time. An idle lane waits up to
-    `max_wait` seconds for more entries. While a model is being unloaded, requests for it wait up
-    to `close_timeout` seconds for its last batch and are then refused.
-    """
+    max_wait_ms: NonNegativeFloat = Field(
+        4.0, description="Milliseconds that an idle model waits for more windows for a batch."
+    )
+    concurrent_per_device: PositiveInt = Field(
+        2, description="Maximum number of models that compute on one device at a time."
+    )
 
-    ttl: float = 300.0
-    memory_bytes: int = 0
-    concurrent_per_device: int = 2
-    max_wait: float = 0.004
-    close_timeout: float = 30.0
+
+class PoolSettings(Section):
+    """Loaded models."""
+
+    ttl: Annotated[float, Field(ge=-1, allow_inf_nan=False)] = Field(
+        300.0, description="Seconds until an idle model is unloaded; -1 disables it."
+    )
+    memory_bytes: NonNegativeInt = Field(
+        0,
+        description="Maximum memory of loaded models in bytes; beyond it the least recently used "
+        "idle ones are unloaded. 0 disables it.",
+    )
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -86,13 +99,17 @@ class ModelPool:
 
     def __init__(
         self,
-        policy: PoolPolicy,
+        settings: PoolSettings,
+        scheduling: SchedulerSettings,
         *,
+        close_timeout: float = CLOSE_TIMEOUT,
         load: Callable[[ModelKey], object] = load_model,
         import_vendors: Callable[[ModelKey], None] = import_vendors,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._policy = policy
+        self._settings = settings
+        self._scheduling = scheduling
+        self._close_timeout = close_timeout
         self._load = load
         self._import_vendors = import_vendors
         self._clock = clock
@@ -115,7 +132,7 @@ class ModelPool:
                 raise ModelUnavailable(
                     "the model is being unloaded, and its last batch is still running; "
                     "try again later",
-                    retry_after=self._policy.close_timeout,
+                    retry_after=self._close_timeout,
                 )
         entry = self._models.get(key)
         if entry is None or entry.lane.closed:
@@ -173,12 +190,12 @@ class ModelPool:
 
     def sweep(self) -> None:
         """Start unloading the models that have been idle for longer than the TTL."""
-        oldest = self._clock() - self._policy.ttl
+        oldest = self._clock() - self._settings.ttl
         for entry in list(self._models.values()):
             if entry.leases:
                 continue
             self._forget_dead(entry)
-            if self._policy.ttl >= 0 and entry.ready and entry.last_used < oldest:
+            if self._settings.ttl >= 0 and entry.ready and entry.last_used < oldest:
                 logger.info("unloading %s: idle", entry.key)
                 self._begin_close(entry)
 
@@ -204,7 +221,7 @@ class ModelPool:
             lambda: self._load_measured(key, loop),
             limits=lambda model: self._limits(key, model),
             device=self._devices.setdefault(
-                device, FairSemaphore(self._policy.concurrent_per_device)
+                device, FairSemaphore(self._scheduling.concurrent_per_device)
             ),
         )
         entry = _Loaded(key=key, lane=lane, last_used=self._clock())
@@ -277,7 +294,7 @@ class ModelPool:
         return bool(closing) and await self._ends_in_time(closing)
 
     def _limits(self, key: ModelKey, model: Any) -> BatchLimits:
-        wait = self._policy.max_wait
+        wait = self._scheduling.max_wait_ms / 1000
         if key.stage == "transcription":
             capabilities: Capabilities = model.capabilities
             batch = min(key.spec.max_batch, capabilities.max_batch or key.spec.max_batch)
@@ -296,7 +313,7 @@ class ModelPool:
 
     def _make_room(self, keep: _Loaded) -> None:
         """Unload the least recently used idle models until the others fit the memory budget."""
-        budget = self._policy.memory_bytes
+        budget = self._settings.memory_bytes
         if not budget:
             return
         used = sum(self._sizes.get(key, 0) for key in self._models)
@@ -317,7 +334,7 @@ class ModelPool:
 
     async def _ends_in_time(self, closing: Collection[asyncio.Future[None]]) -> bool:
         """Wait up to `close_timeout` seconds until models are closed; whether they are."""
-        _, pending = await asyncio.wait(closing, timeout=self._policy.close_timeout)
+        _, pending = await asyncio.wait(closing, timeout=self._close_timeout)
         return not pending
 
 

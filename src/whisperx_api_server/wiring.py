@@ -14,7 +14,7 @@ from .backends import BUILT_IN, ModelKey, declaration, find_backend
 from .backends.base import ModelSpec
 from .catalog import Catalog, configured, resolve_device
 from .config import ConfigurationError, Settings
-from .model_pool import ModelPool, PoolPolicy
+from .model_pool import ModelPool
 from .model_settings import TranscriberSettings
 from .pipeline import Pipeline
 from .request_fields import FormDefaults
@@ -101,14 +101,7 @@ def form_defaults(settings: Settings, catalog: Catalog) -> FormDefaults:
 
 def build_pool(settings: Settings) -> ModelPool:
     """Build the model cache."""
-    return ModelPool(
-        PoolPolicy(
-            ttl=settings.pool.ttl,
-            memory_bytes=settings.pool.memory_bytes,
-            concurrent_per_device=settings.scheduler.concurrent_per_device,
-            max_wait=settings.scheduler.max_wait_ms / 1000,
-        )
-    )
+    return ModelPool(settings.pool, settings.scheduler)
 
 
 def build_fetcher(settings: Settings, uploads: BlobStore) -> UrlFetcher:

@@ -24,7 +24,7 @@ from whisperx_api_server.backends.fake import say, silence
 from whisperx_api_server.catalog import Catalog
 from whisperx_api_server.domain import AudioClip, Source, TranscriptionRequest, Upload
 from whisperx_api_server.events import Event
-from whisperx_api_server.model_pool import ModelPool, PoolPolicy
+from whisperx_api_server.model_pool import ModelPool, PoolSettings, SchedulerSettings
 from whisperx_api_server.pipeline import Pipeline
 from whisperx_api_server.runner import Checkpoint
 from whisperx_api_server.sources import SourceOpener
@@ -71,7 +71,7 @@ def write_minutes(path: Path, minutes: int) -> None:
 
 
 async def transcribe(path: Path) -> dict[str, float]:
-    pool = ModelPool(PoolPolicy())
+    pool = ModelPool(PoolSettings(), SchedulerSettings())
     pipeline = Pipeline(
         opener=MapOpener(),
         pool=pool,

@@ -24,7 +24,7 @@ from whisperx_api_server.errors import (
     NotConfigured,
     Unavailable,
 )
-from whisperx_api_server.model_pool import ModelPool, PoolPolicy
+from whisperx_api_server.model_pool import ModelPool, PoolSettings, SchedulerSettings
 from whisperx_api_server.work import Work
 
 
@@ -55,7 +55,7 @@ DOUBLE: Work[Model, int, int] = Work(run=lambda model, numbers, _: model.run(num
 class World:
     """A pool whose loads and clock the test holds."""
 
-    def __init__(self, **policy: Any) -> None:
+    def __init__(self, close_timeout: float = 30.0, **settings: Any) -> None:
         self.now = 1000.0
         self.loads: list[str] = []
         self.models: dict[str, Model] = {}
@@ -67,7 +67,9 @@ class World:
         self.may_import = threading.Event()
         self.may_import.set()
         self.pool = ModelPool(
-            PoolPolicy(**policy),
+            PoolSettings(**settings),
+            SchedulerSettings(),
+            close_timeout=close_timeout,
             load=self.load,
             import_vendors=self.import_vendors,
             clock=lambda: self.now,
@@ -93,11 +95,11 @@ def key(name: str) -> ModelKey:
     return ModelKey(stage="diarization", backend="test", spec=ModelSpec(name=name))
 
 
-def play(scene: Callable[[World], Coroutine[Any, Any, None]], **policy: Any) -> World:
+def play(scene: Callable[[World], Coroutine[Any, Any, None]], **settings: Any) -> World:
     """Run a scene; at the end the pool must close, which frees every model."""
 
     async def run() -> World:
-        world = World(**policy)
+        world = World(**settings)
         try:
             async with asyncio.timeout(30):
                 await scene(world)

@@ -22,7 +22,7 @@ from whisperx_api_server.errors import (
     ServiceError,
     Unavailable,
 )
-from whisperx_api_server.model_pool import ModelPool, PoolPolicy
+from whisperx_api_server.model_pool import ModelPool, PoolSettings, SchedulerSettings
 from whisperx_api_server.text_service import PIECE, TextService, pieces
 from whisperx_api_server.wiring import build_catalog
 
@@ -63,7 +63,7 @@ class House:
         self.engine = Engine()
         self.loaded: list[ModelKey] = []
         self.failure = failure
-        self.pool = ModelPool(PoolPolicy(), load=self._load)
+        self.pool = ModelPool(PoolSettings(), SchedulerSettings(), load=self._load)
         settings = Settings(
             translation={"models": {"de-en": "own/model"}},
             llm={"model": "some/llm"},
@@ -303,7 +303,9 @@ def test_bad_options_load_nothing() -> None:
 def test_a_language_model_that_is_not_set_names_the_setting() -> None:
     async def run() -> None:
         text = TextService(
-            pool=ModelPool(PoolPolicy()), catalog=build_catalog(Settings()), timeout=0
+            pool=ModelPool(PoolSettings(), SchedulerSettings()),
+            catalog=build_catalog(Settings()),
+            timeout=0,
         )
         with pytest.raises(NotConfigured, match="LLM__MODEL"):
             await text.generate("hi", config={}, schema=None, request_id="r", client="c")
