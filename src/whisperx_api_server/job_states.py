@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Literal
 
 from .domain import Job
 from .errors import Interrupted, ServiceError
 from .events import Progress
+from .job_store import JobSettings
 
 MAX_RUNNING_PROGRESS = 0.999
 """Maximum progress of a job that is under way: its speakers may still be missing."""
@@ -50,6 +52,16 @@ def interrupted(job: Job, now: float) -> Job:
     """The job at its end, which came with its server's."""
     error = Interrupted("the server was restarted before the job was done: submit it again")
     return failed(job, error, now)
+
+
+def surplus(jobs: Iterable[Job], settings: JobSettings, now: float) -> list[Job]:
+    """The ended jobs that are too old, or too many."""
+    ended = sorted((job for job in jobs if job.ended), key=lambda job: -job.submitted_at)
+    return [
+        job
+        for place, job in enumerate(ended)
+        if place >= settings.max_count or now - (job.finished_at or now) > settings.max_age
+    ]
 
 
 def _ended(job: Job, state: Literal["completed", "failed", "cancelled"], now: float) -> Job:

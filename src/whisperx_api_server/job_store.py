@@ -1,7 +1,8 @@
-"""Jobs and their transcripts on disk: they outlive a restart, and go when old or too many."""
+"""Stores jobs and their transcripts, on disk; they outlive a restart."""
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import logging
 import os
@@ -12,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from typing import Protocol
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -68,21 +70,54 @@ def default_directory(environment: Mapping[str, str], port: int | None) -> Path:
     return state / "whisperx-api-server" / (f"jobs-{port}" if port else "jobs")
 
 
-class JobStore:
-    """One JSON file per job and one of JSON lines per transcript, in a directory of its own.
+class JobStore(Protocol):
+    """Keeps jobs and their transcripts beyond the process."""
 
-    Its methods are called off the event loop. A transcript's first line is all but its segments,
-    which have a line each: the parser holds the interpreter's lock, and with it the event loop, for
-    as long as one call takes, which for hours of speech at once is half a second.
+    async def load(self) -> list[Job]:
+        """All jobs, oldest first; they are this process's until `close`.
+
+        Raises:
+            JobDirectoryError: they are another server's, or another user's.
+        """
+
+    async def save(self, job: Job) -> None:
+        """Keep a job as it is now.
+
+        Raises:
+            Unavailable: it cannot be kept.
+        """
+
+    async def save_transcript(self, job_id: str, transcript: Transcript) -> None:
+        """Keep the result of a job.
+
+        Raises:
+            Unavailable: it cannot be kept.
+        """
+
+    async def transcript(self, job_id: str) -> Transcript | None:
+        """The result of a job; None if it is not there, not any more, or damaged."""
+
+    async def delete(self, job_id: str) -> None:
+        """Delete a job and its result."""
+
+    def close(self) -> None:
+        """Let other servers have the jobs."""
+
+
+class DiskJobStore:
+    """A JobStore of one JSON file per job and one of JSON lines per transcript, in a directory.
+
+    Files are read and written on threads. A transcript's first line is all but its segments, which
+    have a line each: the parser holds the interpreter's lock, and with it the event loop, for as
+    long as one call takes, which for hours of speech at once is half a second.
     """
 
-    def __init__(self, directory: Path, settings: JobSettings) -> None:
+    def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._settings = settings
         self._claim: int | None = None
 
     def claim(self) -> None:
-        """Take the directory for this process, until `release`; a second time does nothing.
+        """Take the directory for this process, until `close`; a second time does nothing.
 
         One that cannot be used is logged: the server then refuses jobs, and nothing else.
 
@@ -116,14 +151,37 @@ class JobStore:
             undo.pop_all()
         self._claim = directory
 
-    def release(self) -> None:
-        """Let other servers have the directory."""
+    def close(self) -> None:
+        """See `JobStore.close`."""
         if self._claim is not None:
             os.close(self._claim)
             self._claim = None
 
-    def load(self) -> list[Job]:
-        """All jobs on disk, oldest first; a damaged file is reported and left out."""
+    async def load(self) -> list[Job]:
+        """See `JobStore.load`; a damaged file is reported and left out."""
+        return await asyncio.to_thread(self._load)
+
+    async def save(self, job: Job) -> None:
+        """See `JobStore.save`."""
+        await asyncio.to_thread(self._write, f"{job.id}.job.json", [_JOB.dump_json(job)])
+
+    async def save_transcript(self, job_id: str, transcript: Transcript) -> None:
+        """See `JobStore.save_transcript`."""
+        head = _TRANSCRIPT.dump_json(replace(transcript, segments=()))
+        parts = chain([head], map(_SEGMENT.dump_json, transcript.segments))
+        lines = (part + b"\n" for part in parts)
+        await asyncio.to_thread(self._write, f"{job_id}.transcript.jsonl", lines)
+
+    async def transcript(self, job_id: str) -> Transcript | None:
+        """See `JobStore.transcript`."""
+        return await asyncio.to_thread(self._transcript, job_id)
+
+    async def delete(self, job_id: str) -> None:
+        """See `JobStore.delete`."""
+        await asyncio.to_thread(self._delete, job_id)
+
+    def _load(self) -> list[Job]:
+        self.claim()
         for path in self._directory.glob(f"{_UNFINISHED}*"):
             path.unlink(missing_ok=True)  # the process was killed while it wrote this
         jobs = []
@@ -134,26 +192,7 @@ class JobStore:
                 logger.warning("the job in %s cannot be read: %s", path.name, error)
         return sorted(jobs, key=lambda job: job.submitted_at)
 
-    def save(self, job: Job) -> None:
-        """Keep a job as it is now.
-
-        Raises:
-            Unavailable: the disk does not take it.
-        """
-        self._write(f"{job.id}.job.json", [_JOB.dump_json(job)])
-
-    def save_transcript(self, job_id: str, transcript: Transcript) -> None:
-        """Keep what a job gave.
-
-        Raises:
-            Unavailable: the disk does not take it.
-        """
-        head = _TRANSCRIPT.dump_json(replace(transcript, segments=()))
-        lines = (_SEGMENT.dump_json(segment) for segment in transcript.segments)
-        self._write(f"{job_id}.transcript.jsonl", (line + b"\n" for line in chain([head], lines)))
-
-    def transcript(self, job_id: str) -> Transcript | None:
-        """What a job gave; None if it is not there, no longer, or damaged."""
+    def _transcript(self, job_id: str) -> Transcript | None:
         if not _ID.fullmatch(job_id):
             return None
         path = self._directory / f"{job_id}.transcript.jsonl"
@@ -167,24 +206,13 @@ class JobStore:
             logger.warning("the transcript in %s cannot be read: %s", path.name, error)
             return None
 
-    def delete(self, job_id: str) -> None:
-        """Forget a job and what it gave."""
+    def _delete(self, job_id: str) -> None:
         for kind in ("job.json", "transcript.jsonl"):
             path = self._directory / f"{job_id}.{kind}"
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
                 logger.warning("%s cannot be deleted: %s", path.name, error)
-
-    def surplus(self, jobs: list[Job], now: float) -> list[Job]:
-        """Which ended jobs are too old, or too many; `now` in seconds since the epoch."""
-        ended = sorted((job for job in jobs if job.ended), key=lambda job: -job.submitted_at)
-        return [
-            job
-            for place, job in enumerate(ended)
-            if place >= self._settings.max_count
-            or now - (job.finished_at or now) > self._settings.max_age
-        ]
 
     def _write(self, name: str, content: Iterable[bytes]) -> None:
         # Whole or not at all, also when the process is killed halfway.

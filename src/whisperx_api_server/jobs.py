@@ -25,7 +25,7 @@ from .domain import (
 )
 from .errors import Conflict, NotFound, Overloaded, ServiceError, ShuttingDown, Unavailable
 from .events import Event, ResultEvent
-from .job_store import JobStore
+from .job_store import JobSettings, JobStore
 from .job_view import webhook_event
 from .runner import Runner
 from .runs import RunRegistry
@@ -59,12 +59,13 @@ class LocalService:
         blobs: BlobStore,
         store: JobStore,
         webhooks: Webhooks,
-        retry_window: float,
+        settings: JobSettings,
     ) -> None:
         self._runner = runner
         self._admission = admission
-        self._runs = RunRegistry(runner, blobs, retry_window=retry_window)
+        self._runs = RunRegistry(runner, blobs, retry_window=settings.retry_window)
         self._store = store
+        self._settings = settings
         self._webhooks = webhooks
         self._records: dict[str, _Record] = {}
         self._background: set[asyncio.Task[None]] = set()
@@ -113,8 +114,7 @@ class LocalService:
         Raises:
             JobDirectoryError: they are another server's, or another user's.
         """
-        await asyncio.to_thread(self._store.claim)
-        for job in await asyncio.to_thread(self._store.load):
+        for job in await self._store.load():
             if not job.ended:
                 job = job_states.interrupted(job, time.time())
                 await self._keep(job)
@@ -147,7 +147,7 @@ class LocalService:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._store.release()
+        self._store.close()
 
     # -- answering at once --------------------------------------------------------------------
 
@@ -230,7 +230,7 @@ class LocalService:
             callback_url=callback_url,
             notified=callback_url is None,
         )
-        await asyncio.to_thread(self._store.save, job)
+        await self._store.save(job)
         record = self._records[job.id] = _Record(job=job)
         record.task = asyncio.create_task(self._see_through(record, request, resources.pop_all()))
         return job
@@ -265,7 +265,7 @@ class LocalService:
             raise Conflict(f"the job failed: {job.error.message}")
         if job.state != "completed":
             raise Conflict(f"the job has no result: it is {job.state}")
-        transcript = await asyncio.to_thread(self._store.transcript, job_id)
+        transcript = await self._store.transcript(job_id)
         if transcript is None:
             raise NotFound("the job's result is no longer kept")
         return transcript
@@ -280,7 +280,7 @@ class LocalService:
             await asyncio.wait([record.task])
         else:
             del self._records[job_id]
-            await asyncio.to_thread(self._store.delete, job_id)
+            await self._store.delete(job_id)
         return record.job
 
     def _record(self, job_id: str, client: str) -> _Record:
@@ -297,7 +297,7 @@ class LocalService:
             async with resources:
                 with self.accepted():
                     transcript = await self._transcribe(record, request)
-                    await asyncio.to_thread(self._store.save_transcript, request.id, transcript)
+                    await self._store.save_transcript(request.id, transcript)
             ended = job_states.completed(record.job, time.time())
         except ServiceError as error:
             ended = job_states.failed(record.job, error, time.time())
@@ -340,7 +340,7 @@ class LocalService:
     async def _keep(self, job: Job) -> None:
         """Put a job that has ended on disk; where that fails, it is known until the next start."""
         try:
-            await asyncio.to_thread(self._store.save, job)
+            await self._store.save(job)
         except Unavailable as error:
             logger.error("the end of job %s is not on disk: %s", job.id, error.message)
 
@@ -351,9 +351,9 @@ class LocalService:
 
     async def _prune(self) -> None:
         jobs = [record.job for record in self._records.values()]
-        for job in self._store.surplus(jobs, time.time()):
+        for job in job_states.surplus(jobs, self._settings, time.time()):
             self._records.pop(job.id, None)
-            await asyncio.to_thread(self._store.delete, job.id)
+            await self._store.delete(job.id)
 
     async def _prune_forever(self) -> None:
         while True:
@@ -381,7 +381,7 @@ class LocalService:
         if job.id in self._records:
             record.job = notified
         else:  # deleted meanwhile
-            await asyncio.to_thread(self._store.delete, job.id)
+            await self._store.delete(job.id)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -21,7 +21,7 @@ from .backends import ModelKey, find_backend
 from .catalog import Catalog
 from .config import Settings, load_settings
 from .errors import ServiceError
-from .job_store import JobStore, default_directory
+from .job_store import DiskJobStore, JobStore, default_directory
 from .jobs import LocalService
 from .keys import KeyRing
 from .loop_lag import LoopLag
@@ -62,9 +62,7 @@ def create_app(settings: Settings | None = None, *, port: int | None = None) -> 
     catalog.check_backends()  # one that does not exist stops the start, not the first request
     preloaded = preloaded_models(settings, catalog)
 
-    job_store = JobStore(
-        settings.jobs.directory or default_directory(os.environ, port), settings.jobs
-    )
+    job_store = DiskJobStore(settings.jobs.directory or default_directory(os.environ, port))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -135,7 +133,7 @@ def build_services(
             blobs=uploads,
             store=job_store,
             webhooks=Webhooks(fetcher, secret=secret(settings.webhook_secret)),
-            retry_window=settings.jobs.retry_window,
+            settings=settings.jobs,
         ),
         text=TextService(pool=pool, catalog=catalog, timeout=limits.request_timeout),
         pool=pool,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from server import FAKE, Server
 from support import eventually
 from tones import CHUNK, SPACING, sentences, text
 from whisperx_api_server.domain import Job, Segment, Transcript
-from whisperx_api_server.job_store import JobSettings, JobStore
+from whisperx_api_server.job_store import DiskJobStore
 
 SECRET = "whsec_c29tZXRoaW5nIHRoYXQgbm9ib2R5IGtub3dz"
 
@@ -343,7 +344,7 @@ def test_only_so_many_jobs_are_kept(tmp_path: Path) -> None:
 
 
 def test_a_result_without_speakers_is_given_where_they_were_asked_for(tmp_path: Path) -> None:
-    store = JobStore(tmp_path / "jobs", JobSettings(max_age=1e6, max_count=10))
+    store = DiskJobStore(tmp_path / "jobs")
     said = Segment(start=0.0, end=1.0, text="red.", words=None)
     transcript = Transcript(
         task="transcribe", language="en", languages=("en",), duration=1.0, segments=(said,)
@@ -357,8 +358,8 @@ def test_a_result_without_speakers_is_given_where_they_were_asked_for(tmp_path: 
             diarize=diarize,
             words=not diarize,
         )
-        store.save(job)
-        store.save_transcript(job.id, transcript)
+        asyncio.run(store.save(job))
+        asyncio.run(store.save_transcript(job.id, transcript))
     params = (
         {"response_format": "diarized_json"},
         {"response_format": "verbose_json", "timestamp_granularities[]": "word"},

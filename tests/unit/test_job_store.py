@@ -18,10 +18,11 @@ from whisperx_api_server.domain import (
     Word,
 )
 from whisperx_api_server.errors import Failure, Unavailable
+from whisperx_api_server.job_states import surplus
 from whisperx_api_server.job_store import (
+    DiskJobStore,
     JobDirectoryError,
     JobSettings,
-    JobStore,
     default_directory,
 )
 
@@ -64,40 +65,47 @@ TRANSCRIPT = Transcript(
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> JobStore:
-    return JobStore(tmp_path / "jobs", JobSettings(max_age=100, max_count=3))
+def anyio_backend() -> str:
+    return "asyncio"
 
 
-def test_what_is_kept_comes_back_whole(store: JobStore, tmp_path: Path) -> None:
-    store.save(JOB)
-    store.save_transcript(ID, TRANSCRIPT)
-    anew = JobStore(tmp_path / "jobs", JobSettings(max_age=100, max_count=3))
-
-    assert anew.load() == [JOB]
-    assert anew.transcript(ID) == TRANSCRIPT
+@pytest.fixture
+def store(tmp_path: Path) -> DiskJobStore:
+    return DiskJobStore(tmp_path / "jobs")
 
 
-def test_other_users_cannot_read_it(store: JobStore, tmp_path: Path) -> None:
-    store.save(JOB)
-    store.save_transcript(ID, TRANSCRIPT)
+@pytest.mark.anyio
+async def test_what_is_kept_comes_back_whole(store: DiskJobStore, tmp_path: Path) -> None:
+    await store.save(JOB)
+    await store.save_transcript(ID, TRANSCRIPT)
+    anew = DiskJobStore(tmp_path / "jobs")
+
+    assert await anew.load() == [JOB]
+    assert await anew.transcript(ID) == TRANSCRIPT
+
+
+@pytest.mark.anyio
+async def test_other_users_cannot_read_it(store: DiskJobStore, tmp_path: Path) -> None:
+    await store.save(JOB)
+    await store.save_transcript(ID, TRANSCRIPT)
 
     assert (tmp_path / "jobs").stat().st_mode & 0o777 == 0o700
     assert {path.stat().st_mode & 0o777 for path in (tmp_path / "jobs").iterdir()} == {0o600}
 
 
-def test_two_servers_never_share_a_directory(store: JobStore, tmp_path: Path) -> None:
-    second = JobStore(tmp_path / "jobs", JobSettings(max_age=100, max_count=3))
+def test_two_servers_never_share_a_directory(store: DiskJobStore, tmp_path: Path) -> None:
+    second = DiskJobStore(tmp_path / "jobs")
     store.claim()
     store.claim()
 
     with pytest.raises(JobDirectoryError, match="JOBS__DIRECTORY: another server uses"):
         second.claim()
-    store.release()
+    store.close()
     second.claim()
 
 
 def test_a_directory_of_another_user_is_refused(
-    store: JobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: DiskJobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "jobs").mkdir()
     os.chown(tmp_path / "jobs", 4321, -1) if os.getuid() == 0 else None
@@ -108,7 +116,7 @@ def test_a_directory_of_another_user_is_refused(
 
 
 def test_a_directory_that_others_can_write_to_is_refused(
-    store: JobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: DiskJobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "jobs").mkdir()
     (tmp_path / "jobs").chmod(0o777)
@@ -125,7 +133,7 @@ def test_a_directory_that_cannot_be_made_refuses_jobs_and_nothing_else(
 ) -> None:
     (tmp_path / "file").write_text("")
 
-    JobStore(tmp_path / "file" / "jobs", JobSettings(max_age=1, max_count=1)).claim()
+    DiskJobStore(tmp_path / "file" / "jobs").claim()
 
     assert "jobs cannot be kept in JOBS__DIRECTORY" in caplog.text
 
@@ -138,58 +146,65 @@ def test_servers_of_a_user_have_a_default_directory_per_port(tmp_path: Path) -> 
     assert default_directory({"XDG_STATE_HOME": "relative"}, 1).is_relative_to(Path.home())
 
 
-def test_a_job_is_replaced_and_deleted(store: JobStore, tmp_path: Path) -> None:
-    store.save(JOB)
-    store.save(replace(JOB, progress=1.0))
-    store.save_transcript(ID, TRANSCRIPT)
-    assert [job.progress for job in store.load()] == [1.0]
+@pytest.mark.anyio
+async def test_a_job_is_replaced_and_deleted(store: DiskJobStore, tmp_path: Path) -> None:
+    await store.save(JOB)
+    await store.save(replace(JOB, progress=1.0))
+    await store.save_transcript(ID, TRANSCRIPT)
+    assert [job.progress for job in await store.load()] == [1.0]
 
-    store.delete(ID)
-    store.delete(ID)
+    await store.delete(ID)
+    await store.delete(ID)
 
-    assert store.load() == []
-    assert store.transcript(ID) is None
+    assert await store.load() == []
+    assert await store.transcript(ID) is None
     assert list((tmp_path / "jobs").iterdir()) == []
 
 
-def test_damaged_files_are_left_out_and_said(
-    store: JobStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.anyio
+async def test_damaged_files_are_left_out_and_said(
+    store: DiskJobStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store.save(JOB)
+    await store.save(JOB)
     (tmp_path / "jobs" / f"{'1' * 32}.job.json").write_text('{"id": "1"')
     (tmp_path / "jobs" / f"{ID}.transcript.jsonl").write_bytes(b"\xff")
 
-    assert store.load() == [JOB]
-    assert store.transcript(ID) is None
+    assert await store.load() == [JOB]
+    assert await store.transcript(ID) is None
     assert "1" * 32 in caplog.text
     assert f"{ID}.transcript.jsonl" in caplog.text
 
 
-def test_half_a_write_leaves_the_old_file_and_is_swept(store: JobStore, tmp_path: Path) -> None:
-    store.save(JOB)
+@pytest.mark.anyio
+async def test_half_a_write_leaves_the_old_file_and_is_swept(
+    store: DiskJobStore, tmp_path: Path
+) -> None:
+    await store.save(JOB)
     (tmp_path / "jobs" / ".unfinished-x").write_text("{")
 
-    assert store.load() == [JOB]
+    assert await store.load() == [JOB]
     assert [path.name for path in (tmp_path / "jobs").iterdir()] == [f"{ID}.job.json"]
 
 
-def test_a_disk_that_takes_nothing_is_said_to_the_client(tmp_path: Path) -> None:
+@pytest.mark.anyio
+async def test_a_disk_that_takes_nothing_is_said_to_the_client(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    store = JobStore(tmp_path / "file", JobSettings(max_age=1, max_count=1))
+    store = DiskJobStore(tmp_path / "file")
 
     with pytest.raises(Unavailable, match="cannot keep jobs") as refused:
-        store.save(JOB)
+        await store.save(JOB)
     assert str(tmp_path) not in refused.value.message
 
 
-def test_no_other_file_is_reached(store: JobStore, tmp_path: Path) -> None:
-    store.save(JOB)
+@pytest.mark.anyio
+async def test_no_other_file_is_reached(store: DiskJobStore, tmp_path: Path) -> None:
+    await store.save(JOB)
     (tmp_path / "secret.transcript.jsonll").write_bytes(b"{}")
 
-    assert store.transcript("../secret") is None
+    assert await store.transcript("../secret") is None
 
 
-def test_the_oldest_and_the_surplus_go_but_never_what_is_under_way(store: JobStore) -> None:
+def test_the_oldest_and_the_surplus_go_but_never_what_is_under_way() -> None:
     def job(place: int, **fields: object) -> Job:
         return replace(JOB, id=f"{place:032x}", submitted_at=float(place), **fields)  # type: ignore[arg-type]
 
@@ -197,7 +212,7 @@ def test_the_oldest_and_the_surplus_go_but_never_what_is_under_way(store: JobSto
     running = job(0, state="running", finished_at=None)
     ended = [job(place, finished_at=950.0) for place in range(1, 6)]
 
-    gone = store.surplus([running, old, *ended], now=1000.0)
+    gone = surplus([running, old, *ended], JobSettings(max_age=100, max_count=3), now=1000.0)
 
     # `old` is the newest by its number, and counts among the three that may stay.
     assert {each.id for each in gone} == {old.id, *(each.id for each in ended[:3])}

@@ -27,7 +27,7 @@ from whisperx_api_server.domain import (
 )
 from whisperx_api_server.errors import Conflict, NotFound, Overloaded, Unavailable
 from whisperx_api_server.events import Emit, Opened, StageBegan, WindowDone
-from whisperx_api_server.job_store import JobDirectoryError, JobSettings, JobStore
+from whisperx_api_server.job_store import DiskJobStore, JobDirectoryError, JobSettings
 from whisperx_api_server.jobs import LocalService
 from whisperx_api_server.runner import Checkpoint, Runner
 from whisperx_api_server.uploads import DiskBlobStore
@@ -53,13 +53,13 @@ class ScriptedRunner:
         return TRANSCRIPT
 
 
-class FullDisk(JobStore):
+class FullDisk(DiskJobStore):
     """Takes jobs, but nothing when they end."""
 
-    def save(self, job: Job) -> None:
+    async def save(self, job: Job) -> None:
         if job.ended:
             raise Unavailable("the disk is full")
-        super().save(job)
+        await super().save(job)
 
 
 async def at_once(emit: Emit) -> None:
@@ -94,7 +94,7 @@ class Place:
         self,
         work: Work = at_once,
         *,
-        store: type[JobStore] = JobStore,
+        store: type[DiskJobStore] = DiskJobStore,
         max_age: float = 1000,
         back_off: float = 0.01,
         secret: str | None = "secret",
@@ -105,11 +105,11 @@ class Place:
             cast("Runner", ScriptedRunner(work)),
             admission=AdmissionControl(1e9),
             blobs=self.uploads,
-            store=store(self.directory / "jobs", JobSettings(max_age=max_age, max_count=10)),
+            store=store(self.directory / "jobs"),
             webhooks=Webhooks(
                 UrlFetcher(policy, uploads=self.uploads), secret=secret, back_off=(back_off,)
             ),
-            retry_window=retry_window,
+            settings=JobSettings(max_age=max_age, max_count=10, retry_window=retry_window),
         )
         await made.start()
         try:
@@ -226,10 +226,10 @@ def test_a_full_disk_does_not_keep_the_watchers_waiting(place: Place) -> None:
 def test_a_transcript_that_cannot_be_kept_fails_the_job(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> None:
+    async def refuse(*_: object) -> None:
         raise Unavailable("the disk is full")
 
-    monkeypatch.setattr(JobStore, "save_transcript", refuse)
+    monkeypatch.setattr(DiskJobStore, "save_transcript", refuse)
 
     async def scenario() -> None:
         async with place.service() as service:
@@ -277,22 +277,18 @@ def test_cancelling_ends_the_run_and_a_second_time_deletes(place: Place) -> None
     assert list((place.directory / "jobs").iterdir()) == []
 
 
-def test_a_job_that_is_ending_is_not_cancelled_halfway(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_job_that_is_ending_is_not_cancelled_halfway(place: Place) -> None:
     saving, go_on = asyncio.Event(), asyncio.Event()
-    in_thread = asyncio.to_thread
 
-    async def slowly(function: Callable[..., Any], *args: Any) -> Any:
-        if getattr(function, "__name__", "") == "save" and args[0].ended:
-            saving.set()
-            await go_on.wait()
-        return await in_thread(function, *args)
-
-    monkeypatch.setattr(asyncio, "to_thread", slowly)
+    class SlowDisk(DiskJobStore):
+        async def save(self, job: Job) -> None:
+            if job.ended:
+                saving.set()
+                await go_on.wait()
+            await super().save(job)
 
     async def scenario() -> None:
-        async with place.service() as service:
+        async with place.service(store=SlowDisk) as service:
             await place.submit(service)
             await saving.wait()
             cancelling = asyncio.create_task(service.cancel(ID, "ann"))
@@ -381,9 +377,10 @@ def test_an_undelivered_event_is_delivered_after_a_restart(place: Place) -> None
 
 
 def test_the_stages_of_an_interrupted_job_have_ended(place: Place) -> None:
-    store = JobStore(place.directory / "jobs", JobSettings(max_age=1, max_count=1))
+    store = DiskJobStore(place.directory / "jobs")
     stages = (StageTimes(name="open", started_at=1.0),)
-    store.save(Job(id=ID, client="ann", state="running", submitted_at=1.0, stages=stages))
+    job = Job(id=ID, client="ann", state="running", submitted_at=1.0, stages=stages)
+    asyncio.run(store.save(job))
 
     async def scenario() -> None:
         async with place.service() as service:

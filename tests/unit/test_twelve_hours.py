@@ -28,7 +28,7 @@ from whisperx_api_server.domain import (
 )
 from whisperx_api_server.events import Finished, ResultEvent
 from whisperx_api_server.formats import render
-from whisperx_api_server.job_store import JobSettings, JobStore
+from whisperx_api_server.job_store import DiskJobStore
 from whisperx_api_server.loop_lag import MAX_BLOCKED
 from whisperx_api_server.routers.events import EventStream, transcript_events
 from whisperx_api_server.speakers import Labeller
@@ -140,11 +140,11 @@ def test_it_is_labelled_and_stitched(transcript: Transcript) -> None:
 
 
 def test_it_is_kept_and_read(transcript: Transcript, tmp_path: Path) -> None:
-    store = JobStore(tmp_path, JobSettings(max_age=1, max_count=1))
+    store = DiskJobStore(tmp_path)
 
-    blocks_little(lambda: store.save_transcript(ID, transcript))
+    blocks_little(lambda: asyncio.run(store.save_transcript(ID, transcript)))
 
-    assert blocks_little(lambda: store.transcript(ID)) == transcript
+    assert blocks_little(lambda: asyncio.run(store.transcript(ID))) == transcript
 
 
 @pytest.mark.parametrize("kind", get_args(OutputFormat))
