@@ -245,7 +245,7 @@ class AdmittedRunner:
                 if not limit.expired():
                     raise
                 raise Unavailable(
-                    f"the request took longer than the {self._timeout:g} s that are allowed"
+                    f"the request took longer than {self._timeout:g} s, the maximum"
                 ) from error
 
     async def _wait(self, seconds: float, emit: Emit, limit: asyncio.Timeout) -> Admission:

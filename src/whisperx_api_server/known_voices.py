@@ -1,4 +1,4 @@
-"""The voice samples of known speakers: opened, checked, and turned into vectors."""
+"""Opens and checks the voice samples of known speakers, and computes their embeddings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .sources import SourceOpener
 from .stages import Diarizing
 
 SAMPLE_SECONDS = (2.0, 10.0)
-"""How long the sample of a known voice may be, as OpenAI has it."""
+"""Minimum and maximum length of a voice sample, as in OpenAI's API."""
 
 PARAM = "known_speaker_references[]"
 
@@ -20,10 +20,10 @@ PARAM = "known_speaker_references[]"
 async def open_samples(
     speakers: Sequence[KnownSpeaker], opener: SourceOpener
 ) -> AsyncIterator[dict[str, AudioClip]]:
-    """Each speaker's sample by name, decoded.
+    """Decode each speaker's sample; returns them by name.
 
     Raises:
-        InvalidRequest: one is not audio, or is too short or too long.
+        InvalidRequest: a sample is not audio, or is too short or too long.
     """
     shortest, longest = SAMPLE_SECONDS
     samples: dict[str, AudioClip] = {}
@@ -40,10 +40,10 @@ async def open_samples(
 async def embed_samples(
     samples: Mapping[str, AudioClip], engine: Diarizing
 ) -> dict[str, tuple[float, ...]]:
-    """Each speaker's voice vector by name.
+    """Compute each speaker's embedding; returns them by name.
 
     Raises:
-        InvalidRequest: a sample has no speech.
+        InvalidRequest: a sample contains no speech.
     """
     voices = {}
     for name, sample in samples.items():
@@ -57,7 +57,7 @@ async def embed_samples(
 
 @contextmanager
 def _naming(name: str) -> Iterator[None]:
-    """An error of the request becomes one of that speaker's sample."""
+    """Add the speaker's name to the errors of their sample."""
     try:
         yield
     except InvalidRequest as error:

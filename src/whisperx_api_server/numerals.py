@@ -1,7 +1,7 @@
-"""Numerals in a transcript -> the words that say them, in the transcript's language.
+"""Spells out the numerals of a transcript in its language.
 
-The words come from `num2words`. Where that has no words, as for Chinese or for an IP address, the
-digits stay. A numeral is everything that is read as one: `14th`, `10:30`, `1,000.5`, `$5`, `12 %`.
+The words come from `num2words`. Digits stay if it has no words for them, as for Chinese or an IP
+address. A numeral is everything that is read as one: `14th`, `10:30`, `1,000.5`, `$5`, `12 %`.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ MAX_CARDINAL_DIGITS = 7
 """A longer number is read digit by digit, unless it is round."""
 
 MAX_FREE_NUMERALS = 8
-"""Numerals that `is_spelling` accepts in a language whose number words are not known."""
+"""Maximum number of numerals that `is_spelling` accepts in a language without number words."""
 
 CODES = {"nn": "no", "kk": "kz"}
-"""Where Whisper's code for a language is not that of num2words."""
+"""Codes of num2words that differ from Whisper's."""
 
 DECIMAL_POINT = frozenset({"en", "ja", "ko", "th", "he", "cy"})
 """Languages that write 1,000.5; the others write 1.000,5."""
 
 YEAR_READING = frozenset({"en", "de", "nl", "da", "no", "nn"})
-"""Languages in which a year is read otherwise than the number."""
+"""Languages in which a year is read differently from the number."""
 
 ORDINAL_SUFFIX = {
     "en": r"(?:st|nd|rd|th)\b",
@@ -100,7 +100,7 @@ UNITS: dict[str, dict[str, tuple[str, str]]] = {
         "€": ("ユーロ", "ユーロ"),
     },
 }
-"""What is said behind a number for its sign: singular, plural."""
+"""The words for a sign, spoken after the number: singular, plural."""
 
 _NUMBER = r"\d(?:[\d.,:/'’\u00a0\u202f–-]*\d)?"
 _SPACED = r"\d{1,3}(?:[ \u00a0\u202f]\d{3})+(?:[.,]\d+)?(?!\d)"  # 10 000
@@ -108,12 +108,12 @@ _SCALE = r"(?:hundred|thousand|million|billion|trillion)"
 
 
 def has_numerals(text: str) -> bool:
-    """Whether digits stand in a text."""
+    """Whether a text contains digits."""
     return any(character.isdecimal() for character in text)
 
 
 def spell_numerals(text: str, language: str) -> str:
-    """The text with its numerals in words; those that cannot be spelled stay as they are."""
+    """Spell out the numerals of a text; those without a spelling stay as they are."""
     spelled, end = "", 0
     for start, stop, words in _spellings(text, language):
         spelled += text[end:start] + words
@@ -122,9 +122,9 @@ def spell_numerals(text: str, language: str) -> str:
 
 
 def spell_segment(segment: Segment, language: str) -> Segment:
-    """A segment with its numerals in words, in its text and its `words`.
+    """Spell out the numerals of a segment, in its text and its `words`.
 
-    The words of a number share its time, each according to its length.
+    The words of a number share its time in proportion to their lengths.
     """
     text, words = segment.text, segment.words
     spellings = list(_spellings(text, language))
@@ -132,7 +132,7 @@ def spell_segment(segment: Segment, language: str) -> Segment:
         return segment
     spans = word_spans(text, words) if words else None
     if words and spans is None:
-        return segment  # its words are not those of its text
+        return segment  # its words do not match its text
     return replace(
         segment,
         text=spell_numerals(text, language),
@@ -141,10 +141,10 @@ def spell_segment(segment: Segment, language: str) -> Segment:
 
 
 def is_spelling(spelled: str, text: str, language: str) -> bool:
-    """Whether `spelled` says exactly what `text` says, its numerals in words of the language.
+    """Whether `spelled` is exactly `text` with its numerals spelled out in the language.
 
-    For a language whose number words are not known anything may stand for a numeral that has no
-    digit and, where the language has letters of its own, no Latin letter.
+    In a language without known number words, a numeral may be replaced by any text without digits
+    and, if the language has its own script, without Latin letters.
     """
     pattern, end, free = "", 0, 0
     latin = any("a" <= letter <= "z" for letter in _squeezed(text))
@@ -155,7 +155,7 @@ def is_spelling(spelled: str, text: str, language: str) -> bool:
         pattern += re.escape(between)
         readings = {_squeezed(reading) for reading in _readings(numeral, language)}
         if readings:
-            # two letters more: how number words are declined
+            # up to two more letters, for declined number words
             pattern += f"(?:{'|'.join(sorted(map(re.escape, readings), key=len, reverse=True))})"
             pattern += r"[^\W\d_]{0,2}"
         elif between or not free:
@@ -179,7 +179,7 @@ def _numerals(text: str, language: str) -> Iterator[re.Match[str]]:
 
 
 def _spellings(text: str, language: str) -> Iterator[tuple[int, int, str]]:
-    """Each numeral that can be spelled: where it stands in the text, and its words."""
+    """The numerals that can be spelled, as (start, end, words)."""
     spaced = language not in SPACELESS_LANGUAGES
     for numeral in _numerals(text, language):
         words = next(_readings(numeral, language), None)
@@ -202,7 +202,7 @@ def _spelled_words(
     spans: tuple[tuple[int, int], ...],
     spellings: list[tuple[int, int, str]],
 ) -> Iterator[Word]:
-    """The words of the spelled text: those that a numeral touches are one, and then many."""
+    """The words of the spelled text; the words that a numeral spans are merged, then split."""
     index = 0
     while index < len(words):
         last, (start, end) = index, spans[index]
@@ -234,7 +234,7 @@ def _shared(text: str, first: Word, last: Word) -> Iterator[Word]:
 
 
 def _readings(numeral: re.Match[str], language: str) -> Iterator[str]:
-    """The ways to say a numeral, the likeliest first; none where they are not known."""
+    """The readings of a numeral, the most probable first; none if unknown."""
     say = _speaker(language)
     if say is None:
         return
@@ -261,7 +261,7 @@ def _readings(numeral: re.Match[str], language: str) -> Iterator[str]:
 
 
 def _ordinal(reading: str, numeral: re.Match[str], language: str) -> str:
-    """An ordinal in the form that its suffix and what stands before it ask for."""
+    """Inflect an ordinal according to its suffix and the text before it."""
     if "ª" in numeral["ordinal"]:
         return reading[:-1] + "a"
     before = numeral.string[: numeral.start()]
@@ -316,7 +316,7 @@ def _digit_readings(digits: str, language: str) -> Iterator[str]:
 
 
 def _value(number: str, language: str) -> int | Decimal | None:
-    """What a number is worth; None where it is not one number."""
+    """The value of a number; None if it is not a single number."""
     plain = re.sub(r"[\s'’]", "", number)
     if plain.isdecimal():
         return int(plain)
@@ -331,7 +331,7 @@ def _value(number: str, language: str) -> int | Decimal | None:
 
 
 def _speaker(language: str) -> Callable[..., str] | None:
-    """Integer or Decimal -> words in a language; None where num2words does not know it."""
+    """A function from integer or Decimal to words; None if num2words lacks the language."""
     import num2words
 
     code = CODES.get(language, language)

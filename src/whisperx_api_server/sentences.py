@@ -1,7 +1,7 @@
-"""Where sentences end, in most scripts, without a download; and segments that are sentences.
+"""Splits text into sentences, in most scripts and without a download, and segments likewise.
 
-The rules are those that hold across languages: a stop mark before a space ends a sentence, unless
-it belongs to an abbreviation, an initial or an ordinal number, or the sentence visibly goes on.
+The rules hold across languages: a stop mark before a space ends a sentence, unless it belongs to
+an abbreviation, an initial or an ordinal number, or the next word is in lower case.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from itertools import pairwise, zip_longest
 from .domain import Segment, Word
 
 SENTENCE_PAUSE = 1.5
-"""Seconds without a word that end a segment even where no punctuation does."""
+"""Seconds without a word that end a segment also without punctuation."""
 
 LONGEST_SENTENCE = 15.0
-"""Seconds; a longer sentence becomes several segments, cut at clauses and pauses."""
+"""Seconds; a longer sentence is cut into several segments at clauses and pauses."""
 
 CLAUSE_END = re.compile(r"[,;:、，；：،–—][\"'”’»)\]]*$")
 
@@ -28,7 +28,7 @@ _GREEK_QUESTION_MARKS = ";\u037e"
 _CLOSERS = "\"'”’»›)]}"
 _OPENERS = "\"'“‘«‹([{¿¡„‚"
 _WIDE_STOP = re.compile("[。！？｡．…]*[。！？｡．][”’」』】）》〉]*")
-"""The stops of scripts without spaces end a sentence wherever they stand."""
+"""Stop marks of scripts without spaces, which always end a sentence."""
 
 _COMMON_ABBREVIATIONS = frozenset({"dr", "prof", "st", "mr", "mrs", "ms", "cf", "ca", "vs"})
 _NEVER_LAST = {
@@ -65,15 +65,15 @@ _LAST_OR_NOT = frozenset(
 _ORDINAL_LANGUAGES = frozenset(
     {"cs", "da", "de", "et", "eu", "fi", "hr", "hu", "lv", "nn", "no", "pl", "sk", "sl", "tr"}
 )
-"""Write "the 3rd" as "3."."""
+"""Languages that write "the 3rd" as "3."."""
 
 
 def split_sentences(text: str, language: str | None) -> list[tuple[int, int]]:
-    """The sentences of a text as (start, end) character spans, in order.
+    """Split a text into sentences: (start, end) character spans, in order.
 
-    Every character but white space is in exactly one span, and no span begins or ends with white
-    space. `language` (ISO-639-1) adds its abbreviations; None knows the common ones. Linear in
-    the text.
+    Every character except white space is in exactly one span, and no span begins or ends with
+    white space. `language` (ISO-639-1) selects its abbreviations; None selects the common ones.
+    Takes linear time.
     """
     tokens = list(_TOKEN.finditer(text))
     spans: list[tuple[int, int]] = []
@@ -84,7 +84,7 @@ def split_sentences(text: str, language: str | None) -> list[tuple[int, int]]:
         for stop in _WIDE_STOP.finditer(text, token.start(), token.end()):
             spans.append((start, stop.end()))
             start = stop.end()
-        # French sets a space before », which belongs to the sentence that it closes
+        # French puts a space before », which belongs to the sentence that it closes
         word = token.group() if token.group().strip(_CLOSERS) else word + token.group()
         if start < token.end() and (after is None or _ends(word, after.group(), language)):
             spans.append((start, token.end()))
@@ -95,7 +95,7 @@ def split_sentences(text: str, language: str | None) -> list[tuple[int, int]]:
 
 
 def word_spans(text: str, words: Iterable[Word]) -> tuple[tuple[int, int], ...] | None:
-    """Where each word stands in `text`, as [start, end) characters; None if one is not there."""
+    """Find each word in `text`, as [start, end) characters; None if one is missing."""
     spans = []
     end = 0
     for word in words:
@@ -109,12 +109,12 @@ def word_spans(text: str, words: Iterable[Word]) -> tuple[tuple[int, int], ...] 
 
 
 def sentence_segments(segment: Segment) -> list[Segment]:
-    """A segment with words, cut into its sentences; one without words stays whole.
+    """Cut a segment into its sentences; a segment without words stays whole.
 
-    A pause of `SENTENCE_PAUSE` seconds between two words ends a segment too, and a sentence of
+    A pause of `SENTENCE_PAUSE` seconds between two words also ends a segment, and a sentence of
     more than `LONGEST_SENTENCE` seconds is cut at clauses and pauses. A sentence lasts from its
-    first word to its last, and has the tokens of its words where they are known, else its
-    segment's. Log probabilities stay with the first, so that joining the sentences gives each once.
+    first word to its last, and has the tokens of its words if they are known, else those of its
+    segment. The first sentence keeps the log probabilities, so that joining repeats none.
     """
     words = segment.words
     spans = word_spans(segment.text, words) if words else None
@@ -146,7 +146,7 @@ def sentence_segments(segment: Segment) -> list[Segment]:
 
 
 def _shorter(words: Sequence[Word], first: int, last: int) -> Iterator[int]:
-    """Where the parts of words[first:last] end, so that none is longer than `LONGEST_SENTENCE`."""
+    """Ends of the parts of words[first:last], so that none is longer than `LONGEST_SENTENCE`."""
     start, end = words[first].start, words[last - 1].end
     if end - start > LONGEST_SENTENCE and last - first > 1:
         middle = (start + end) / 2
@@ -165,7 +165,7 @@ def _shorter(words: Sequence[Word], first: int, last: int) -> Iterator[int]:
 
 
 def _ends(word: str, following: str, language: str | None) -> bool:
-    """Whether a sentence ends with `word`, which a space and `following` come after."""
+    """Whether a sentence ends with `word`, before a space and `following`."""
     if not following.strip(_CLOSERS):
         return False
     core = word.rstrip(_CLOSERS)
@@ -182,7 +182,7 @@ def _ends(word: str, following: str, language: str | None) -> bool:
 
 
 def _keeps_dot(body: str, following: str, language: str | None) -> bool:
-    """Whether the dot after `body` is the word's own and ends no sentence."""
+    """Whether the dot after `body` belongs to the word and does not end a sentence."""
     word = body.lower()
     next_is_number = following[:1].isdigit()
     if word in _ABBREVIATIONS.get(language or "", _COMMON_ABBREVIATIONS):

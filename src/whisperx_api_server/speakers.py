@@ -1,4 +1,4 @@
-"""Speaker turns + words -> labelled words, and labels -> the names of known voices."""
+"""Assigns speakers to words by the turns of a diarization, and known names to speakers."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from .sentences import word_spans
 
 
 class Labeller:
-    """Gives words their speakers. The turns are sorted once, however many segments follow.
+    """Assigns speakers to words. The turns are sorted once for all segments.
 
-    A word is said by the speaker whose turns overlap it most, else by the nearest turn; a segment
-    without words is labelled as a whole in the same way. Nothing is smoothed: the turns are
-    exclusive already, and a lone "yes" inside another's sentence is somebody's.
+    A word gets the speaker whose turns overlap it most, else the speaker of the nearest turn; a
+    segment without words is labelled as a whole in the same way. Labels are not smoothed: the
+    turns are exclusive already, and a single "yes" inside a sentence may be another speaker's.
     """
 
     def __init__(self, exclusive_turns: Iterable[SpeakerTurn]) -> None:
         self._turns = _Turns(exclusive_turns)
 
     def label(self, segments: Iterable[Segment]) -> tuple[Segment, ...]:
-        """The segments with speakers, cut where the speaker changes.
+        """Add speakers to segments, and cut them where the speaker changes.
 
-        In languages written with spaces a segment is cut only at a space, so the text stays what it
-        was. Without turns nothing is labelled.
+        In languages with spaces a segment is cut only at a space, so that the text does not
+        change. Without turns the segments stay as they are.
         """
         if not self._turns:
             return tuple(segments)
@@ -44,7 +44,7 @@ class Labeller:
 
 
 def rename(diarization: Diarization, names: Mapping[str, str]) -> Diarization:
-    """The diarization with speakers called by `names` (label -> name), wherever they occur."""
+    """Rename the speakers of a diarization by `names` (label -> name)."""
 
     def renamed(turns: Iterable[SpeakerTurn]) -> tuple[SpeakerTurn, ...]:
         return tuple(replace(turn, speaker=names.get(turn.speaker, turn.speaker)) for turn in turns)
@@ -64,10 +64,10 @@ def match_known(
     references: Mapping[str, Sequence[float]],
     threshold: float,
 ) -> dict[str, str]:
-    """Which label is whose voice: label -> name, one to one, the most similar pairs first.
+    """Match speaker labels to known names, one to one, the most similar pairs first.
 
-    `embeddings` are by label, `references` by name; similarity is the cosine, and a pair at or
-    below `threshold` is nobody's.
+    `embeddings` are by label, `references` by name. Pairs with a cosine similarity of at most
+    `threshold` do not match.
     """
     pairs = [
         (similarity, label, name)
@@ -83,25 +83,25 @@ def match_known(
 
 
 def _cosine(one: Sequence[float], other: Sequence[float]) -> float:
-    """Cosine similarity in [-1, 1]; -1 where a vector has no direction or no finite length."""
+    """Cosine similarity in [-1, 1]; -1 if a vector is zero or not finite."""
     a, b = np.asarray(one, dtype=np.float64), np.asarray(other, dtype=np.float64)
     norms = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float(a @ b) / norms if np.isfinite(norms) and norms > 0 else -1.0
 
 
 class _Turns:
-    """Who speaks when: turns by start, found by bisection."""
+    """Speaker turns by start, searched by bisection."""
 
     def __init__(self, turns: Iterable[SpeakerTurn]) -> None:
         self._turns = sorted(turns, key=lambda turn: (turn.start, turn.end))
-        # The latest end so far: in order even if turns should overlap after all.
+        # The latest end so far, which is sorted even if turns overlap.
         self._ends = list(accumulate((turn.end for turn in self._turns), max))
 
     def __bool__(self) -> bool:
         return bool(self._turns)
 
     def speaker(self, start: float, end: float) -> str:
-        """Whose turns overlap [start, end] most, else whose turn is nearest."""
+        """The speaker whose turns overlap [start, end] most, else that of the nearest turn."""
         first = bisect_right(self._ends, start)
         overlaps: dict[str, float] = {}
         for index in range(first, len(self._turns)):
@@ -146,7 +146,7 @@ def _label_segment(segment: Segment, turns: _Turns) -> list[Segment]:
 def _parts(
     segment: Segment, runs: Sequence[tuple[Word, ...]], texts: Sequence[str]
 ) -> list[Segment]:
-    """One segment a run; the outer ones keep the segment's own start and end."""
+    """One segment per run; the outer ones keep the segment's start and end."""
     last = len(runs) - 1
     parts = []
     for index, (run, text) in enumerate(zip(runs, texts, strict=True)):
@@ -161,7 +161,7 @@ def _parts(
                 words=run,
                 speaker=run[0].speaker,
                 tokens=tuple(token for word in run for token in word.tokens) or segment.tokens,
-                # Whoever lists the tokens of all segments must meet each once.
+                # Each token must occur in only one segment.
                 logprobs=() if index else segment.logprobs,
             )
         )
@@ -174,7 +174,7 @@ def _glued(gap: str, language: str | None) -> bool:
 
 
 def _cut(text: str, start: int, end: int) -> int:
-    """Where to cut between two words, text[start:end] being what stands between them.
+    """Find where to cut between two words; text[start:end] is the text between them.
 
     At the last space, else before opening brackets and quotes: punctuation stays with its word.
     """

@@ -1,8 +1,7 @@
-"""Translation and text generation: text models on lanes, beside those for speech.
+"""Runs translation and text generation on the lanes of text models.
 
-A text is cut into pieces that go through the model's lane one by one, side by side with those of
-other requests: a page never makes a sentence wait for long, and what still waits for a client that
-has left is dropped.
+A text is cut into pieces that are queued one by one together with those of other requests, so that
+a page does not delay a sentence, and the waiting pieces of a client that disconnects are removed.
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ from .sentences import split_sentences
 from .work import Work
 
 PIECE = 500
-"""Characters of one piece, except where a single sentence is longer."""
+"""Maximum characters of a piece, unless a single sentence is longer."""
 
 LONGEST_SENTENCE = 1000
-"""Characters; a longer one is cut between words. It would not fit into most models anyway."""
+"""Characters; a longer sentence, which most models could not process, is cut between words."""
 
 MAX_WAITING = 64
-"""Requests that may wait for one model; text has no seconds that admission control could count."""
+"""Maximum number of requests per model, because text has no duration for admission control."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,9 +63,9 @@ GENERATE: Work[LanguageModel, _Prompt, str] = Work(
 
 
 class TextService:
-    """Runs text requests; any number at a time, on one event loop.
+    """Runs concurrent text requests on one event loop.
 
-    `timeout` is in seconds, for one request; 0 is none.
+    `timeout` is in seconds per request; 0 disables it.
     """
 
     def __init__(self, *, pool: ModelPool, catalog: Catalog, timeout: float) -> None:
@@ -78,15 +77,15 @@ class TextService:
     async def translate(
         self, text: str, source: str, target: str, *, request_id: str, client: str
     ) -> str:
-        """Translate a text of any length. Cancelling the call drops what still waits for it.
+        """Translate a text of any length. Cancelling the call removes its waiting pieces.
 
         Args:
-            text: line breaks in it stay where they are.
-            source: its language, a code or an English name.
-            target: the language wanted.
+            text: line breaks are kept.
+            source: the language of the text, as a code or an English name.
+            target: the language to translate to.
 
         Raises:
-            InvalidRequest: a language is unknown, or there is no model for the pair.
+            InvalidRequest: a language is unknown, or the pair has no model.
             ServiceError: the model cannot be loaded, or fails.
         """
         source = _language(source, "source_language")
@@ -124,7 +123,7 @@ class TextService:
 
         Raises:
             NotConfigured: no language model is set.
-            InvalidRequest: the configuration, the schema or the prompt cannot be honoured.
+            InvalidRequest: the configuration, the schema or the prompt is not valid.
             ServiceError: the model cannot be loaded, or fails.
         """
         key = self._catalog.language_model()
@@ -143,10 +142,10 @@ class TextService:
     async def _lane(
         self, key: ModelKey, request_id: str, pair: tuple[str, str] | None = None
     ) -> AsyncIterator[Lane[Any]]:
-        """A model's lane for one request, within the bounds of time and of the queue."""
+        """Lease a model's lane for one request, within the timeout and the queue's limit."""
         if self._waiting[key] >= MAX_WAITING:
             raise Overloaded(
-                "as many requests wait for this model as the server accepts; try again later",
+                "the queue of this model is full; try again later",
                 retry_after=self._retry_after(key),
             )
         self._waiting[key] += 1
@@ -156,7 +155,7 @@ class TextService:
                     yield lane
         except TimeoutError as error:
             raise Unavailable(
-                f"the request took longer than the {self._timeout:g} s that are allowed"
+                f"the request took longer than {self._timeout:g} s, the maximum"
             ) from error
         except ModelNotFound as error:
             if pair is None or "-".join(pair) in self._catalog.translation_models:
@@ -170,7 +169,7 @@ class TextService:
             self._pool.cancel(request_id)
 
     def _retry_after(self, key: ModelKey) -> float:
-        """Seconds until what waits should be done, at the speed measured so far."""
+        """Estimated seconds until the waiting entries are done, at the measured speed."""
         for status in self._pool.statuses():
             if status.key == key and (stats := status.lane.stats).entries:
                 return max(1.0, status.waiting * stats.busy_seconds / stats.entries)
@@ -178,7 +177,7 @@ class TextService:
 
 
 def pieces(line: str, language: str | None = None) -> Iterator[str]:
-    """A line cut after sentences into pieces of about `PIECE` characters, blanks around removed."""
+    """Cut a line after sentences into stripped pieces of about `PIECE` characters."""
     piece = ""
     for sentence in _sentences(line, language):
         if piece and len(piece) + len(sentence) > PIECE:
@@ -190,7 +189,7 @@ def pieces(line: str, language: str | None = None) -> Iterator[str]:
 
 
 def _sentences(line: str, language: str | None) -> Iterator[str]:
-    """The sentences of a line with the blanks behind them."""
+    """The sentences of a line, with the white space after them."""
     starts = [start for start, _ in split_sentences(line, language)]
     for start, following in zip_longest(starts, starts[1:]):
         sentence = line[start:following]

@@ -42,7 +42,7 @@ def client(server: Server) -> Iterator[OpenAI]:
 def test_forced_alignment_is_refused_before_any_model_is_loaded(
     client: OpenAI, server: Server, recording: bytes
 ) -> None:
-    with pytest.raises(NotFoundError, match="not on disk while downloads are off"):
+    with pytest.raises(NotFoundError, match="not on disk and downloads are off"):
         client.audio.transcriptions.create(
             file=(RECORDING, recording),
             model="whisper-1",

@@ -1,6 +1,6 @@
-"""Names of models: where they lie, and what it means when the Hugging Face hub does not give them.
+"""Downloads model files from the Hugging Face hub, and translates its errors.
 
-A plain helper that every backend may import; huggingface_hub itself is imported in the functions.
+A helper that every backend may import; huggingface_hub is imported inside the functions.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from .base import ModelSpec, require
 
 
 def snapshot(spec: ModelSpec, repo_id: str, *, patterns: Sequence[str], extra: str = "cpu") -> Path:
-    """The directory with the files of a hub repository, downloaded unless they are on disk.
+    """Return the directory with the files of a hub repository, downloading missing files.
 
     Raises:
-        ModelNotFound: the hub has no such repository, keeps it from us, or downloads are off.
-        ModelUnavailable: the hub cannot be reached for now.
+        ModelNotFound: the repository does not exist or is not accessible, or downloads are off.
+        ModelUnavailable: the hub cannot be reached.
         NotInstalled: huggingface_hub is absent; the message names `extra`.
     """
     hub = require("huggingface_hub", extra=extra)
@@ -38,9 +38,9 @@ def snapshot(spec: ModelSpec, repo_id: str, *, patterns: Sequence[str], extra: s
 
 
 def is_cached(spec: ModelSpec, repo_id: str, *files: str) -> bool:
-    """Whether the cache has one of the files of a hub repository's main revision.
+    """Whether the cache has one of the files, at the main revision of a hub repository.
 
-    As huggingface_hub lays its cache out; its own function for this takes 0.4 s to import.
+    Reads huggingface_hub's cache layout directly, because importing its function takes 0.4 s.
     """
     constants = require("huggingface_hub.constants", extra="cpu")
     root = Path(spec.download_root or constants.HF_HUB_CACHE)
@@ -53,21 +53,21 @@ def is_cached(spec: ModelSpec, repo_id: str, *files: str) -> bool:
 
 
 def downloads_are_off(spec: ModelSpec) -> bool:
-    """Whether the hub is not asked, by our setting or by huggingface_hub's `HF_HUB_OFFLINE`."""
+    """Whether downloads are disabled, by our setting or by huggingface_hub's `HF_HUB_OFFLINE`."""
     constants = require("huggingface_hub.constants", extra="cpu")
     return spec.local_files_only or bool(constants.HF_HUB_OFFLINE)
 
 
 @contextmanager
 def translate_hub_errors(model: str, *, extra: str = "cpu", advice: str = "") -> Iterator[None]:
-    """Turn what huggingface_hub raises, also from within transformers or pyannote, into our errors.
+    """Translate errors of huggingface_hub, also when raised inside transformers or pyannote.
 
-    Wrap only the loading of a model in it: any other OSError inside is taken for a failed load.
-    `advice` is added to the error where the model is not on disk and the hub does not give it.
+    Use it only around the loading of a model: every OSError counts as a failed load.
+    `advice` is appended to the error if the model is neither on disk nor available from the hub.
 
     Raises:
-        ModelNotFound: the hub does not give it, or it is not on disk while downloads are off.
-        ModelUnavailable: the hub or the disk failed; another try may succeed.
+        ModelNotFound: the hub refuses it, or it is not on disk while downloads are off.
+        ModelUnavailable: the hub or the disk failed; a retry may succeed.
     """
     errors = require("huggingface_hub.errors", extra=extra)
     try:
@@ -89,7 +89,7 @@ def _translated(error: BaseException, model: str, errors: object, advice: str) -
     if has("GatedRepoError") or status == 403:
         return ModelNotFound(
             f"the model {model!r} is gated: accept its conditions on the Hugging Face hub and set "
-            "HF_TOKEN to a token that may read it"
+            "HF_TOKEN to a token with access to it"
         )
     if has("RepositoryNotFoundError", "DisabledRepoError", "LocalTokenNotFoundError") or (
         status == 401
@@ -102,14 +102,14 @@ def _translated(error: BaseException, model: str, errors: object, advice: str) -
         return ModelNotFound(f"{model!r} is not a model name: use a published one or a hub id")
     if has("OfflineModeIsEnabled") or isinstance(chain[-1], kinds("LocalEntryNotFoundError")):
         return ModelNotFound(
-            f"the model {model!r} is not on disk while downloads are off: download it before, or "
+            f"the model {model!r} is not on disk and downloads are off: download it first, or "
             f"allow downloads{advice}"
         )
     if has("RevisionNotFoundError") or (
         has("EntryNotFoundError") and not has("LocalEntryNotFoundError")
     ):
         return ModelNotFound(
-            f"{model!r} lacks files that a model of this kind needs: use another model"
+            f"{model!r} lacks files that this kind of model needs: use another model"
         )
     if status is not None:
         return ModelUnavailable(
@@ -126,7 +126,7 @@ def _translated(error: BaseException, model: str, errors: object, advice: str) -
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and what led to it, latest first."""
+    """The error and its causes, latest first."""
     while error is not None:
         yield error
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
@@ -138,6 +138,6 @@ def _http_status(error: BaseException) -> int | None:
 
 
 def _of_transport(error: BaseException) -> bool:
-    """Whether it never came to an answer; huggingface_hub 0.x speaks through requests."""
+    """Whether the error is a failed connection; huggingface_hub 0.x uses requests."""
     library = type(error).__module__.partition(".")[0]
     return isinstance(error, (ConnectionError, TimeoutError)) or library in ("requests", "httpx")

@@ -1,8 +1,8 @@
-"""Keeps a language model's output inside a JSON schema, and ends it in time.
+"""Constrains a language model's output to a JSON schema and to a number of tokens.
 
-llguidance turns the schema into a mask over the vocabulary for each step, so that no step can leave
-the schema. What a mask cannot do is end: a model may fill its budget from inside a string. The
-answer is then cut back as far as it takes to close it within the budget.
+llguidance converts the schema into a mask over the vocabulary for each step, so that no step can
+violate the schema. A mask cannot end the answer: a model may use up its tokens inside a string. The
+answer is then cut back until it can be closed within the limit.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from ..errors import InvalidRequest
 from .base import require
 
 CLOSERS = ('"', "}", "]")
-"""Tried in this order when an answer is closed: `"` ends a string, in which `}` is mere text."""
+"""Tried in this order to close an answer: `"` ends a string, in which `}` would be text."""
 
 FIRST_CUT = 4
-"""Tokens given up in the first attempt to make room for the closing; doubled in each further."""
+"""Tokens removed in the first attempt to make room for closing; doubled in each further one."""
 
 
 class SchemaGuide:
     """A JSON schema over one tokenizer's tokens.
 
-    As a logits processor of transformers it masks what would leave the schema, for several beams
-    as for one. It counts the tokens behind the prompt, whose length it takes from its first call.
+    As a logits processor of transformers it masks tokens that violate the schema, for any number
+    of beams. It takes the prompt's length from its first call.
     """
 
     def __init__(self, schema: Mapping[str, object], tokenizer: Any, *, extra: str) -> None:
         """`tokenizer` is an `LLTokenizer`.
 
         Raises:
-            InvalidRequest: the schema is invalid, or needs what cannot be guaranteed.
+            InvalidRequest: the schema is invalid, or cannot be guaranteed.
         """
         self._tokenizer = tokenizer
         matcher_class = require("llguidance", extra=extra).LLMatcher
@@ -54,7 +54,7 @@ class SchemaGuide:
         self._prompt_length: int | None = None
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
-        """`scores` (beams, vocabulary) with -inf on what may not follow `input_ids` (beams, T)."""
+        """Mask `scores` (beams, vocabulary) with -inf after `input_ids` (beams, T)."""
         if self._prompt_length is None:
             self._prompt_length = input_ids.shape[1]
         answers = [tuple(row) for row in input_ids[:, self._prompt_length :].tolist()]
@@ -65,10 +65,10 @@ class SchemaGuide:
         return scores.masked_fill(~scores.new_tensor(allowed).bool(), float("-inf"))
 
     def finish(self, answer: Sequence[int], limit: int) -> str:
-        """The JSON text of an answer (without end token), closed within `limit` tokens.
+        """Close an answer (without end token) within `limit` tokens, and return its JSON text.
 
         Raises:
-            InvalidRequest: not even the shortest object found for the schema fits.
+            InvalidRequest: even the shortest object found for the schema does not fit.
         """
         for kept in _cuts(len(answer)):
             matcher = self._start.deep_copy()
@@ -79,12 +79,12 @@ class SchemaGuide:
                 if _is_readable(text):
                     return text
         raise InvalidRequest(
-            f"{limit} tokens do not hold an object of gen_schema: raise max_new_tokens",
+            f"an object of gen_schema does not fit into {limit} tokens: raise max_new_tokens",
             param="gen_cfg",
         )
 
     def _matcher_after(self, answer: tuple[int, ...]) -> Any:
-        """The state behind an answer that is the same as at the last step, or one token longer."""
+        """The state after an answer that equals one of the last step, or is one token longer."""
         if answer in self._matchers:
             return self._matchers[answer]
         matcher = self._matchers[answer[:-1]].deep_copy()
@@ -92,7 +92,7 @@ class SchemaGuide:
         return matcher
 
     def _allowed(self, matcher: Any, vocabulary: int) -> NDArray[np.bool_]:
-        """Which tokens may follow; only an end where a beam has left the schema for good."""
+        """The tokens that may follow; only an end token if a beam has violated the schema."""
         allowed = np.zeros(vocabulary, bool)
         if matcher.is_error():
             allowed[self._tokenizer.eos_tokens] = True
@@ -103,7 +103,7 @@ class SchemaGuide:
         return allowed
 
     def _close(self, matcher: Any, budget: int) -> list[int] | None:
-        """At most `budget` tokens that end the answer, or None where they do not suffice."""
+        """At most `budget` tokens that end the answer; None if that is not possible."""
         preferred = [token for text in CLOSERS for token in self._tokenizer.greedy_tokenize(text)]
         closing: list[int] = []
         used: Counter[int] = Counter()
@@ -111,7 +111,7 @@ class SchemaGuide:
             if len(closing) >= budget or matcher.is_error():
                 return None
             allowed = self._allowed(matcher, self._tokenizer.vocab_size)
-            # where nothing closes yet, rotating through the choices gets out of any pattern's loop
+            # while nothing can be closed, rotating through the choices leaves loops of a pattern
             token = next((token for token in preferred if allowed[token]), None)
             if token is None:
                 token = min(np.flatnonzero(allowed).tolist(), key=lambda choice: used[choice])
@@ -122,11 +122,11 @@ class SchemaGuide:
 
 
 def tightened(schema: Mapping[str, object]) -> dict[str, object]:
-    """The schema with every declared property required and no other allowed, where it says neither.
+    """Require every declared property and forbid others, unless the schema says otherwise.
 
-    What satisfies the result satisfies the schema. Without this `{}` would be an answer to most
-    schemas that clients send. A schema with references stays as it is: a recursive one, tightened,
-    might have no finite answer.
+    Every answer to the result satisfies the schema. Without this, `{}` would be an answer to most
+    schemas that clients send. A schema with references is not changed: a recursive one
+    might then have no finite answer.
     """
     return dict(schema) if _has_reference(schema) else _tightened(schema)
 
@@ -148,7 +148,7 @@ def _tightened(schema: Mapping[str, object]) -> dict[str, object]:
             for name, each in properties.items()
         }
         required = result.setdefault("required", list(properties))
-        # next to these, what is declared elsewhere in the schema is allowed, or demanded, as well
+        # with these, properties declared elsewhere in the schema are allowed or required too
         open_ended = {"allOf", "anyOf", "oneOf", "patternProperties"} & result.keys()
         if not open_ended and isinstance(required, list) and set(required) <= properties.keys():
             result.setdefault("additionalProperties", False)
@@ -162,7 +162,7 @@ def _has_reference(value: object) -> bool:
 
 
 def _cuts(length: int) -> Iterator[int]:
-    """How many tokens to keep: all, then ever fewer, at last none."""
+    """Numbers of tokens to keep: all, then fewer, finally none."""
     yield length
     cut = FIRST_CUT
     while cut < length:
@@ -173,7 +173,7 @@ def _cuts(length: int) -> Iterator[int]:
 
 
 def _is_readable(text: str) -> bool:
-    """Whether all numbers are of a size that readers of JSON can hold: `1e999` is valid, too."""
+    """Whether all numbers fit into a float; `1e999` is valid JSON but does not."""
     try:
         json.loads(text, parse_float=_finite)
     except ValueError:
@@ -184,7 +184,7 @@ def _is_readable(text: str) -> bool:
 def _finite(digits: str) -> float:
     number = float(digits)
     if math.isinf(number):
-        raise ValueError(f"{digits} is beyond a float")
+        raise ValueError(f"{digits} does not fit into a float")
     return number
 
 

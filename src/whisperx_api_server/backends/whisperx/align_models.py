@@ -132,8 +132,8 @@ def _bundle_file(spec: ModelSpec) -> Path:
 
 def _not_on_disk(spec: ModelSpec) -> ModelNotFound:
     return ModelNotFound(
-        f"the align model {spec.name!r} is not on disk while downloads are off: "
-        "download it before, name one on disk in ALIGNMENT__MODELS, or send align=false"
+        f"the align model {spec.name!r} is not on disk and downloads are off: "
+        "download it first, set ALIGNMENT__MODELS to one on disk, or send align=false"
     )
 
 
