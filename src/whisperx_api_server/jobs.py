@@ -86,7 +86,7 @@ class LocalService:
         """Whether new requests are refused because the server shuts down."""
         return self._draining
 
-    def check_open(self) -> None:
+    def ensure_accepting(self) -> None:
         """See whether new requests are taken, before their upload is read.
 
         Raises:
@@ -96,7 +96,7 @@ class LocalService:
             raise ShuttingDown("the server is shutting down; try again shortly", retry_after=5)
 
     def admit(self, *, retry: bool = False) -> None:
-        """`check_open`, and see whether there is room in the queue for more audio.
+        """`ensure_accepting`, and see whether there is room in the queue for more audio.
 
         A `retry` is let in: it may join a run that is under way. A run that it begins is checked.
 
@@ -104,7 +104,7 @@ class LocalService:
             ShuttingDown: new requests are not taken.
             Overloaded: the queue is full.
         """
-        self.check_open()
+        self.ensure_accepting()
         if not retry:
             self._admission.check()
 
@@ -156,7 +156,7 @@ class LocalService:
 
         `retry`: the client says that it sent the same before, and got no answer.
         """
-        with self.accepted():
+        with self.track_active():
             identity = self._runs.identity(request)
             async with self._runs.join(request, identity, retry=retry) as run:
                 return await run.result()
@@ -165,7 +165,7 @@ class LocalService:
         self, request: TranscriptionRequest, *, retry: bool = False
     ) -> AsyncGenerator[ResultEvent, None]:
         """The results of the request's run, as they come. Closing it withdraws the request."""
-        with self.accepted():
+        with self.track_active():
             request = replace(request, watched=True)
             identity = self._runs.identity(request)
             async with (
@@ -178,7 +178,7 @@ class LocalService:
 
     async def diarize(self, request_id: str, client: str, source: Source) -> Diarization:
         """Who speaks when, without a transcript."""
-        with self.accepted():
+        with self.track_active():
             request = TranscriptionRequest(
                 id=request_id, client=client, source=source, model="", diarize=DiarizeOptions()
             )
@@ -187,11 +187,11 @@ class LocalService:
 
     async def detect_language(self, request: TranscriptionRequest) -> Mapping[str, float]:
         """The probability of each language in the first windows of speech; empty for silence."""
-        with self.accepted():
+        with self.track_active():
             return await self._runner.detect_language(request, _unwatched)
 
     @contextmanager
-    def accepted(self) -> Iterator[None]:
+    def track_active(self) -> Iterator[None]:
         """Count a request as under way: a shutdown waits for it."""
         self._active += 1
         self._idle.clear()
@@ -295,7 +295,7 @@ class LocalService:
         """Run a job to its end, whatever that is, and tell of it."""
         try:
             async with resources:
-                with self.accepted():
+                with self.track_active():
                     transcript = await self._transcribe(record, request)
                     await self._store.save_transcript(request.id, transcript)
             ended = job_states.completed(record.job, time.time())

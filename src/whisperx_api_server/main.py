@@ -141,7 +141,6 @@ def build_services(
         catalog=catalog,
         keys=keys,
         uploads=uploads,
-        max_upload_bytes=limits.upload_bytes,
         defaults=form_defaults(settings, catalog),
         preloaded=asyncio.Event(),
         loop_lag=LoopLag(),

@@ -26,6 +26,10 @@ _DISK_THREADS = 4
 class BlobStore(Protocol):
     """Keeps recordings as long as something holds them."""
 
+    @property
+    def max_bytes(self) -> int:
+        """Maximum bytes of one recording."""
+
     async def put(
         self,
         chunks: AsyncIterator[bytes],
@@ -67,7 +71,7 @@ class DiskBlobStore:
 
     def __init__(self, *, workdir: Path, max_bytes: int) -> None:
         self._workdir = workdir
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._holds: Counter[str] = Counter()
         self._disk = ThreadPoolExecutor(_DISK_THREADS, thread_name_prefix="disk")
 
@@ -140,9 +144,9 @@ class DiskBlobStore:
         return total, digest.hexdigest()
 
     def _check_size(self, size: int, param: str) -> None:
-        if size > self._max_bytes:
+        if size > self.max_bytes:
             raise TooLarge(
-                f"{param} is larger than {self._max_bytes} bytes: send a smaller file", param=param
+                f"{param} is larger than {self.max_bytes} bytes: send a smaller file", param=param
             )
 
     async def _on_disk(self, work: Callable[[], None]) -> None:

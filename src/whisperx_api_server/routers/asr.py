@@ -22,7 +22,15 @@ from ..stages import SILENCE_LANGUAGE
 from ..transcription_fields import TranscriptionForm
 from ..translation_fields import translation_fields
 from . import schema
-from .deps import ClientDep, ServicesDep, is_retry, new_request_id, unless_disconnected
+from .deps import (
+    ClientDep,
+    DefaultsDep,
+    ServiceDep,
+    UploadsDep,
+    cancel_on_disconnect,
+    is_retry,
+    new_request_id,
+)
 from .forms import parse_query
 from .multipart import Form, read_form
 
@@ -104,17 +112,21 @@ class AsrQuery(DetectionQuery):
 
 
 @router.post("/asr", responses=schema.ASR, openapi_extra=schema.audio_file(AsrQuery))
-async def asr(request: Request, services: ServicesDep, client: ClientDep) -> Response:
+async def asr(
+    request: Request,
+    service: ServiceDep,
+    uploads: UploadsDep,
+    defaults: DefaultsDep,
+    client: ClientDep,
+) -> Response:
     """Turn speech into text, as whisper-asr-webservice does."""
-    services.service.admit(retry=is_retry(request))
+    service.admit(retry=is_retry(request))
     query = parse_query(AsrQuery, request)
-    async with read_form(
-        request, services.uploads, max_bytes=services.max_upload_bytes, pcm=not query.encode
-    ) as form:
+    async with read_form(request, uploads, pcm=not query.encode) as form:
         source = _upload(form)
-        job = query.request(client, source, services.defaults)
-        work = services.service.run(job, retry=is_retry(request))
-        transcript = await unless_disconnected(request, work)
+        job = query.request(client, source, defaults)
+        work = service.run(job, retry=is_retry(request))
+        transcript = await cancel_on_disconnect(request, work)
     rendered = await asyncio.to_thread(render_asr, transcript, query.output, words=query.with_words)
     name = quote(f"{source.filename}.{query.output}")
     return Response(
@@ -130,18 +142,20 @@ async def asr(request: Request, services: ServicesDep, client: ClientDep) -> Res
     openapi_extra=schema.audio_file(DetectionQuery),
 )
 async def detect_language(
-    request: Request, services: ServicesDep, client: ClientDep
+    request: Request,
+    service: ServiceDep,
+    uploads: UploadsDep,
+    defaults: DefaultsDep,
+    client: ClientDep,
 ) -> DetectedLanguage:
     """Tell the language of the first windows of speech."""
-    services.service.admit()
+    service.admit()
     query = parse_query(DetectionQuery, request)
-    async with read_form(
-        request, services.uploads, max_bytes=services.max_upload_bytes, pcm=not query.encode
-    ) as form:
+    async with read_form(request, uploads, pcm=not query.encode) as form:
         job = TranscriptionRequest(
-            id=new_request_id(), client=client, source=_upload(form), model=services.defaults.model
+            id=new_request_id(), client=client, source=_upload(form), model=defaults.model
         )
-        found = await unless_disconnected(request, services.service.detect_language(job))
+        found = await cancel_on_disconnect(request, service.detect_language(job))
     code, confidence = max(found.items(), key=lambda each: each[1], default=(SILENCE_LANGUAGE, 0.0))
     return {
         "detected_language": language_name(code),

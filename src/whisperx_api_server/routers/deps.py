@@ -1,4 +1,4 @@
-"""Dependencies of every route: the services, and the client's name."""
+"""Dependencies of the routes: each service by itself, and the client's name."""
 
 from __future__ import annotations
 
@@ -41,7 +41,6 @@ class Services:
     catalog: Catalog
     keys: KeyRing
     uploads: BlobStore
-    max_upload_bytes: int
     defaults: FormDefaults
     preloaded: asyncio.Event
     loop_lag: LoopLag
@@ -54,6 +53,38 @@ async def get_services(request: Request) -> Services:
 
 
 ServicesDep = Annotated[Services, Depends(get_services)]
+
+
+async def _service(services: ServicesDep) -> LocalService:
+    return services.service
+
+
+async def _text(services: ServicesDep) -> TextService:
+    return services.text
+
+
+async def _models(services: ServicesDep) -> ModelPool:
+    return services.pool
+
+
+async def _catalog(services: ServicesDep) -> Catalog:
+    return services.catalog
+
+
+async def _uploads(services: ServicesDep) -> BlobStore:
+    return services.uploads
+
+
+async def _defaults(services: ServicesDep) -> FormDefaults:
+    return services.defaults
+
+
+ServiceDep = Annotated[LocalService, Depends(_service)]
+TextDep = Annotated[TextService, Depends(_text)]
+ModelsDep = Annotated[ModelPool, Depends(_models)]
+CatalogDep = Annotated[Catalog, Depends(_catalog)]
+UploadsDep = Annotated[BlobStore, Depends(_uploads)]
+DefaultsDep = Annotated[FormDefaults, Depends(_defaults)]
 
 
 _BEARER = HTTPBearer(
@@ -93,7 +124,7 @@ def is_retry(request: Request) -> bool:
     return request.headers.get("x-stainless-retry-count", "0") not in ("", "0")
 
 
-async def unless_disconnected(request: Request, work: Awaitable[T]) -> T:
+async def cancel_on_disconnect(request: Request, work: Awaitable[T]) -> T:
     """The result of `work`, which is cancelled when the client hangs up.
 
     The request's body must have been read: what comes after it is the disconnect.

@@ -15,7 +15,7 @@ from ..formats import render
 from ..job_view import job_event, job_object
 from ..request_fields import WITH_SEGMENTS, ResultForm
 from . import schema
-from .deps import ClientDep, ServicesDep
+from .deps import ClientDep, ServiceDep
 from .events import DONE, EventStream, SentEvent
 from .forms import parse_query
 
@@ -23,26 +23,26 @@ router = APIRouter(prefix="/v1/audio/transcriptions/{request_id}", tags=["jobs"]
 
 
 @router.get("/status", responses=schema.errors(404))
-async def status(request_id: str, services: ServicesDep, client: ClientDep) -> JobStatus:
+async def status(request_id: str, service: ServiceDep, client: ClientDep) -> JobStatus:
     """How far the job is."""
-    return job_object(services.service.job(request_id, client))
+    return job_object(service.job(request_id, client))
 
 
 @router.get("/events", response_class=Response, responses=schema.JOB_EVENTS)
-async def events(request_id: str, services: ServicesDep, client: ClientDep) -> Response:
+async def events(request_id: str, service: ServiceDep, client: ClientDep) -> Response:
     """The job, now and after each change, as server-sent events to its end."""
-    services.service.job(request_id, client)
-    return EventStream(_job_events(services.service.watch(request_id, client)), AsyncExitStack())
+    service.job(request_id, client)
+    return EventStream(_job_events(service.watch(request_id, client)), AsyncExitStack())
 
 
 @router.get("/result", responses=schema.JOB_RESULT, openapi_extra=schema.RESULT_QUERY)
 async def result(
-    request_id: str, request: Request, services: ServicesDep, client: ClientDep
+    request_id: str, request: Request, service: ServiceDep, client: ClientDep
 ) -> Response:
     """The transcript, in the format asked for at the submission or in any other."""
     fields = parse_query(ResultForm, request)
-    job = services.service.job(request_id, client)
-    transcript = await services.service.result(request_id, client)
+    job = service.job(request_id, client)
+    transcript = await service.result(request_id, client)
     output = fields.result(job.output)
     _check(job, output)
     rendered = await asyncio.to_thread(render, transcript, output)
@@ -50,10 +50,10 @@ async def result(
 
 
 @router.delete("", responses=schema.errors(404))
-async def cancel(request_id: str, services: ServicesDep, client: ClientDep) -> CancelledJob:
+async def cancel(request_id: str, service: ServiceDep, client: ClientDep) -> CancelledJob:
     """Cancel the job if it is under way, else delete it and its result."""
-    ended = services.service.job(request_id, client).ended
-    job = await services.service.cancel(request_id, client)
+    ended = service.job(request_id, client).ended
+    job = await service.cancel(request_id, client)
     return {**job_object(job), "deleted": ended}
 
 

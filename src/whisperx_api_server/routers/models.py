@@ -11,9 +11,10 @@ from ..backends import ModelKey
 from ..catalog import ALIASES, Catalog
 from ..errors import MissingParameter, NotFound
 from ..languages import parse_language
-from ..model_pool import ModelStatus
+from ..model_pool import ModelPool, ModelStatus
+from ..uploads import BlobStore
 from . import schema
-from .deps import ClientDep, Services, ServicesDep
+from .deps import CatalogDep, ClientDep, ModelsDep, ServiceDep, UploadsDep
 from .multipart import read_form
 
 router = APIRouter(tags=["models"])
@@ -28,22 +29,22 @@ _STAGES = {
 
 
 @router.get("/v1/models", responses=schema.errors())
-async def list_models(services: ServicesDep, _: ClientDep) -> ModelList:
+async def list_models(pool: ModelsDep, catalog: CatalogDep, _: ClientDep) -> ModelList:
     """The models that can be asked for by name, in OpenAI's shape."""
-    return {"object": "list", "data": [_model_object(name) for name in _model_names(services)]}
+    return {"object": "list", "data": [_model_object(name) for name in _model_names(pool, catalog)]}
 
 
 @router.get("/v1/models/{model_id:path}", responses=schema.errors(404))
-async def get_model(model_id: str, services: ServicesDep, _: ClientDep) -> Model:
+async def get_model(model_id: str, catalog: CatalogDep, _: ClientDep) -> Model:
     """A model that can be asked for by that name, whether or not the list has it."""
-    services.catalog.transcriber(model_id)
+    catalog.transcriber(model_id)
     return _model_object(model_id)
 
 
 @router.get("/{stage}/list", responses=schema.errors(404))
-async def list_loaded(stage: ModelStage, services: ServicesDep, _: ClientDep) -> LoadedModels:
+async def list_loaded(stage: ModelStage, pool: ModelsDep, _: ClientDep) -> LoadedModels:
     """What is loaded for a stage."""
-    statuses = [each for each in services.pool.statuses() if each.key.stage == _STAGES[stage]]
+    statuses = [each for each in pool.statuses() if each.key.stage == _STAGES[stage]]
     return {"models": [_status_object(status) for status in statuses]}
 
 
@@ -53,12 +54,18 @@ async def list_loaded(stage: ModelStage, services: ServicesDep, _: ClientDep) ->
     openapi_extra=schema.MODEL_NAME,
 )
 async def load(
-    stage: ModelStage, request: Request, services: ServicesDep, _: ClientDep
+    stage: ModelStage,
+    request: Request,
+    service: ServiceDep,
+    pool: ModelsDep,
+    catalog: CatalogDep,
+    uploads: UploadsDep,
+    _: ClientDep,
 ) -> ModelChange:
     """Load a model, by `model` (`language` for align_models), in the form or the query."""
-    services.service.check_open()
-    key = await _named(stage, request, services)
-    await services.pool.load(key)
+    service.ensure_accepting()
+    key = await _named(stage, request, catalog, uploads)
+    await pool.load(key)
     return _change("loaded", key)
 
 
@@ -68,27 +75,32 @@ async def load(
     openapi_extra=schema.MODEL_NAME,
 )
 async def unload(
-    stage: ModelStage, request: Request, services: ServicesDep, _: ClientDep
+    stage: ModelStage,
+    request: Request,
+    pool: ModelsDep,
+    catalog: CatalogDep,
+    uploads: UploadsDep,
+    _: ClientDep,
 ) -> ModelChange:
     """Unload a model; 409 while requests use it, 404 if it is not loaded."""
-    key = await _named(stage, request, services)
-    if not await services.pool.unload(key):
+    key = await _named(stage, request, catalog, uploads)
+    if not await pool.unload(key):
         raise NotFound(f"{key} is not loaded", param="model")
     return _change("unloaded", key)
 
 
-async def _named(stage: ModelStage, request: Request, services: Services) -> ModelKey:
+async def _named(
+    stage: ModelStage, request: Request, catalog: Catalog, uploads: BlobStore
+) -> ModelKey:
     """The model that a request names."""
     param = "language" if stage == "align_models" else "model"
     name = request.query_params.get(param)
     if not name and request.headers.get("content-type"):
-        async with read_form(
-            request, services.uploads, max_bytes=services.max_upload_bytes
-        ) as form:
+        async with read_form(request, uploads) as form:
             name = next((value for value in form.values(param) if value), None)
     if not name and stage != "diarize_models":
         raise MissingParameter(f"{param} is missing", param=param)
-    return _key(stage, name or "", services.catalog)
+    return _key(stage, name or "", catalog)
 
 
 def _key(stage: ModelStage, name: str, catalog: Catalog) -> ModelKey:
@@ -103,16 +115,12 @@ def _key(stage: ModelStage, name: str, catalog: Catalog) -> ModelKey:
     return key
 
 
-def _model_names(services: Services) -> list[str]:
-    loaded = [
-        status.key.name
-        for status in services.pool.statuses()
-        if status.key.stage == "transcription"
-    ]
+def _model_names(pool: ModelPool, catalog: Catalog) -> list[str]:
+    loaded = [status.key.name for status in pool.statuses() if status.key.stage == "transcription"]
     names = [
-        services.catalog.default_model,
+        catalog.default_model,
         *ALIASES,
-        *(spec.name for spec in services.catalog.transcribers.values()),
+        *(spec.name for spec in catalog.transcribers.values()),
         *loaded,
     ]
     return list(dict.fromkeys(names))

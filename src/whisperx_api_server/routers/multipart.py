@@ -61,7 +61,7 @@ class Form:
 
 @asynccontextmanager
 async def read_form(
-    request: Request, store: BlobStore, *, max_bytes: int, pcm: bool = False
+    request: Request, store: BlobStore, *, pcm: bool = False
 ) -> AsyncIterator[Form]:
     """The form of a request; its files are deleted at the end.
 
@@ -79,7 +79,7 @@ async def read_form(
     try:
         if kind == b"multipart/form-data":
             header = PCM_HEADER if pcm else b""
-            await _read_multipart(request, options, store, form, max_bytes, header)
+            await _read_multipart(request, options, store, form, header)
         elif kind == b"application/x-www-form-urlencoded":
             await _read_urlencoded(request, form)
         else:
@@ -112,13 +112,12 @@ async def _read_multipart(
     options: Mapping[bytes, bytes],
     store: BlobStore,
     form: Form,
-    max_bytes: int,
     file_header: bytes,
 ) -> None:
     boundary = options.get(b"boundary")
     if not boundary:
         raise InvalidRequest("the multipart form has no boundary")
-    most = max_bytes + MAX_REFERENCE_BYTES * (MAX_REFERENCES + 1)
+    most = store.max_bytes + MAX_REFERENCE_BYTES * (MAX_REFERENCES + 1)
     parts = _Parts(read_body(request, max_bytes=most), boundary)
     file_bytes = 0
     sizes = {False: 0, True: 0}  # characters of fields, and of references
@@ -150,8 +149,8 @@ async def _read_multipart(
             ):
                 raise TooLarge("the form has too many fields, or too large ones")
             form.fields.append((part.name, value))
-        if file_bytes > max_bytes:
-            raise TooLarge(f"the files are larger than {max_bytes} bytes", param=shown)
+        if file_bytes > store.max_bytes:
+            raise TooLarge(f"the files are larger than {store.max_bytes} bytes", param=shown)
 
 
 async def _after(header: bytes, content: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

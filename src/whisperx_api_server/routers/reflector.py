@@ -29,16 +29,27 @@ from ..answers.reflector import (
 from ..domain import RemoteUrl, Source, Transcript, TranscriptionRequest
 from ..errors import InvalidRequest, MissingParameter, ServiceError, UnservableCombination
 from ..formats import dump
+from ..jobs import LocalService
 from ..reflector_json import (
     reflector_diarization,
     reflector_file,
     reflector_transcript,
     reflector_transcription,
 )
+from ..request_fields import FormDefaults
 from ..transcription_fields import TranscriptionForm
 from . import schema
 from .body import read_body
-from .deps import ClientDep, Services, ServicesDep, is_retry, new_request_id, unless_disconnected
+from .deps import (
+    ClientDep,
+    DefaultsDep,
+    ServiceDep,
+    TextDep,
+    UploadsDep,
+    cancel_on_disconnect,
+    is_retry,
+    new_request_id,
+)
 from .forms import choose_source, parse_form
 from .multipart import Form, read_form
 
@@ -99,7 +110,12 @@ def is_reflector_form(form: Form) -> bool:
 
 
 async def answer_files(
-    request: Request, services: Services, client: str, form: Form, fields: TranscriptionForm
+    request: Request,
+    service: LocalService,
+    defaults: FormDefaults,
+    client: str,
+    form: Form,
+    fields: TranscriptionForm,
 ) -> Response:
     """One file's words, or the words of several in the order sent.
 
@@ -112,9 +128,9 @@ async def answer_files(
         raise InvalidRequest("send files or audio_url, not both", param="files")
     sources: list[Source] = [*uploads] or [choose_source(form, fields.audio_url)]
     _check_shape(fields)
-    jobs = [_request(source, client, services, fields) for source in sources]
-    work = _run_all(services, jobs, together=together, retry=is_retry(request))
-    transcripts = await unless_disconnected(request, work)
+    jobs = [_request(source, client, defaults, fields) for source in sources]
+    work = _run_all(service, jobs, together=together, retry=is_retry(request))
+    transcripts = await cancel_on_disconnect(request, work)
 
     def body() -> ReflectorFile | ReflectorFiles:
         results = [
@@ -131,12 +147,18 @@ async def answer_files(
     responses=schema.REFLECTOR_TRANSCRIPTION,
     openapi_extra=schema.TRANSCRIPTION_BODY,
 )
-async def transcribe_files(request: Request, services: ServicesDep, client: ClientDep) -> Response:
+async def transcribe_files(
+    request: Request,
+    service: ServiceDep,
+    uploads: UploadsDep,
+    defaults: DefaultsDep,
+    client: ClientDep,
+) -> Response:
     """The words of one file, or of several in the order sent."""
-    services.service.admit(retry=is_retry(request))
-    async with read_form(request, services.uploads, max_bytes=services.max_upload_bytes) as form:
+    service.admit(retry=is_retry(request))
+    async with read_form(request, uploads) as form:
         fields = parse_form(TranscriptionForm, form)
-        return await answer_files(request, services, client, form, fields)
+        return await answer_files(request, service, defaults, client, form, fields)
 
 
 @router.post(
@@ -144,16 +166,22 @@ async def transcribe_files(request: Request, services: ServicesDep, client: Clie
     responses=schema.answers(ReflectorTranscript, *schema.RUN_ERRORS),
     openapi_extra=schema.SPEECH_BODY,
 )
-async def transcribe(request: Request, services: ServicesDep, client: ClientDep) -> Response:
+async def transcribe(
+    request: Request,
+    service: ServiceDep,
+    uploads: UploadsDep,
+    defaults: DefaultsDep,
+    client: ClientDep,
+) -> Response:
     """One file's words, as Reflector's first GPU server gave them."""
-    services.service.admit(retry=is_retry(request))
-    async with read_form(request, services.uploads, max_bytes=services.max_upload_bytes) as form:
+    service.admit(retry=is_retry(request))
+    async with read_form(request, uploads) as form:
         fields = parse_form(TranscriptionForm, form)
         _check_shape(fields)
         source = choose_source(form, fields.audio_url)
-        job = _request(source, client, services, fields)
-        work = services.service.run(job, retry=is_retry(request))
-        transcript = await unless_disconnected(request, work)
+        job = _request(source, client, defaults, fields)
+        work = service.run(job, retry=is_retry(request))
+        transcript = await cancel_on_disconnect(request, work)
     return await _json(lambda: reflector_transcript(transcript))
 
 
@@ -162,19 +190,21 @@ async def transcribe(request: Request, services: ServicesDep, client: ClientDep)
     responses=schema.answers(ReflectorTranscription, *schema.RUN_ERRORS),
     openapi_extra=schema.json_body(FromUrl),
 )
-async def transcribe_url(request: Request, services: ServicesDep, client: ClientDep) -> Response:
+async def transcribe_url(
+    request: Request, service: ServiceDep, defaults: DefaultsDep, client: ClientDep
+) -> Response:
     """The words of a recording that is fetched, `timestamp_offset` added to their times."""
-    services.service.admit()
+    service.admit()
     body = _checked(FromUrl, await _read_json(request))
     source = RemoteUrl(url=body.audio_file_url, param=URL_PARAM)
     fields = TranscriptionForm(model=body.model, language=body.language)
-    work = services.service.run(_request(source, client, services, fields))
-    transcript = await unless_disconnected(request, work)
+    work = service.run(_request(source, client, defaults, fields))
+    transcript = await cancel_on_disconnect(request, work)
     return await _json(lambda: reflector_transcription(transcript, body.timestamp_offset))
 
 
 def _request(
-    source: Source, client: str, services: Services, fields: TranscriptionForm
+    source: Source, client: str, defaults: FormDefaults, fields: TranscriptionForm
 ) -> TranscriptionRequest:
     """With words, by Parakeet and in English unless the client says otherwise."""
     asked = fields.model_copy(
@@ -185,7 +215,7 @@ def _request(
             "timestamp_granularities": ["word"],
         }
     )
-    request, _ = asked.request(new_request_id(), client, source, services.defaults)
+    request, _ = asked.request(new_request_id(), client, source, defaults)
     return request
 
 
@@ -214,13 +244,13 @@ def _check_shape(fields: TranscriptionForm) -> None:
 
 
 async def _run_all(
-    services: Services, jobs: Sequence[TranscriptionRequest], *, together: bool, retry: bool
+    service: LocalService, jobs: Sequence[TranscriptionRequest], *, together: bool, retry: bool
 ) -> list[Transcript]:
     """The transcripts in order; side by side, so that they share batches, or one by one."""
 
     async def run(job: TranscriptionRequest) -> Transcript:
         try:
-            return await services.service.run(job, retry=retry)
+            return await service.run(job, retry=retry)
         except ServiceError as error:
             if len(jobs) == 1:
                 raise
@@ -256,13 +286,14 @@ def _filename(source: Source) -> str:
 )
 async def diarize(
     request: Request,
-    services: ServicesDep,
+    service: ServiceDep,
+    uploads: UploadsDep,
     client: ClientDep,
     audio_file_url: str | None = None,
     timestamp: Annotated[float, Query(ge=0, le=MAX_OFFSET, allow_inf_nan=False)] = 0.0,
 ) -> Response:
     """Who speaks when in a recording, by URL or uploaded; `timestamp` is added to every time."""
-    services.service.admit()
+    service.admit()
     async with AsyncExitStack() as stack:
         form = Form()
         if (
@@ -270,7 +301,7 @@ async def diarize(
             .lower()
             .startswith(("multipart/", "application/x-www"))
         ):
-            reading = read_form(request, services.uploads, max_bytes=services.max_upload_bytes)
+            reading = read_form(request, uploads)
             form = await stack.enter_async_context(reading)
         if form.files and audio_file_url:
             raise InvalidRequest(f"send either file or {URL_PARAM}, not both", param="file")
@@ -283,8 +314,8 @@ async def diarize(
             raise MissingParameter(
                 f"{URL_PARAM} is missing: send it in the query, or upload a file", param=URL_PARAM
             )
-        work = services.service.diarize(new_request_id(), client, source)
-        diarization = await unless_disconnected(request, work)
+        work = service.diarize(new_request_id(), client, source)
+        diarization = await cancel_on_disconnect(request, work)
     return await _json(lambda: reflector_diarization(diarization, timestamp))
 
 
@@ -297,17 +328,15 @@ async def diarize(
     openapi_extra=schema.json_body(Translation, in_query=True),
 )
 async def translate(
-    request: Request, services: ServicesDep, client: ClientDep
+    request: Request, service: ServiceDep, text: TextDep, client: ClientDep
 ) -> ReflectorTranslation:
     """A text in its own language and in another; the fields come as JSON or in the query."""
-    services.service.check_open()
+    service.ensure_accepting()
     body = _checked(Translation, {**request.query_params, **await _read_json(request)})
     source, target = body.source_language, body.target_language
-    with services.service.accepted():
-        work = services.text.translate(
-            body.text, source, target, request_id=new_request_id(), client=client
-        )
-        translated = await unless_disconnected(request, work)
+    with service.track_active():
+        work = text.translate(body.text, source, target, request_id=new_request_id(), client=client)
+        translated = await cancel_on_disconnect(request, work)
     return {"text": {source: body.text, target: translated}}
 
 
@@ -317,20 +346,20 @@ async def translate(
     openapi_extra=schema.json_body(Generation),
 )
 async def generate(
-    request: Request, services: ServicesDep, client: ClientDep
+    request: Request, service: ServiceDep, text: TextDep, client: ClientDep
 ) -> ReflectorGeneration:
     """The answer of the language model to a prompt."""
-    services.service.check_open()
+    service.ensure_accepting()
     body = _checked(Generation, await _read_json(request))
-    with services.service.accepted():
-        work = services.text.generate(
+    with service.track_active():
+        work = text.generate(
             body.prompt,
             config=body.gen_cfg or {},
             schema=body.gen_schema,
             request_id=new_request_id(),
             client=client,
         )
-        return {"text": await unless_disconnected(request, work)}
+        return {"text": await cancel_on_disconnect(request, work)}
 
 
 # -- reading and answering --------------------------------------------------------------------

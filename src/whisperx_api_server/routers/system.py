@@ -27,7 +27,7 @@ async def healthcheck() -> Health:
 @router.get("/ready", responses=schema.errors(503))
 async def ready(services: ServicesDep) -> Readiness:
     """200 once the preloaded models are in and as long as requests are taken, else 503."""
-    services.service.check_open()
+    services.service.ensure_accepting()
     if not services.preloaded.is_set():
         raise Unavailable("the models that load at start are not in yet", retry_after=5)
     return {"status": "ready"}

@@ -12,9 +12,18 @@ from fastapi.responses import JSONResponse
 from ..domain import OutputOptions, TranscriptionRequest
 from ..formats import render
 from ..job_view import job_object
+from ..jobs import LocalService
 from ..transcription_fields import TranscriptionForm
 from . import schema
-from .deps import ClientDep, Services, ServicesDep, is_retry, new_request_id, unless_disconnected
+from .deps import (
+    ClientDep,
+    DefaultsDep,
+    ServiceDep,
+    UploadsDep,
+    cancel_on_disconnect,
+    is_retry,
+    new_request_id,
+)
 from .events import HEARTBEAT, EventStream, transcript_events
 from .forms import choose_source, parse_form, parse_translation
 from .multipart import read_form
@@ -31,37 +40,39 @@ router = APIRouter(tags=["audio"])
     responses=schema.TRANSCRIPTION,
     openapi_extra=schema.TRANSCRIPTION_BODY,
 )
-async def transcribe(request: Request, services: ServicesDep, client: ClientDep) -> Response:
+async def transcribe(
+    request: Request,
+    service: ServiceDep,
+    uploads: UploadsDep,
+    defaults: DefaultsDep,
+    client: ClientDep,
+) -> Response:
     """Turn speech into a transcript in its own language."""
-    services.service.admit(retry=is_retry(request))
+    service.admit(retry=is_retry(request))
     async with AsyncExitStack() as stack:
-        form = await stack.enter_async_context(
-            read_form(request, services.uploads, max_bytes=services.max_upload_bytes)
-        )
+        form = await stack.enter_async_context(read_form(request, uploads))
         fields = parse_form(TranscriptionForm, form)
         if is_reflector_form(form):
-            return await answer_files(request, services, client, form, fields)
+            return await answer_files(request, service, defaults, client, form, fields)
         source = choose_source(form, fields.audio_url)
-        references = await save_references(fields, services.uploads, stack)
-        job, output = fields.request(
-            new_request_id(), client, source, services.defaults, references
-        )
+        references = await save_references(fields, uploads, stack)
+        job, output = fields.request(new_request_id(), client, source, defaults, references)
         if fields.asynchronous:
-            services.service.admit()
-            accepted = await services.service.submit(job, output, stack, fields.callback_url)
+            service.admit()
+            accepted = await service.submit(job, output, stack, fields.callback_url)
             return JSONResponse(job_object(accepted), status_code=202)
         if fields.streams(output):
-            heard = services.service.stream(job, retry=is_retry(request))
+            heard = service.stream(job, retry=is_retry(request))
             stack.push_async_callback(heard.aclose)
             begun = asyncio.ensure_future(anext(heard))
             stack.push_async_callback(asyncio.wait, {begun})
             stack.callback(begun.cancel)
             # A failure is answered with its status, unless heartbeats must begin before it.
-            await unless_disconnected(request, asyncio.wait({begun}, timeout=HEARTBEAT))
+            await cancel_on_disconnect(request, asyncio.wait({begun}, timeout=HEARTBEAT))
             if begun.done():
                 begun.result()
             return EventStream(transcript_events(begun, heard, output), stack.pop_all())
-        return await _answer(request, services, job, output)
+        return await _answer(request, service, job, output)
 
 
 @router.post(
@@ -69,22 +80,26 @@ async def transcribe(request: Request, services: ServicesDep, client: ClientDep)
     responses=schema.TRANSLATION,
     openapi_extra=schema.TRANSLATION_BODY,
 )
-async def translate(request: Request, services: ServicesDep, client: ClientDep) -> Response:
+async def translate(
+    request: Request,
+    service: ServiceDep,
+    uploads: UploadsDep,
+    defaults: DefaultsDep,
+    client: ClientDep,
+) -> Response:
     """Turn speech into an English transcript."""
-    services.service.admit(retry=is_retry(request))
-    async with read_form(request, services.uploads, max_bytes=services.max_upload_bytes) as form:
+    service.admit(retry=is_retry(request))
+    async with read_form(request, uploads) as form:
         fields = parse_translation(form)
         source = choose_source(form, fields.audio_url)
-        job, output = fields.request(new_request_id(), client, source, services.defaults)
-        return await _answer(request, services, job, output)
+        job, output = fields.request(new_request_id(), client, source, defaults)
+        return await _answer(request, service, job, output)
 
 
 async def _answer(
-    request: Request, services: Services, job: TranscriptionRequest, output: OutputOptions
+    request: Request, service: LocalService, job: TranscriptionRequest, output: OutputOptions
 ) -> Response:
-    transcript = await unless_disconnected(
-        request, services.service.run(job, retry=is_retry(request))
-    )
+    transcript = await cancel_on_disconnect(request, service.run(job, retry=is_retry(request)))
     logger.info("%s: %.1f s of audio for %s", job.decode.task, transcript.duration, job.client)
     rendered = await asyncio.to_thread(render, transcript, output)
     return Response(rendered.body, media_type=rendered.media_type)
