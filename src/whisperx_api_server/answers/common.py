@@ -41,4 +41,4 @@ class Configuration(TypedDict):
     backends: dict[str, str]
     engine: dict[str, Any]
     default_model: str
-    limits: dict[str, float]
+    limits: dict[str, int | float]

@@ -7,11 +7,10 @@ All of it is below `/reflector`. At the root are the paths that do not collide w
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import PurePosixPath
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Query, Request, Response
@@ -39,7 +38,6 @@ from ..reflector_json import (
 from ..request_fields import FormDefaults
 from ..transcription_fields import TranscriptionForm
 from . import schema
-from .body import read_body
 from .deps import (
     ClientDep,
     DefaultsDep,
@@ -51,6 +49,7 @@ from .deps import (
     new_request_id,
 )
 from .forms import choose_source, parse_form
+from .json_body import checked, read_json
 from .multipart import Form, read_form
 
 router = APIRouter(tags=["reflector"])
@@ -63,10 +62,8 @@ LANGUAGE = "en"
 """What Reflector's recordings are in when it names no language."""
 
 URL_PARAM = "audio_file_url"
-MAX_JSON_BYTES = 1024**2
 MAX_OFFSET = 1e9  # s
 
-M = TypeVar("M", bound=BaseModel)
 Offset = Annotated[float, Field(ge=0, le=MAX_OFFSET, allow_inf_nan=False)]
 
 
@@ -195,7 +192,7 @@ async def transcribe_url(
 ) -> Response:
     """The words of a recording that is fetched, `timestamp_offset` added to their times."""
     service.admit()
-    body = _checked(FromUrl, await _read_json(request))
+    body = checked(FromUrl, await read_json(request))
     source = RemoteUrl(url=body.audio_file_url, param=URL_PARAM)
     fields = TranscriptionForm(model=body.model, language=body.language)
     work = service.run(_request(source, client, defaults, fields))
@@ -332,7 +329,7 @@ async def translate(
 ) -> ReflectorTranslation:
     """A text in its own language and in another; the fields come as JSON or in the query."""
     service.ensure_accepting()
-    body = _checked(Translation, {**request.query_params, **await _read_json(request)})
+    body = checked(Translation, {**request.query_params, **await read_json(request)})
     source, target = body.source_language, body.target_language
     with service.track_active():
         work = text.translate(body.text, source, target, request_id=new_request_id(), client=client)
@@ -350,7 +347,7 @@ async def generate(
 ) -> ReflectorGeneration:
     """The answer of the language model to a prompt."""
     service.ensure_accepting()
-    body = _checked(Generation, await _read_json(request))
+    body = checked(Generation, await read_json(request))
     with service.track_active():
         work = text.generate(
             body.prompt,
@@ -369,36 +366,6 @@ async def _json(body: Callable[[], Mapping[str, object]]) -> Response:
     """A JSON answer, made on a thread: hours of speech have words by the ten thousand."""
     text = await asyncio.to_thread(lambda: dump(body()))
     return Response(text, media_type="application/json")
-
-
-async def _read_json(request: Request) -> dict[str, Any]:
-    """The JSON object in a request's body; empty if there is no body."""
-    body = bytearray()
-    async for chunk in read_body(request, max_bytes=MAX_JSON_BYTES):
-        body += chunk
-    try:
-        parsed = json.loads(body, parse_constant=_no_constant) if body.strip() else {}
-        json.dumps(parsed, ensure_ascii=False).encode()  # half a surrogate pair cannot be encoded
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest("the body is not valid JSON") from error
-    if not isinstance(parsed, dict):
-        raise InvalidRequest("the body must be a JSON object")
-    return parsed
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(name)
-
-
-def _checked(model: type[M], values: Mapping[str, Any]) -> M:
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        param = str(first["loc"][0])
-        if first["type"] == "missing":
-            raise MissingParameter(f"{param} is missing", param=param) from error
-        raise InvalidRequest(f"{param}: {first['msg']}", param=param) from error
 
 
 def _flag(form: Form, name: str, *, default: bool) -> bool:
