@@ -143,6 +143,11 @@ def test_distant_speech_keeps_its_words(
 
 
 @needs_folder
+def test_whispering_is_heard(base_server: Server, clips: dict[str, Recording]) -> None:
+    assert "whisper" in hear(base_server, clips["en_whispered"])["text"].lower()
+
+
+@needs_folder
 def test_hotwords_are_not_heard_in_noise(base_server: Server, clips: dict[str, Recording]) -> None:
     hotwords = "Widget, Gadget, Sprocket, Gizmo, Doohickey, Contraption, Thingamajig, Whatsit"
     faint = peak_at(clips["noise_sb2"].samples, -40)

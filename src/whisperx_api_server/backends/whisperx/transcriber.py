@@ -31,6 +31,7 @@ CAPABILITIES = Capabilities(
     can_logprobs=True,
     can_sample=True,
     spells_numerals=True,
+    tells_silence=True,
     max_window=30.0,
     padded_to=30.0,
 )
