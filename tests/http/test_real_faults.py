@@ -143,6 +143,17 @@ def test_distant_speech_keeps_its_words(
 
 
 @needs_folder
+def test_a_sentence_said_again_after_a_chord_is_heard(
+    base_server: Server, clips: dict[str, Recording]
+) -> None:
+    sentence = clips["en_cheetah"].samples
+
+    heard = hear(base_server, np.concatenate([sentence, chord(1), sentence]))
+
+    assert words_of(heard["text"]).count("platforms") == 2
+
+
+@needs_folder
 def test_whispering_is_heard(base_server: Server, clips: dict[str, Recording]) -> None:
     assert "whisper" in hear(base_server, clips["en_whispered"])["text"].lower()
 

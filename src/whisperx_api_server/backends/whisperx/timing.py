@@ -156,8 +156,16 @@ def _part(window: Window, start: float, end: float) -> Window | None:
 
     Its probability is 0, since the decoder heard nothing in it.
     """
+    part = cut_window(window, start, end)
+    if part is None or _seconds(part.regions) < MIN_UNHEARD:
+        return None
+    return replace(part, regions=tuple(replace(region, probability=0.0) for region in part.regions))
+
+
+def cut_window(window: Window, start: float, end: float) -> Window | None:
+    """Return the speech of a window between two times as a window; None where there is none."""
     regions = _clipped(window, start, end)
-    if _seconds(regions) < MIN_UNHEARD:
+    if not regions:
         return None
     rate = len(window.samples) / (window.end - window.start)
     start, end = regions[0].start, regions[-1].end
@@ -167,7 +175,7 @@ def _part(window: Window, start: float, end: float) -> Window | None:
         start=start,
         end=end,
         samples=window.samples[first:stop],
-        regions=tuple(replace(region, probability=0.0) for region in regions),
+        regions=tuple(regions),
     )
 
 

@@ -20,7 +20,7 @@ from .encoding import EncodedBatch
 from .features import LogMel, Mel
 from .search import MIN_BEAM_TO_SAMPLE, BeamSearch, Row
 from .spelling import NumeralSpeller
-from .timing import CrossAttention, Heard
+from .timing import CrossAttention, Heard, cut_window
 from .vocabulary import Vocabulary
 
 CAPABILITIES = Capabilities(
@@ -219,8 +219,9 @@ class WhisperTranscriber:
         around: dict[int, tuple[list[Segment], list[Segment]]] = {}
         for index, (before, behind) in self._attention.unheard(encoded, heard).items():
             one = heard[index]
-            first = self._part(before, one, depth) if before else []
-            last = self._part(behind, one, depth) if behind else []
+            first, last = (
+                self._part(part, one, depth) if part else [] for part in (before, behind)
+            )
             kept[index] = one.between(
                 before.end if before and first else one.window.start,
                 behind.start if behind and last else one.window.end,
@@ -229,11 +230,34 @@ class WhisperTranscriber:
         return kept, around
 
     def _part(self, part: Window, whole: Heard, depth: int) -> list[Segment]:
-        """What is said in a part of a window, where that is sure and is not said already."""
+        """What is said in a part at one end of a window, where that is sure.
+
+        A text that the whole window has as well was said twice if the rest of the window has it
+        too. Else it was said once, and the decoder's attention put it elsewhere.
+        """
+        found = self._again(part, whole, depth)
+        known = letters_of(whole.segment.text)
+        if all(letters_of(segment.text) not in known for segment in found):
+            return found
+        begins = part.start - whole.window.start < whole.window.end - part.end
+        start, end = (part.end, whole.window.end) if begins else (whole.window.start, part.start)
+        rest = cut_window(whole.window, start, end)
+        said = (
+            letters_of(" ".join(each.text for each in self._again(rest, whole, depth)))
+            if rest
+            else ""
+        )
+        return [
+            segment
+            for segment in found
+            if (letters := letters_of(segment.text)) not in known or letters in said
+        ]
+
+    def _again(self, part: Window, whole: Heard, depth: int) -> list[Segment]:
+        """What is heard in a part of a window by itself."""
         options = replace(whole.options, language=whole.segment.language)
         [found] = self._transcribe([part], [options], self.features(part)[np.newaxis], depth=depth)
-        known = letters_of(whole.segment.text)
-        return [segment for segment in found.segments if letters_of(segment.text) not in known]
+        return list(found.segments)
 
     def _detect(self, encoded: EncodedBatch, rows: Sequence[int]) -> list[Mapping[str, float]]:
         if not self._model.is_multilingual:
