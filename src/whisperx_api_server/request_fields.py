@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -25,6 +25,9 @@ AUTO = "auto"
 """The `language` that means detection, whatever the configured default is."""
 
 M = TypeVar("M", bound=BaseModel)
+
+SpeakerCount = Annotated[int, Field(ge=1, le=50)]
+"""Clustering makes no sense of more speakers."""
 
 Rule = tuple[bool, str, str]
 """Whether a combination is broken, the field at fault, and the message."""

@@ -25,6 +25,7 @@ from .request_fields import (
     FormDefaults,
     ResultForm,
     Rule,
+    SpeakerCount,
     check_rules,
     language_code,
     one_line,
@@ -87,11 +88,9 @@ class TranscriptionForm(ResultForm, AudioForm):
         "Absent: words are timed where the answer shows their times or speakers.",
     )
     diarize: bool = Field(False, description="Speaker labels; needs `align`.")
-    min_speakers: int | None = Field(None, ge=1, le=50, description="With `diarize`.")
-    max_speakers: int | None = Field(None, ge=1, le=50, description="With `diarize`.")
-    num_speakers: int | None = Field(
-        None, ge=1, le=50, description="With `diarize`: the exact number."
-    )
+    min_speakers: SpeakerCount | None = Field(None, description="With `diarize`.")
+    max_speakers: SpeakerCount | None = Field(None, description="With `diarize`.")
+    num_speakers: SpeakerCount | None = Field(None, description="With `diarize`: the exact number.")
     speaker_embeddings: bool = Field(
         False, description="One vector per speaker, in verbose_json and vtt_json."
     )

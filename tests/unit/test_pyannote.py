@@ -32,7 +32,7 @@ from whisperx_api_server.domain import (
     Upload,
     VadOptions,
 )
-from whisperx_api_server.errors import InvalidRequest, ModelNotFound, NotInstalled
+from whisperx_api_server.errors import ModelNotFound, NotInstalled
 
 SAMPLE_RATE = 16_000
 REPOSITORY = Path(__file__).parents[2]
@@ -172,27 +172,6 @@ def test_the_numbers_of_speakers_are_kept(
 ) -> None:
     found = diarizer.diarize(clip_of(dialogue.audio), options)
     assert len(speakers_of(found.turns)) == expected
-
-
-@pytest.mark.parametrize(
-    ("options", "param"),
-    [
-        (DiarizeOptions(min_speakers=3, max_speakers=2), "min_speakers"),
-        (DiarizeOptions(num_speakers=0), "num_speakers"),
-        (DiarizeOptions(min_speakers=-1), "min_speakers"),
-        (DiarizeOptions(max_speakers=0), "max_speakers"),
-        (DiarizeOptions(num_speakers=10_000), "num_speakers"),
-        (DiarizeOptions(num_speakers=3, max_speakers=2), "num_speakers"),
-        (DiarizeOptions(num_speakers=1, min_speakers=2), "num_speakers"),
-    ],
-    ids=str,
-)
-def test_impossible_numbers_of_speakers_are_refused(
-    diarizer: PyannoteDiarizer, options: DiarizeOptions, param: str
-) -> None:
-    with pytest.raises(InvalidRequest) as refusal:
-        diarizer.diarize(clip_of(np.zeros(SAMPLE_RATE, np.float32)), options)
-    assert refusal.value.param == param
 
 
 @pytest.mark.parametrize(

@@ -55,9 +55,6 @@ DECLARATIONS: Mapping[Stage, Declaration] = {
     "vad": Declaration(packages=("torch", "pyannote.audio", "whisperx"), on_device=True),
 }
 
-MAX_SPEAKERS = 50
-"""Most speakers that may be asked for; clustering makes no sense of more."""
-
 MATCH_THRESHOLD = 0.5
 """For the WeSpeaker embedding of pyannote's published pipelines, in which two recordings of one
 voice have a cosine similarity of about 0.6 to 0.8 and different voices stay below 0.4."""
@@ -94,7 +91,7 @@ class PyannoteDiarizer:
         """Who speaks when; see `Diarizer`.
 
         Raises:
-            InvalidRequest: the numbers of speakers contradict one another or the recording.
+            InvalidRequest: the recording has too little speech for so many speakers.
             InsufficientMemory: the recording is too long for the memory there is.
             TranscriptionFailed: pyannote failed on this recording.
         """
@@ -148,30 +145,11 @@ class PyannoteDiarizer:
 
 
 def _speaker_counts(options: DiarizeOptions) -> dict[str, int]:
-    """The pipeline's keyword arguments.
-
-    Raises:
-        InvalidRequest: a number is out of range, or two contradict each other.
-    """
-    fields = {
-        "num_speakers": options.num_speakers,
-        "min_speakers": options.min_speakers,
-        "max_speakers": options.max_speakers,
-    }
-    counts = {name: value for name, value in fields.items() if value is not None}
-    for name, value in counts.items():
-        if not 1 <= value <= MAX_SPEAKERS:
-            raise InvalidRequest(f"{name} must be between 1 and {MAX_SPEAKERS}", param=name)
-    least, most = counts.get("min_speakers", 1), counts.get("max_speakers", MAX_SPEAKERS)
-    if least > most:
-        raise InvalidRequest(
-            "min_speakers must not be greater than max_speakers", param="min_speakers"
-        )
-    if not least <= counts.get("num_speakers", least) <= most:
-        raise InvalidRequest(
-            "num_speakers must lie between min_speakers and max_speakers", param="num_speakers"
-        )
-    return counts if "num_speakers" not in counts else {"num_speakers": counts["num_speakers"]}
+    """The pipeline's keyword arguments; an exact number makes the bounds superfluous."""
+    if options.num_speakers is not None:
+        return {"num_speakers": options.num_speakers}
+    bounds = {"min_speakers": options.min_speakers, "max_speakers": options.max_speakers}
+    return {name: value for name, value in bounds.items() if value is not None}
 
 
 def _turns(annotation: Any, duration: float) -> list[SpeakerTurn]:

@@ -17,7 +17,7 @@ from ..asr_formats import AsrOutput, render_asr
 from ..domain import OutputFormat, TranscriptionRequest, Upload
 from ..errors import MissingParameter, UnservableCombination
 from ..languages import language_name
-from ..request_fields import FormDefaults, validated
+from ..request_fields import FormDefaults, SpeakerCount, validated
 from ..stages import SILENCE_LANGUAGE
 from ..transcription_fields import TranscriptionForm
 from ..translation_fields import translation_fields
@@ -67,8 +67,8 @@ class AsrQuery(DetectionQuery):
         False, description="Without effect: speech is always found by voice activity detection."
     )
     diarize: bool = Field(False, description="Speaker labels.")
-    min_speakers: int | None = Field(None, ge=1, le=50, description="With `diarize`.")
-    max_speakers: int | None = Field(None, ge=1, le=50, description="With `diarize`.")
+    min_speakers: SpeakerCount | None = Field(None, description="With `diarize`.")
+    max_speakers: SpeakerCount | None = Field(None, description="With `diarize`.")
 
     @property
     def with_words(self) -> bool:
