@@ -9,6 +9,7 @@ last moment and a new request can still join it.
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import time
@@ -226,6 +227,7 @@ class Lane(Generic[M]):
 
     def _drop_model(self) -> None:
         """Drop the model and free its memory."""
+        gc.unfreeze()  # loaded before the last `import_vendors`, it would never be collected
         with self._changed:
             model, self._model = self._model, None
             if not self._closing:

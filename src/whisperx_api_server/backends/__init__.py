@@ -123,16 +123,23 @@ def import_vendors(key: ModelKey) -> None:
     """Import the packages that loading a model needs, if its backend says which.
 
     What is absent is ignored: the factory says so, with the command that installs it.
+
+    The garbage collector then skips the imported objects. torch, transformers and pyannote have
+    800,000, and a full collection over them stops all threads for 0.4 s.
     """
     _set_environment()
     module = find_backend(key.backend, key.stage)
     if hasattr(module, "import_vendors"):
+        before = len(sys.modules)
         with suppress(NotInstalled):
             module.import_vendors(key.stage, key.spec)
+        if len(sys.modules) > before:
+            gc.freeze()
 
 
 def free_device_memory() -> None:
     """Return what torch keeps for models that are gone to the device, for other vendors to use."""
+    gc.unfreeze()
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
