@@ -77,10 +77,6 @@ class Transcriber(FakeTranscriber):
         super().__init__()
         self._hold = hold
 
-    def detect_language(self, windows: Sequence[Window]) -> list[Mapping[str, float]]:
-        self._hold("detect")
-        return super().detect_language(windows)
-
     def transcribe(
         self,
         windows: Sequence[Window],

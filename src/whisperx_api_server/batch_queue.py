@@ -22,6 +22,7 @@ class Entry(Generic[P]):
 
     Only entries with equal `work` and `key` share a batch. `max_batch` is the maximum size of a
     batch with this entry, None for no limit. `watched`: a client streams the results as they come.
+    `repeated`: the window was computed before and holds up later ones, so it goes first.
     """
 
     client: str
@@ -32,6 +33,7 @@ class Entry(Generic[P]):
     padded_seconds: float = 1.0
     max_batch: int | None = None
     watched: bool = False
+    repeated: bool = False
 
 
 class BatchQueue(Generic[P]):
@@ -55,9 +57,16 @@ class BatchQueue(Generic[P]):
         return sum(len(requests) for requests in self._clients.values())
 
     def add(self, entry: Entry[P]) -> None:
-        """Append an entry to its request; a new request gets the last turn."""
+        """Append an entry to its request, or prepend a repeated one.
+
+        A new request gets the last turn.
+        """
         requests = self._clients.setdefault(entry.client, OrderedDict())
-        requests.setdefault(entry.request_id, deque()).append(entry)
+        queue = requests.setdefault(entry.request_id, deque())
+        if entry.repeated:
+            queue.appendleft(entry)
+        else:
+            queue.append(entry)
         self._count += 1
 
     def cancel(self, request_id: str) -> list[Entry[P]]:

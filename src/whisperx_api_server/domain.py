@@ -94,7 +94,7 @@ class DecodeOptions:
     """How one window is decoded; hashable, so that equal options can share a batch.
 
     `language` None lets the transcriber detect it in each window, among `languages` when any are
-    given, falling back to `fallback_language` where the window alone does not tell.
+    given.
     `temperature` 0 starts openai/whisper's fallback ladder; another value is sampled at once.
     `word_timestamps` asks for the decoder's own word times (`Segment.words`), `logprobs` for
     `Segment.logprobs`.
@@ -102,7 +102,6 @@ class DecodeOptions:
 
     language: str | None = None
     languages: tuple[str, ...] = ()
-    fallback_language: str | None = None
     task: Task = "transcribe"
     prompt: str | None = None
     hotwords: str | None = None

@@ -30,12 +30,12 @@ from .domain import (
 from .errors import InvalidRequest, error_to_tell
 from .events import Emit, Opened, SegmentsLabelled, Stage, StageBegan, WindowDone
 from .known_voices import embed_samples, open_samples
-from .language_vote import language_probabilities, with_options
+from .language_vote import VotingTranscriber, language_probabilities
 from .model_pool import ModelPool
 from .runner import Checkpoint
 from .sources import SourceOpener
 from .speakers import Labeller, match_known, rename
-from .stages import SILENCE_LANGUAGE, Engines, Transcribing, check_options
+from .stages import SILENCE_LANGUAGE, Engines, check_options
 from .word_timing import Aligners, WordTiming
 
 
@@ -175,17 +175,18 @@ class _Transcription:
         await self._begin("transcribe")
         async with self._engines.transcriber() as engine:
             options = check_options(self._request, engine.capabilities)
+            transcriber = VotingTranscriber(engine)
             ordered: asyncio.Queue[tuple[Window, asyncio.Task[WindowTranscript]] | None]
             ordered = asyncio.Queue()
 
             async def produce() -> None:
-                async with (
-                    aclosing(self._windows(clip, engine.capabilities)) as windows,
-                    aclosing(with_options(windows, engine, options)) as planned,
-                ):
-                    async for window, planned_options in planned:
-                        work = self._window(window, planned_options, engine)
+                count = 0
+                async with aclosing(self._windows(clip, engine.capabilities)) as windows:
+                    async for window in windows:
+                        count += 1
+                        work = self._window(window, options, transcriber)
                         ordered.put_nowait((window, group.create_task(work)))
+                await transcriber.close(count)
                 ordered.put_nowait(None)
 
             group.create_task(produce())
@@ -205,13 +206,13 @@ class _Transcription:
         there are none the loudest part of the recording.
         """
         limit = min(self._chunk_size, capabilities.max_window)
-        found = False
+        count = 0
         async with aclosing(self._windows_with_speech(clip, limit)) as windows:
             async for window in windows:
                 if capabilities.may_hear(window):
-                    found = True
-                    yield window
-        if capabilities.tells_silence and not found:
+                    yield replace(window, index=count)
+                    count += 1
+        if capabilities.tells_silence and not count:
             loudest = await asyncio.to_thread(
                 loudest_window, clip, request_id=self._request.id, max_window=limit
             )
@@ -243,17 +244,19 @@ class _Transcription:
                 return await language_probabilities(windows, engine)
 
     async def _window(
-        self, window: Window, options: DecodeOptions, engine: Transcribing
+        self, window: Window, options: DecodeOptions, transcriber: VotingTranscriber
     ) -> WindowTranscript:
         """One window, transcribed and, where words are asked for, with their times."""
         known = self._checkpoint.windows.get(window.index)
         if known is None:
             timing = WordTiming(self._request, self._engines, self._aligners)
-            transcript = await timing.transcribe(window, options, engine)
+            transcript = await timing.transcribe(window, options, transcriber)
             known = finish_window(transcript, window, options.task)
             if self._request.align is AlignMode.SEGMENTS:
                 known = without_words(known)
             self._checkpoint.windows[window.index] = known
+        else:
+            await transcriber.vote(known)
         return known
 
     # -- diarization --------------------------------------------------------------------------

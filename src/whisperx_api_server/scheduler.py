@@ -110,6 +110,7 @@ class Lane(Generic[M]):
         padded_seconds: float = 1.0,
         max_batch: int | None = None,
         watched: bool = False,
+        repeated: bool = False,
     ) -> Future[R]:
         """Queue one payload; its future always completes. See `Entry` for the arguments."""
         item = Item(work=work, payload=payload)
@@ -122,6 +123,7 @@ class Lane(Generic[M]):
             padded_seconds=padded_seconds,
             max_batch=max_batch,
             watched=watched,
+            repeated=repeated,
         )
         with self._changed:
             if not self._closing:

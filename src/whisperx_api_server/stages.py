@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
@@ -78,9 +78,6 @@ _TRANSCRIBE: Work[Transcriber, _Decode, WindowTranscript] = Work(
     ),
     prepare=lambda model, each: model.features(each.window),
 )
-_DETECT_LANGUAGE: Work[Transcriber, Window, Mapping[str, float]] = Work(
-    run=lambda model, batch, _: model.detect_language(batch)
-)
 _ALIGN: Work[Aligner, AlignItem, Segment] = Work(run=lambda model, batch, _: model.align(batch))
 _DIARIZE: Work[Diarizer, tuple[AudioClip, DiarizeOptions], Diarization] = Work(
     run=lambda model, batch, _: [model.diarize(clip, options) for clip, options in batch]
@@ -106,7 +103,13 @@ class _Leased(Generic[M]):
         return self.lane.model
 
     async def submit(
-        self, work: Work[M, P, R], payload: P, *, key: Hashable = None, padded_seconds: float = 1.0
+        self,
+        work: Work[M, P, R],
+        payload: P,
+        *,
+        key: Hashable = None,
+        padded_seconds: float = 1.0,
+        repeated: bool = False,
     ) -> R:
         """Wait for one payload's turn on the lane, and for its result."""
         return await asyncio.wrap_future(
@@ -119,6 +122,7 @@ class _Leased(Generic[M]):
                 padded_seconds=padded_seconds,
                 max_batch=self.request.batch_size,
                 watched=self.request.watched,
+                repeated=repeated,
             )
         )
 
@@ -129,20 +133,17 @@ class Transcribing(_Leased[Transcriber]):
 
     capabilities: Capabilities
 
-    async def detect_language(self, window: Window) -> Mapping[str, float]:
-        """Probability of each language (ISO-639-1) in a window."""
-        return await self.submit(
-            _DETECT_LANGUAGE, window, padded_seconds=self._padded_seconds(window)
-        )
-
-    async def transcribe(self, window: Window, options: DecodeOptions) -> WindowTranscript:
-        """Decode one window, in a batch with those of others."""
+    async def transcribe(
+        self, window: Window, options: DecodeOptions, *, repeated: bool = False
+    ) -> WindowTranscript:
+        """Decode one window, in a batch with those of others; `repeated`: once more, at once."""
         model = await self.model()
         transcript = await self.submit(
             _TRANSCRIBE,
             _Decode(window=window, options=options),
             key=model.batch_key(options),
             padded_seconds=self._padded_seconds(window),
+            repeated=repeated,
         )
         if options.suppress_numerals and not self.capabilities.spells_numerals:
             return await asyncio.to_thread(_spelled, transcript)

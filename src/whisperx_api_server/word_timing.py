@@ -13,8 +13,9 @@ from .backends import ModelKey
 from .catalog import Catalog
 from .domain import AlignMode, DecodeOptions, TranscriptionRequest, Window, WindowTranscript
 from .errors import NotConfigured, NotInstalled, ServiceError
+from .language_vote import VotingTranscriber
 from .model_pool import ModelPool
-from .stages import Engines, Transcribing
+from .stages import Engines
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +116,7 @@ class WordTiming:
         self._aligners = aligners
 
     async def transcribe(
-        self, window: Window, options: DecodeOptions, engine: Transcribing
+        self, window: Window, options: DecodeOptions, engine: VotingTranscriber
     ) -> WindowTranscript:
         """One window's transcript, with word times where something needs them.
 
@@ -130,7 +131,7 @@ class WordTiming:
         unaligned = self._mode is AlignMode.SEGMENTS or options.task == "translate"
         if unaligned or (own and self._mode is not AlignMode.FORCED):
             return await engine.transcribe(window, timed)
-        language = options.language or options.fallback_language
+        language = options.language
         own_times = self._aligners.foreseen_problem(language) is not None
         transcript = await engine.transcribe(window, timed if own_times else options)
         if not transcript.segments:
@@ -143,7 +144,7 @@ class WordTiming:
         if not own_times and capabilities.can_time_words:
             # Only the transcript told the language, or the load that its aligner cannot be had.
             timed = replace(timed, language=transcript.language)
-            transcript = await engine.transcribe(window, timed)
+            transcript = await engine.transcribe(window, timed, repeated=True)
         return replace(transcript, warnings=(f"word times are the decoder's own: {problem}",))
 
     async def _align(self, window: Window, transcript: WindowTranscript) -> WindowTranscript:

@@ -88,18 +88,8 @@ def test_options_can_be_seen_in_the_answer() -> None:
     assert "".join(token.token for token in full.logprobs).strip() == full.text
 
 
-def test_silence_has_no_segment_and_the_fallback_language() -> None:
+def test_silence_has_no_segment() -> None:
     assert transcribe(window(silence(1.0))).segments == ()
-    fallback = DecodeOptions(fallback_language="de")
-    assert transcribe(window(silence(1.0)), fallback).language == "de"
-    assert transcribe(window(say("eau", language="fr")), fallback).language == "fr"
-
-
-def test_language_detection() -> None:
-    model = fake.load_transcriber(SPEC)
-    french, quiet = model.detect_language([window(say("eau", language="fr")), window(silence(1))])
-    assert max(french, key=lambda language: french[language]) == "fr"
-    assert sum(french.values()) == pytest.approx(sum(quiet.values())) == pytest.approx(1.0)
 
 
 def test_alignment_finds_words() -> None:

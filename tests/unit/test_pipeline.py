@@ -104,7 +104,7 @@ def test_every_transcript_is_the_one_it_gets_alone() -> None:
 
 STAGES = [
     *("decode", "load vad", "load transcription", "load alignment", "load diarization"),
-    *("vad", "detect", "transcribe", "align", "diarize", "embed"),
+    *("vad", "transcribe", "align", "diarize", "embed"),
 ]
 
 

@@ -125,9 +125,8 @@ def test_language_is_detected_in_each_window(
     transcriber: TranscriberProtocol, speech: Speech
 ) -> None:
     windows = [a_window(speech, "en-beth"), a_window(speech, "fr-claude")]
-    heard = transcriber.detect_language(windows)
-    assert [max(one, key=one.__getitem__) for one in heard] == ["en", "fr"]
-    assert sum(heard[0].values()) == pytest.approx(1.0, abs=0.01)
+    found = run(transcriber, windows, DecodeOptions(), DecodeOptions())
+    assert [one.language for one in found] == ["en", "fr"]
     found = run(transcriber, windows, DecodeOptions(), DecodeOptions(languages=("en", "de")))
     assert [one.language for one in found] == ["en", "en"]
 
@@ -154,21 +153,16 @@ def test_the_encoder_is_not_sliced_where_numpy_cannot_see_it(
     ]
 
 
-def test_a_language_that_the_window_does_not_tell_is_the_recordings(
+def test_a_language_is_as_probable_as_it_is_among_the_candidates(
     transcriber: TranscriberProtocol, monkeypatch: pytest.MonkeyPatch, speech: Speech
 ) -> None:
     unsure = {"en": 0.4, "fr": 0.35, "de": 0.25}
     monkeypatch.setattr(transcriber, "_detect", lambda _, rows: [unsure for _ in rows])
     window = a_window(speech, "fr-alain")
-    asked = [
-        DecodeOptions(fallback_language="fr"),
-        DecodeOptions(),
-        DecodeOptions(fallback_language="fr", languages=("en", "de")),
-    ]
-    found = run(transcriber, [window] * 3, *asked)
-    assert [one.language for one in found] == ["fr", "en", "en"]
-    assert found[0].language_probability == pytest.approx(0.35)
-    assert found[2].language_probability == pytest.approx(0.4 / 0.65)
+    found = run(transcriber, [window] * 2, DecodeOptions(), DecodeOptions(languages=("en", "de")))
+    assert [one.language for one in found] == ["en", "en"]
+    assert found[0].language_probability == pytest.approx(0.4)
+    assert found[1].language_probability == pytest.approx(0.4 / 0.65)
 
 
 def test_an_unknown_language_is_the_requests_fault(
@@ -427,7 +421,6 @@ def test_silence_and_an_empty_window_end_well(transcriber: TranscriberProtocol) 
     asked = DecodeOptions(word_timestamps=True, logprobs=True)
     assert len(run(transcriber, windows, asked, asked)) == 2
     assert transcriber.transcribe([], [], []) == []
-    assert transcriber.detect_language([]) == []
 
 
 class ScriptedModel:
@@ -611,11 +604,9 @@ def test_the_engines_errors_become_ours(
         run(broken, [window], DecodeOptions())
     assert caught.value.__cause__ is error
     assert "/src" not in str(caught.value)
-    with pytest.raises(ours):
-        broken.detect_language([window])
 
 
-def test_an_english_only_model_says_so(tmp_path: Path, speech: Speech) -> None:
+def test_an_english_only_model_says_so() -> None:
     english = Vocabulary(WHISPER / "tokenizer.json", multilingual=False)
     assert english.languages == {"en"}
     assert len(english.prompt("transcribe", "en")) == 2
@@ -626,7 +617,7 @@ def test_an_english_only_model_says_so(tmp_path: Path, speech: Speech) -> None:
     model.device = "cpu"
     transcriber = WhisperTranscriber(model, english, fallback=True)
     assert transcriber.capabilities.tasks == {"transcribe"}
-    assert transcriber.detect_language([a_window(speech, "en-adam")]) == [{"en": 1.0}]
+    assert transcriber.capabilities.languages == frozenset({"en"})
 
 
 @pytest.mark.parametrize("missing", ["model.bin", "config.json", "tokenizer.json"])

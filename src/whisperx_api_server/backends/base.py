@@ -223,10 +223,6 @@ class Transcriber(Protocol):
         """What `transcribe` needs of one window's audio, computed ahead. Thread-safe."""
         ...
 
-    def detect_language(self, windows: Sequence[Window]) -> list[Mapping[str, float]]:
-        """Probability of each language (ISO-639-1), for each window."""
-        ...
-
     def transcribe(
         self,
         windows: Sequence[Window],

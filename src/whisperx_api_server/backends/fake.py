@@ -175,10 +175,6 @@ class FakeTranscriber:
         """The words in the window."""
         return hear(window.samples, window.start)
 
-    def detect_language(self, windows: Sequence[Window]) -> list[Mapping[str, float]]:
-        """Nine parts in ten for the language of most words; the first where there is none."""
-        return [_language_probabilities(hear(window.samples)) for window in windows]
-
     def transcribe(
         self,
         windows: Sequence[Window],
@@ -206,9 +202,7 @@ def _language_probabilities(heard: Sequence[Heard]) -> dict[str, float]:
 def _transcript(window: Window, heard: Sequence[Heard], options: DecodeOptions) -> WindowTranscript:
     probabilities = _language_probabilities(heard)
     candidates = [name for name in LANGUAGES if name in options.languages] or LANGUAGES
-    language = options.language or (None if heard else options.fallback_language)
-    if language is None:
-        language = max(candidates, key=lambda name: probabilities[name])
+    language = options.language or max(candidates, key=lambda name: probabilities[name])
     spelled = _spell(heard, "en" if options.task == "translate" else language, options)
     segment = Segment(
         start=heard[0].start if heard else window.start,

@@ -9,7 +9,7 @@ scores cannot disagree.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -60,11 +60,6 @@ class ParakeetTranscriber:
         """The window's samples, finite, and at least `MIN_SAMPLES` of them."""
         samples = np.nan_to_num(window.samples, copy=True, nan=0.0, posinf=0.0, neginf=0.0)
         return np.pad(samples, (0, max(0, MIN_SAMPLES - len(samples))))
-
-    def detect_language(self, windows: Sequence[Window]) -> list[Mapping[str, float]]:
-        """Equal odds for all languages of the model: it follows a language without naming it."""
-        languages = sorted(self._capabilities.languages or ())
-        return [{language: 1 / len(languages) for language in languages} for _ in windows]
 
     def transcribe(
         self,
@@ -182,7 +177,7 @@ class ParakeetTranscriber:
             return options.language, 1.0
         if len(languages) == 1:
             return next(iter(languages)), 1.0
-        return options.fallback_language or "en", 0.0
+        return "en", 0.0
 
 
 @contextmanager

@@ -39,7 +39,6 @@ CAPABILITIES = Capabilities(
 
 ENGLISH_ONLY = replace(CAPABILITIES, languages=frozenset({"en"}), tasks=frozenset({"transcribe"}))
 
-MIN_LANGUAGE_PROBABILITY = 0.5  # below it one window does not tell its language
 USUAL_PACE = 2.0  # text tokens for each second of speech: fewer make it doubtful
 LEAST_PACE = 0.5  # fewer make a text that repeats itself noise, such as laughter
 MAX_DEPTH = 2  # unheard parts of unheard parts of a window are decoded, no further
@@ -96,13 +95,6 @@ class WhisperTranscriber:
         """
         with _translated_errors():
             return self._log_mel(window.samples)
-
-    def detect_language(self, windows: Sequence[Window]) -> list[Mapping[str, float]]:
-        if not windows:
-            return []
-        mels = np.stack([self.features(window) for window in windows])
-        with _translated_errors():
-            return self._detect(EncodedBatch(self._model, mels), range(len(windows)))
 
     def transcribe(
         self,
@@ -313,20 +305,13 @@ def _segment(window: Window, decoding: Decoding, language: str) -> Segment:
 
 
 def _choose_language(heard: Mapping[str, float], options: DecodeOptions) -> tuple[str, float]:
-    """The likeliest of the candidates, its probability being its share among them.
-
-    A window that does not tell gets the recording's language, when that is known.
-    """
+    """The likeliest of the candidates, its probability being its share among them."""
     if not heard:  # converted without its list of languages
         raise InvalidRequest("this model cannot detect the language: name it", param="language")
     shares = {code: heard[code] for code in options.languages if code in heard} or dict(heard)
     total = sum(shares.values())
     language = max(shares, key=shares.__getitem__)
-    share = shares[language] / total if total > 0 else 0.0
-    fallback = options.fallback_language
-    if share < MIN_LANGUAGE_PROBABILITY and fallback is not None:
-        return fallback, shares.get(fallback, 0.0) / total if total > 0 else 0.0
-    return language, share
+    return language, shares[language] / total if total > 0 else 0.0
 
 
 @contextmanager
