@@ -1,6 +1,6 @@
-"""What a backend is: the protocols of the stages and how a model is asked for.
+"""The protocols that a backend implements, and the specification of a model.
 
-A backend is one module. For each stage that it serves it has a factory of that name:
+A backend is one module. For each stage that it supports, it has a factory with this name:
 
     def load_transcriber(spec: ModelSpec) -> Transcriber
     def load_aligner(spec: ModelSpec) -> Aligner
@@ -9,26 +9,26 @@ A backend is one module. For each stage that it serves it has a factory of that 
     def load_translator(spec: ModelSpec) -> Translator
     def load_language_model(spec: ModelSpec) -> LanguageModel
 
-and, where it applies:
+and optionally:
 
     def align_model(language: str) -> str | None   # the aligner's own table
     def aligner_problem(spec: ModelSpec) -> ServiceError | None   # why it cannot be loaded
-    def published_model(name: str) -> str | None   # what a client's name means
+    def published_model(name: str) -> str | None   # the model that a client's name selects
     def known_capabilities(spec: ModelSpec) -> Capabilities | None   # known before it is loaded
     DECLARATIONS: Mapping[Stage, Declaration]   # what each stage requires, takes and has
     def engine_info() -> Mapping[str, object]   # for /info; imports nothing heavy
-    def import_vendors(stage: Stage, spec: ModelSpec) -> None   # what the factory will import
+    def import_vendors(stage: Stage, spec: ModelSpec) -> None   # imports the factory's packages
     def model_source(spec: ModelSpec) -> ModelSource   # for /info and `doctor`; loads nothing
 
-Importing the module costs nothing: vendor packages are imported inside the factories. Absent ones
-raise `NotInstalled` naming the install command (see `require`). Models load side by side, but
-`import_vendors` is called by one thread at a time, before the factory: packages that import one
-another in circles break when two threads import them at once.
+Importing the module is cheap: vendor packages are imported inside the factories. Missing packages
+raise `NotInstalled` with the install command (see `require`). Models load in parallel, but
+`import_vendors` is called by one thread at a time, before the factory: packages with import cycles
+break if two threads import them at once.
 
-Objects are synchronous and are called by one thread only, their lane's, except what is marked
-thread-safe. One result per input, in order. They raise `whisperx_api_server.errors` only, the
-vendor's error as the cause; `InsufficientMemory` when the device's memory ran out, so that the
-lane can try smaller batches.
+Objects are synchronous and are called only by their lane's thread, except methods marked as
+thread-safe. They return one result per input, in order. They raise only
+`whisperx_api_server.errors`, with the vendor's error as the cause; `InsufficientMemory` after an
+out-of-memory error, so that the lane can retry with smaller batches.
 """
 
 from __future__ import annotations
@@ -66,12 +66,12 @@ ModelSource = Literal["directory", "packages", "hub"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelSpec:
-    """Which model to load, and where: what the settings say, in the backends' words.
+    """Which model to load and on which device, resolved from the settings.
 
-    `name` is a published size ("large-v3") or a hub id. Where a setting names a path, `path` is
-    that path and `name` its last part, for messages: clients can only ask for a name, so that
-    what they send never reaches the disk. `device` is "cpu" or "cuda", already resolved. `threads`
-    0 is the vendor's default. The server puts at most `max_batch` windows into one batch.
+    `name` is a published size ("large-v3") or a hub id. If a setting is a path, `path` is
+    that path and `name` its last part, for messages: clients can select only names, so that
+    their input is never used as a path. `device` is "cpu" or "cuda", already resolved. `threads`
+    0 is the vendor's default. A batch has at most `max_batch` windows.
     """
 
     name: str
@@ -88,7 +88,7 @@ class ModelSpec:
 
     @property
     def source(self) -> str:
-        """What loaders that take a path or a hub id are given."""
+        """The argument of loaders that accept a path or a hub id."""
         return self.name if self.path is None else str(self.path)
 
 
@@ -127,7 +127,7 @@ class Declaration:
 
 
 MIN_SPEECH_PROBABILITY = 0.35
-"""Below it, voice activity is not sure that somebody speaks in a window."""
+"""Below this probability it is doubtful whether a window contains speech."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,10 +164,10 @@ class Capabilities:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GenerationOptions:
-    """How a language model writes; the names are those of transformers' GenerationConfig.
+    """Options of text generation, named as in transformers' GenerationConfig.
 
-    `max_new_tokens` None is as many as usual and as the model's context holds. `temperature` None
-    or 0 takes the likeliest token. `do_sample` None samples where there is a temperature and only
+    `max_new_tokens` None is the default or what fits into the model's context. `temperature` None
+    or 0 takes the most probable token. `do_sample` None samples if there is a temperature and only
     one beam.
     """
 
@@ -210,7 +210,7 @@ class VoiceDetector(Protocol):
 
 
 class Transcriber(Protocol):
-    """Turns windows into text."""
+    """Transcribes windows."""
 
     @property
     def capabilities(self) -> Capabilities: ...
@@ -220,7 +220,7 @@ class Transcriber(Protocol):
         ...
 
     def features(self, window: Window) -> object:
-        """What `transcribe` needs of one window's audio, computed ahead. Thread-safe."""
+        """Precompute the input of `transcribe` for one window. Thread-safe."""
         ...
 
     def transcribe(
@@ -229,16 +229,16 @@ class Transcriber(Protocol):
         options: Sequence[DecodeOptions],
         features: Sequence[object | None],
     ) -> list[WindowTranscript]:
-        """Decode one batch; `options` and `features` have one entry a window.
+        """Decode one batch; `options` and `features` have one entry per window.
 
-        A feature that is None was not computed ahead: compute it now.
+        A feature that is None was not precomputed: compute it now.
         """
         ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class AlignItem:
-    """A segment to align and the audio it was heard in.
+    """A segment to align, and its audio.
 
     `samples` begin at `offset` seconds of the recording; the segment's own times lie inside.
     """
@@ -250,23 +250,23 @@ class AlignItem:
 
 
 class Aligner(Protocol):
-    """Finds when each word was said."""
+    """Aligns words with audio."""
 
     def align(self, items: Sequence[AlignItem]) -> list[Segment]:
-        """For each item, its segment with `words`, times on the recording's clock.
+        """Return each item's segment with `words`, in seconds of the recording.
 
-        Items may come from many requests. Text that cannot be aligned comes back with the item's
-        times and `words` spread evenly, never dropped.
+        Items may come from many requests. Text that cannot be aligned keeps the item's
+        times, with `words` spread evenly; it is never dropped.
         """
         ...
 
 
 class Diarizer(Protocol):
-    """Tells speakers apart."""
+    """Diarizes recordings: who spoke when."""
 
     @property
     def match_threshold(self) -> float:
-        """Cosine similarity above which two of `embed`'s vectors are the same voice."""
+        """Cosine similarity above which two embeddings are the same voice."""
         ...
 
     def diarize(self, clip: AudioClip, options: DiarizeOptions) -> Diarization:
@@ -274,20 +274,20 @@ class Diarizer(Protocol):
         ...
 
     def embed(self, clips: Sequence[AudioClip]) -> list[tuple[float, ...] | None]:
-        """One voice vector a clip, comparable with `Diarization.embeddings`; None if no speech."""
+        """One embedding per clip, comparable with `Diarization.embeddings`; None without speech."""
         ...
 
 
 class Translator(Protocol):
-    """Turns texts of one language into another."""
+    """Translates texts."""
 
     def translate(self, texts: Sequence[str], source: str, target: str) -> list[str]:
-        """Texts of any length; languages are ISO-639 codes, as the model knows them."""
+        """Translate texts of any length; languages are the model's ISO-639 codes."""
         ...
 
 
 class LanguageModel(Protocol):
-    """Continues a prompt."""
+    """Answers prompts."""
 
     def generate(
         self,
@@ -296,15 +296,15 @@ class LanguageModel(Protocol):
         options: GenerationOptions,
         schema: Mapping[str, object] | None = None,
     ) -> str:
-        """The answer alone, without the prompt; with a JSON schema, JSON text that satisfies it."""
+        """Return the answer without the prompt; with a JSON schema, JSON text that satisfies it."""
         ...
 
 
 def require(module: str, *, extra: str) -> ModuleType:
-    """Import a vendor's module, or say which command installs it.
+    """Import a vendor's module.
 
     Raises:
-        NotInstalled: the module, or one that it needs, is absent.
+        NotInstalled: the module, or one that it needs, is missing; has the install command.
     """
     try:
         return importlib.import_module(module)
@@ -313,7 +313,7 @@ def require(module: str, *, extra: str) -> ModuleType:
 
 
 def absent(packages: Sequence[str], *, extra: str) -> NotInstalled | None:
-    """What `require` would raise for the first of these packages that is absent; imports none."""
+    """The error for the first missing package, as `require` raises it; imports nothing."""
     for package in packages:
         if importlib.util.find_spec(package) is None:
             return _not_installed(package, extra)
@@ -339,9 +339,9 @@ _OUT_OF_MEMORY = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a vendor's error says that the device's or the machine's memory ran out.
+    """Whether a vendor's error means that the memory of the device or the machine ran out.
 
-    By its words: torch has a class for GPUs only, CTranslate2 and onnxruntime have none.
+    Judges by the message: torch has a class for GPUs only, CTranslate2 and onnxruntime have none.
     """
     message = str(error).lower()
     return isinstance(error, MemoryError) or any(sign in message for sign in _OUT_OF_MEMORY)
@@ -349,7 +349,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def translate_memory_errors(message: str) -> Iterator[None]:
-    """Raise `InsufficientMemory(message)` from vendors' errors that say that memory ran out."""
+    """Translate out-of-memory errors of vendors into `InsufficientMemory(message)`."""
     try:
         yield
     except ServiceError:
@@ -361,7 +361,7 @@ def translate_memory_errors(message: str) -> Iterator[None]:
 
 
 def usable_cores() -> int:
-    """How many cores this process may use."""
+    """Number of CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):  # absent on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

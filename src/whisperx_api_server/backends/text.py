@@ -32,14 +32,14 @@ _TEXT = Declaration(packages=("torch", "transformers"), extra=EXTRA, probe="conf
 DECLARATIONS: Mapping[Stage, Declaration] = {"translation": _TEXT, "generation": _TEXT}
 
 TRANSLATION_BATCH = 16
-"""Sentences in one generate call."""
+"""Maximum number of sentences per generate call."""
 
 MAX_NEW_TOKENS = 1024
-"""Answers are this long at most unless `max_new_tokens` says otherwise."""
+"""Default of `max_new_tokens`."""
 
 
 def generation_options(fields: Mapping[str, object]) -> GenerationOptions:
-    """Check a client's `gen_cfg`; a field that is null counts as absent.
+    """Validate a client's `gen_cfg`; null counts as absent.
 
     Raises:
         InvalidRequest: an unknown field, or a value out of its range.
@@ -60,7 +60,7 @@ def generation_options(fields: Mapping[str, object]) -> GenerationOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Rule:
-    """What a field of `gen_cfg` may be, for the machine and in words."""
+    """The valid values of a field of `gen_cfg`, as a function and in words."""
 
     holds: Callable[[object], bool]
     says: str
@@ -115,16 +115,16 @@ def load_translator(spec: ModelSpec) -> Translator:
     """Load a sequence-to-sequence model: MarianMT, or a multilingual M2M100, mBART-50 or NLLB.
 
     Raises:
-        NotInstalled: transformers is absent.
+        NotInstalled: transformers is not installed.
         ModelNotFound: there is no such model.
         ModelUnavailable: the hub or the load failed.
-        InsufficientMemory: the device cannot hold it.
+        InsufficientMemory: it does not fit into the device's memory.
     """
     return Seq2SeqTranslator(_load(spec, "AutoModelForSeq2SeqLM"))
 
 
 def load_language_model(spec: ModelSpec) -> LanguageModel:
-    """Load a causal language model; it raises what `load_translator` raises."""
+    """Load a causal language model; raises the same errors as `load_translator`."""
     return CausalLanguageModel(_load(spec, "AutoModelForCausalLM"))
 
 
@@ -138,32 +138,32 @@ class _TextModel:
 
     @property
     def context(self) -> int:
-        """The most tokens that the model's positions reach."""
+        """Maximum number of tokens that the model can process."""
         positions = getattr(self.model.config, "max_position_embeddings", None)
         return int(min(filter(None, (positions, self.tokenizer.model_max_length))))
 
     def generate(self, inputs: Any, **options: Any) -> Any:
-        """Token ids (N, T) as the model's `generate` gives them."""
-        too_long = "the device's memory does not hold this text: send a shorter one"
+        """Call the model's `generate`, and return token ids (N, T)."""
+        too_long = "the text does not fit into the device's memory: send a shorter one"
         try:
             with translate_memory_errors(too_long), self.torch.inference_mode():
                 return self.model.generate(**inputs.to(self.model.device), **options)
-        except (RuntimeError, IndexError) as error:  # IndexError: tokens it has no weights for
+        except (RuntimeError, IndexError) as error:  # IndexError: tokens without weights
             raise ServiceError("the text model failed: try again, or use another model") from error
 
 
 class Seq2SeqTranslator:
-    """A `Translator` that goes sentence by sentence: the unit that such models have learnt."""
+    """A `Translator` that processes single sentences, as such models were trained."""
 
     def __init__(self, text_model: _TextModel) -> None:
         self._text_model = text_model
         self._tokenizer = text_model.tokenizer
 
     def translate(self, texts: Sequence[str], source: str, target: str) -> list[str]:
-        """Translate texts of any length; line breaks stay where they are.
+        """Translate texts of any length; line breaks are kept.
 
         Raises:
-            InvalidRequest: a multilingual model does not know one of the languages.
+            InvalidRequest: a multilingual model does not support one of the languages.
         """
         prefix, options = self._languages(source, target)
         lines = [[list(self._pieces(line, source)) for line in text.split("\n")] for text in texts]
@@ -184,12 +184,12 @@ class Seq2SeqTranslator:
                 yield text.strip()
 
     def _pieces(self, line: str, language: str) -> Iterator[str]:
-        """The sentences of a line; one that is too long for the model, cut between words."""
+        """The sentences of a line; those too long for the model are cut between words."""
         for start, end in split_sentences(line, language):
             yield from self._fitting(line[start:end])
 
     def _fitting(self, sentence: str) -> Iterator[str]:
-        # half the context: a language may need twice the tokens of another, and codes come on top
+        # half the context: languages need up to twice the tokens of others, plus language codes
         if len(self._tokenizer(sentence).input_ids) <= self._text_model.context // 2:
             yield sentence
             return
@@ -203,7 +203,7 @@ class Seq2SeqTranslator:
         yield from self._fitting(gap.join(parts[middle:]))
 
     def _languages(self, source: str, target: str) -> tuple[str, dict[str, int]]:
-        """What tells the model its languages: a prefix of the text, and options of `generate`."""
+        """How to select the model's languages: a prefix of the text, and options of `generate`."""
         tokenizer = self._tokenizer
         targets = getattr(tokenizer, "supported_language_codes", [])
         if targets:  # a MarianMT with several targets
@@ -224,16 +224,16 @@ class Seq2SeqTranslator:
 
 
 def language_token(tokens: Sequence[str], language: str, param: str) -> str:
-    """The one that stands for a language: `fr`, `>>fr<<`, `fr_XX` or `fra_Latn`.
+    """Find the token of a language: `fr`, `>>fr<<`, `fr_XX` or `fra_Latn`.
 
     Raises:
-        InvalidRequest: no token does.
+        InvalidRequest: there is none.
     """
     for token in tokens:
         if re.split(r"[_-]", token.strip("<>"))[0] == language:
             return token
     raise InvalidRequest(
-        f"this translation model does not know the language {language!r}: use another one",
+        f"this translation model does not support the language {language!r}: use another model",
         param=param,
     )
 
@@ -253,11 +253,11 @@ class CausalLanguageModel:
         options: GenerationOptions,
         schema: Mapping[str, object] | None = None,
     ) -> str:
-        """Answer a prompt, through the chat template where the tokenizer has one.
+        """Answer a prompt, with the tokenizer's chat template if it has one.
 
         Raises:
-            InvalidRequest: the prompt does not fit into the model's context, the schema cannot be
-                honoured, or `max_new_tokens` is too small for it.
+            InvalidRequest: the prompt does not fit into the model's context, the schema is not
+                supported, or `max_new_tokens` is too small for it.
         """
         guide = None if schema is None else self._guide(schema)
         inputs = self._encoded(prompt)
@@ -289,8 +289,8 @@ class CausalLanguageModel:
         room = self._text_model.context - prompt_length
         if room < (wanted or 1):
             raise InvalidRequest(
-                f"the prompt has {prompt_length} tokens, and the model's context of "
-                f"{self._text_model.context} does not hold it with the answer: shorten it",
+                f"the prompt has {prompt_length} tokens and does not fit with its answer into the "
+                f"model's context of {self._text_model.context}: shorten it",
                 param="prompt",
             )
         return wanted or min(room, MAX_NEW_TOKENS)
@@ -301,7 +301,7 @@ class CausalLanguageModel:
         return [token for token in dict.fromkeys(listed) if token is not None]
 
     def _guide(self, schema: Mapping[str, object]) -> SchemaGuide:
-        if self._llguidance_tokenizer is None:  # a second of work, and most prompts need none
+        if self._llguidance_tokenizer is None:  # takes a second, and most prompts do not need it
             self._llguidance_tokenizer = require("llguidance.hf", extra=EXTRA).from_tokenizer(
                 self._tokenizer,
                 n_vocab=max(len(self._tokenizer), self._text_model.model.config.vocab_size),
@@ -311,7 +311,7 @@ class CausalLanguageModel:
 
 
 def _generate_arguments(options: GenerationOptions) -> dict[str, Any]:
-    """transformers' words for the options; sampling settings only where it samples."""
+    """The options as arguments of transformers; sampling options only if it samples."""
     warm = bool(options.temperature)
     sample = options.do_sample if options.do_sample is not None else warm and options.num_beams == 1
     arguments: dict[str, Any] = {
@@ -342,14 +342,14 @@ def _load(spec: ModelSpec, auto_class: str) -> _TextModel:
         }
         device = f"{spec.device}:{spec.device_index}" if spec.device == "cuda" else spec.device
         too_large = (
-            f"the device's memory does not hold {spec.name!r}: "
+            f"{spec.name!r} does not fit into the device's memory: "
             "unload other models, or use a smaller one"
         )
         with translate_hub_errors(spec.name, extra=EXTRA), translate_memory_errors(too_large):
             tokenizer = transformers.AutoTokenizer.from_pretrained(spec.source, **source)
             model = getattr(transformers, auto_class).from_pretrained(
                 spec.source,
-                # CPUs compute in single precision, whatever the file is written in
+                # CPUs compute in single precision, regardless of the file's type
                 dtype="auto" if spec.device == "cuda" else torch.float32,
                 **source,
             )
@@ -359,7 +359,7 @@ def _load(spec: ModelSpec, auto_class: str) -> _TextModel:
 
 @contextmanager
 def _silenced() -> Iterator[None]:
-    """Keep the warnings of import and load off stderr."""
+    """Suppress the warnings of imports and loads."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
