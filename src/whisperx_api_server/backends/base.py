@@ -98,16 +98,15 @@ def _same(name: str) -> str | None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Declaration:
-    """What a backend requires for one stage, which models it takes and how their files are found.
+    """A backend's requirements, models and files for one stage.
 
-    `packages` must be installed; `extra` installs them (`cpu` is `cuda` on a GPU). `probe` is the
-    file that every model has, with `{name}` for the last part of the model's name; None if there
-    are no files to find. `repository` maps a model's name to its hub repository, or to None if the
-    model is not on the hub. `only_model` is the name of the stage's one model, if no setting names
-    another.
+    `packages` must be installed; `extra` installs them (`cpu` becomes `cuda` on a GPU). `probe` is
+    a file that every model has, with `{name}` for the last part of the model's name; None without
+    files. `repository` maps a model's name to its hub repository, or to None if the model is not
+    on the hub. `only_model` is the name of the stage's only model, if no setting selects another.
 
     Transcription: `settings` is the section that configures it. `allows_hub_ids` is False if a
-    model's files can run code, so that `MODELS__ALLOWED` does not hold for it. Voice activity:
+    model's files can run code, so that `MODELS__ALLOWED` does not apply. Voice activity detection:
     `on_device` is False if it always computes on the CPU.
     """
 
@@ -132,15 +131,15 @@ MIN_SPEECH_PROBABILITY = 0.35
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Capabilities:
-    """What a transcriber can do; the pipeline plans by it.
+    """What a transcriber supports.
 
-    `languages` None is any that Whisper knows. `native_words`: every answer carries word times at
-    no cost. `can_time_words`: on request (`DecodeOptions.word_timestamps`). `detects_language`:
-    `DecodeOptions.language` may be None. `can_sample`: a temperature above 0
-    is honoured. `spells_numerals`: `DecodeOptions.suppress_numerals` is; for other engines the
-    server spells them. `tells_silence`: it finds out by itself that nobody speaks in a window.
-    `max_batch` is the engine's own limit, if it has one. `padded_to` is the length in seconds that
-    each window is padded to, 0 when it costs what it lasts.
+    `languages` None means all of Whisper's. `native_words`: every answer has word times at no
+    cost. `can_time_words`: word times on request (`DecodeOptions.word_timestamps`).
+    `detects_language`: `DecodeOptions.language` may be None. `can_sample`: a temperature above 0
+    is honoured. `spells_numerals`: `DecodeOptions.suppress_numerals` is honoured; for other
+    engines the server spells numerals. `tells_silence`: it recognises windows without speech.
+    `max_batch` is the engine's own limit, if any. `padded_to` is the length in seconds to which
+    each window is padded, 0 without padding.
     """
 
     languages: frozenset[str] | None = None
@@ -158,7 +157,7 @@ class Capabilities:
     padded_to: float = 0.0
 
     def may_hear(self, window: Window) -> bool:
-        """Whether a window holds speech for sure, or the engine tells by itself."""
+        """Whether a window surely contains speech, or the engine recognises silence."""
         return self.tells_silence or window.speech_probability >= MIN_SPEECH_PROBABILITY
 
 
@@ -182,22 +181,22 @@ class GenerationOptions:
 
 
 class Detection(Protocol):
-    """Finds the speech in one recording, whose samples are pushed as they come.
+    """Finds the speech in one recording, whose samples are pushed in blocks.
 
-    The regions of all calls are in order and do not overlap; they do not depend on how the samples
-    are divided. Both methods are called on the lane's thread; between calls it serves other
-    recordings.
+    The regions of all calls are in order, do not overlap, and do not depend on how the samples
+    are divided. Both methods are called on the lane's thread, which processes other recordings
+    between calls.
     """
 
     def push(self, samples: Samples) -> Sequence[SpeechRegion]:
-        """Take the next samples, any number of them; the regions that became final with them.
+        """Process the next samples, any number, and return the regions that became final.
 
         Memory and time of one call grow with the number of samples.
         """
         ...
 
     def finish(self) -> Sequence[SpeechRegion]:
-        """The regions that the end of the recording makes final; nothing is pushed after it."""
+        """Return the remaining regions; nothing may be pushed afterwards."""
         ...
 
 
@@ -205,7 +204,7 @@ class VoiceDetector(Protocol):
     """Finds speech in 16 kHz mono audio."""
 
     def start(self, options: VadOptions) -> Detection:
-        """Begin with a recording; any number may be under way at once. Thread-safe, cheap."""
+        """Start on a recording; several may be processed at a time. Thread-safe, cheap."""
         ...
 
 

@@ -1,15 +1,15 @@
-"""A backend without models, for tests and for trying the server out: it hears tones.
+"""A backend without models, for tests: it transcribes tones.
 
-`say` renders words as tones and everything here understands them, so a test can write a recording
-and assert what comes out of the whole pipeline. A word is 0.2 s of three tones at once: one names
-the word, one the language, one the speaker; silence follows. All lie below 4 kHz and survive lossy
+`say` renders words as tones that all classes here recognise, so that a test can make a recording
+and assert the result of the whole pipeline. A word is 0.2 s of three simultaneous tones, for the
+word, the language and the speaker, followed by silence. All are below 4 kHz and survive lossy
 codecs and telephone sample rates.
 
     clip = np.concatenate([say("red door", speaker=0), silence(1.0), say("rouge", language="fr")])
 
-What the options do can be seen: `language` spells the words in that language, `translate` in
-English; `prompt` and `hotwords` decide about capitals ("Red" in the prompt spells it so);
-`temperature` comes back in the segment; `word_timestamps` and `logprobs` give words and logprobs.
+Options have visible effects: `language` writes the words in that language, `translate` in
+English; `prompt` and `hotwords` determine capitals ("Red" in the prompt writes it so);
+`temperature` is set in the segment; `word_timestamps` and `logprobs` add words and logprobs.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def say(words: str, *, language: str = "en", speaker: int = 0) -> Samples:
 
 
 def silence(seconds: float) -> Samples:
-    """Nothing, for so long."""
+    """16 kHz samples of silence."""
     return np.zeros(round(seconds * SAMPLE_RATE), np.float32)
 
 
@@ -115,7 +115,7 @@ class Heard:
 
 
 def hear(samples: Samples, offset: float = 0.0) -> list[Heard]:
-    """The words in samples that begin at `offset` seconds."""
+    """Recognise the words in samples that begin at `offset` seconds."""
     heard = []
     for first, last in audible_runs(samples):
         if (last - first) * FRAME < SHORTEST_WORD * SAMPLE_RATE:
@@ -135,7 +135,7 @@ def hear(samples: Samples, offset: float = 0.0) -> list[Heard]:
 
 
 def audible_runs(samples: Samples, threshold: float = AUDIBLE) -> list[tuple[int, int]]:
-    """(first, last) frames of each unbroken stretch of sound."""
+    """(first, last) frames of each continuous stretch of sound."""
     audible = _audible(samples, threshold)
     edges = np.flatnonzero(np.diff(audible.astype(np.int8), prepend=0, append=0)).tolist()
     return list(zip(edges[::2], edges[1::2], strict=True))
@@ -153,7 +153,7 @@ def _loudest(spectrum: NDArray[np.floating], tones: NDArray[np.floating]) -> int
 
 
 class FakeTranscriber:
-    """Spells the words that it hears, a full stop at each pause."""
+    """Transcribes words, with a full stop at each pause."""
 
     @property
     def capabilities(self) -> Capabilities:
@@ -168,7 +168,7 @@ class FakeTranscriber:
         )
 
     def batch_key(self, options: DecodeOptions) -> Hashable:
-        """Windows of one temperature share a batch."""
+        """Windows with equal temperatures share a batch."""
         return options.temperature
 
     def features(self, window: Window) -> list[Heard]:
@@ -181,7 +181,7 @@ class FakeTranscriber:
         options: Sequence[DecodeOptions],
         features: Sequence[object | None],
     ) -> list[WindowTranscript]:
-        """What was said in each window: one segment, or none in silence."""
+        """One segment per window, none for silence."""
         return [
             _transcript(
                 window,
@@ -225,7 +225,7 @@ def _transcript(window: Window, heard: Sequence[Heard], options: DecodeOptions) 
 
 
 def _spell(heard: Sequence[Heard], language: str, options: DecodeOptions) -> list[str]:
-    """The words' texts; the last of each sentence carries its full stop."""
+    """The words' texts; the last word of each sentence has the full stop."""
     hints = f"{options.prompt or ''} {options.hotwords or ''}".replace(",", " ").split()
     spelling = {hint.lower(): hint for hint in hints}
     texts = [VOCABULARY[language][word.word] for word in heard]
@@ -249,10 +249,10 @@ def _token(text: str) -> TokenLogprob:
 
 
 class FakeAligner:
-    """Finds the words of a segment where they sound."""
+    """Aligns the words of a segment with the tones."""
 
     def align(self, items: Sequence[AlignItem]) -> list[Segment]:
-        """Segments with words; a text of another length than what sounds is spread evenly."""
+        """Segments with words, spread evenly if their number differs from that of the tones."""
         return [_aligned(item) for item in items]
 
 
@@ -275,14 +275,14 @@ def _aligned(item: AlignItem) -> Segment:
 
 
 class FakeDiarizer:
-    """Knows each speaker by a tone."""
+    """Recognises speakers by their tones."""
 
     @property
     def match_threshold(self) -> float:
         return 0.5
 
     def diarize(self, clip: AudioClip, options: DiarizeOptions) -> Diarization:
-        """Speakers beyond the most that are asked for are taken for the last of those."""
+        """Speakers beyond the requested maximum are merged into the last one."""
         heard = hear(clip.samples)
         voices = list(dict.fromkeys(word.speaker for word in heard))
         most = options.num_speakers or options.max_speakers or SPEAKERS
@@ -307,7 +307,7 @@ class FakeDiarizer:
         )
 
     def embed(self, clips: Sequence[AudioClip]) -> list[tuple[float, ...] | None]:
-        """The vector of whoever says most words."""
+        """The embedding of the speaker with the most words."""
         answers: list[tuple[float, ...] | None] = []
         for clip in clips:
             voices = Counter(word.speaker for word in hear(clip.samples)).most_common(1)
@@ -320,7 +320,7 @@ def _voice_vector(voice: int) -> tuple[float, ...]:
 
 
 class FakeVoiceDetector:
-    """Speech is whatever is loud enough: `threshold` is the root mean square of 10 ms."""
+    """Detects speech by loudness: `threshold` is the root mean square over 10 ms."""
 
     def start(self, options: VadOptions) -> Detection:
         """See `VoiceDetector`."""

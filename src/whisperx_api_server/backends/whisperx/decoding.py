@@ -1,4 +1,4 @@
-"""One try at decoding a window, and the rules for when to doubt it."""
+"""The result of decoding a window once, and the rules for doubtful results."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ MIN_AVG_LOGPROB = -1.0
 MAX_NO_SPEECH_PROB = 0.6
 
 MIN_AVG_LOGPROB_IN_DOUBT = -0.7
-"""Mean log probability that a text needs where it is doubtful that somebody speaks."""
+"""Minimum mean log probability of a text in a window with doubtful speech."""
 
 MAX_TOKEN_RUN = 8
-"""Times that one token may stand in a row."""
+"""Maximum number of equal tokens in a row."""
 
 RUNAWAY_TOKENS_PER_SECOND = 4
-"""A text that repeats itself faster than this was not said so: a decoder in a loop hardly stops."""
+"""A repetitive text with more tokens per second is a loop of the decoder, not speech."""
 
 _THRICE = re.compile(r"(.{6,}?)\1\1")
 """A phrase of six letters or more, three times in a row."""
@@ -28,7 +28,7 @@ _THRICE = re.compile(r"(.{6,}?)\1\1")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decoding:
-    """One try at one window of so many `seconds`. `tokens` are text tokens."""
+    """The result of decoding a window of `seconds` once. `tokens` are text tokens."""
 
     seconds: float
     tokens: tuple[int, ...]
@@ -40,12 +40,12 @@ class Decoding:
 
     @property
     def silent(self) -> bool:
-        """Whether nothing is said: words would be invented."""
+        """Whether the window has no speech, so that its text is hallucinated."""
         return self.no_speech_prob > MAX_NO_SPEECH_PROB and self.unlikely
 
     @property
     def sure(self) -> bool:
-        """Whether the text stands where it is doubtful that somebody speaks."""
+        """Whether the text is kept in a window with doubtful speech."""
         return (
             self.no_speech_prob <= MAX_NO_SPEECH_PROB
             and self.avg_logprob >= MIN_AVG_LOGPROB_IN_DOUBT
@@ -57,7 +57,7 @@ class Decoding:
 
     @property
     def repetitive(self) -> bool:
-        """Whether it repeats itself more than speech does."""
+        """Whether the text repeats itself more than speech does."""
         runs = (sum(1 for _ in run) for _, run in groupby(self.tokens))
         return (
             self.compression_ratio > MAX_COMPRESSION_RATIO or max(runs, default=0) > MAX_TOKEN_RUN
@@ -65,7 +65,7 @@ class Decoding:
 
     @property
     def runaway(self) -> bool:
-        """Whether it is a loop, not speech that repeats itself."""
+        """Whether the text is a loop of the decoder, not repetitive speech."""
         return self.repetitive and len(self.tokens) > RUNAWAY_TOKENS_PER_SECOND * self.seconds
 
     @property
@@ -74,19 +74,19 @@ class Decoding:
         return self.repetitive or _THRICE.search(letters_of(self.text)) is not None
 
     def echoes(self, context: str) -> bool:
-        """Whether hardly anything is heard but words of the context: the prompt and hotwords."""
+        """Whether speech is improbable and all words are from the context (prompt and hotwords)."""
         return self.no_speech_prob > MAX_NO_SPEECH_PROB and words_of_text(self.text) <= (
             words_of_text(context)
         )
 
 
 def best(tries: Sequence[Decoding]) -> Decoding:
-    """The likeliest try of those that do not run away, or of all."""
+    """The most probable decoding that is not a loop, or of all if all are loops."""
     return max([one for one in tries if not one.runaway] or tries, key=lambda one: one.avg_logprob)
 
 
 def compression_ratio(text: str) -> float:
-    """Bytes of the text over its compressed bytes: high when it repeats itself."""
+    """Bytes of the text divided by its compressed bytes: high for repetitive texts."""
     raw = text.encode()
     return len(raw) / len(zlib.compress(raw))
 
@@ -97,5 +97,5 @@ def letters_of(text: str) -> str:
 
 
 def words_of_text(text: str) -> frozenset[str]:
-    """The different words of a text, without case and punctuation."""
+    """The distinct words of a text, without case and punctuation."""
     return frozenset(re.findall(r"\w+", text.lower()))

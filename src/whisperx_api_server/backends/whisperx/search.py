@@ -1,9 +1,9 @@
-"""Beam search over a batch of encoded windows, and what is tried where its result is doubtful.
+"""Beam search over a batch of encoded windows, repeated with restrictions for doubtful results.
 
-openai/whisper tries doubtful windows again by sampling at rising temperatures. CTranslate2's
-random generator cannot be seeded again once a thread has used it, so the same recording would give
-another text each time; and samples of a loop are loops. Here beam search is tried again with
-repetitions forbidden, then made less likely, then without the prompt: always with the same result.
+openai/whisper decodes doubtful windows again by sampling at rising temperatures. CTranslate2's
+random generator cannot be seeded again once a thread has used it, so the same recording would get
+a different text each time; and samples of a loop are loops. Here beam search is repeated with
+repetitions forbidden, then penalized, then without the prompt, which is deterministic.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from .encoding import EncodedBatch
 from .vocabulary import MAX_LENGTH, Vocabulary
 
 MIN_BEAM_TO_SAMPLE = 5
-"""Hypotheses among which a temperature above 0 draws, at least."""
+"""Minimum number of hypotheses from which a temperature above 0 draws."""
 
 TOKENS_PER_SECOND = 10
 SPARE_TOKENS = 32
 LIMIT_STEP = 10.0
-"""Seconds: windows of about one length share a call, whatever else is in the batch."""
+"""Seconds; windows of similar length share a call, regardless of the rest of the batch."""
 
 SOUTH_ASIAN = ("as", "bn", "gu", "hi", "kn", "ml", "mr", "ne", "pa", "sa", "sd", "si", "ta", "te")
 OTHER_SCRIPTS = ("am", "ar", "bo", "fa", "he", "hy", "ka", "km", "lo", "my", "ps", "th", "ur", "yi")
 MANY_TOKENS = frozenset((*SOUTH_ASIAN, *OTHER_SCRIPTS))
-"""Languages whose letters take up to three tokens each: their texts are not bounded."""
+"""Languages whose letters take up to three tokens each; their texts have no token limit."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Search:
-    """How beam search is restricted; the first two names are CTranslate2's.
+    """Restrictions of beam search; the first two are CTranslate2's options.
 
     `context` False drops the client's prompt and hotwords, `bounded` False the limit of tokens.
     """
@@ -55,7 +55,7 @@ WITHOUT_CONTEXT = Search(context=False)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """A window of a batch: its place there, seconds, language, prompt, and the seed of its draws.
+    """A window of a batch: its index, seconds, language, prompt, and random seed.
 
     The prompt's first `context` tokens are the client's prompt and hotwords.
     """
@@ -69,7 +69,7 @@ class Row:
 
     @property
     def max_tokens(self) -> int:
-        """More than anybody says in the window; the longest text where that is not known."""
+        """A limit above what can be spoken in the window; the maximum if that is unknown."""
         if self.language in MANY_TOKENS:
             return MAX_LENGTH
         steps = math.ceil(self.seconds / LIMIT_STEP)
@@ -87,7 +87,7 @@ class BeamSearch:
     def decode(
         self, encoded: EncodedBatch, rows: Sequence[Row], beam_size: int, temperature: float
     ) -> list[Decoding]:
-        """The best try at each row."""
+        """Decode each row, repeatedly if doubtful, and return the best results."""
         found = self.generate(encoded, rows, PLAIN, beam_size, temperature)
         if not self._fallback:
             return found
@@ -124,7 +124,7 @@ class BeamSearch:
         beam_size: int,
         temperature: float,
     ) -> list[Decoding]:
-        """One try at each row, in their order."""
+        """Decode each row once, in order."""
         groups: dict[tuple[int, int], list[int]] = {}  # of one length and limit
         prompts = [
             list(row.prompt if search.context else row.prompt[row.context :]) for row in rows
@@ -190,7 +190,7 @@ class BeamSearch:
 
 
 def _draw(result: Any, temperature: float, seed: int) -> int:
-    """Which hypothesis: the likeliest, or above temperature 0 one drawn by its probability."""
+    """Choose the most probable hypothesis, or above temperature 0 draw one by probability."""
     if temperature == 0:
         return int(np.argmax(result.scores))
     totals = np.array(

@@ -1,4 +1,4 @@
-"""`suppress_numerals`: texts without digits, decoded so or spelled so."""
+"""`suppress_numerals`: decodes or spells texts without digits."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from .search import BeamSearch, Row, Search
 from .vocabulary import MAX_LENGTH, Vocabulary
 
 MAX_LOGPROB_LOSS = 0.3
-"""Mean log probability that a text in words may have less than the same text in digits."""
+"""Maximum loss of mean log probability of a text in words against the text with digits."""
 
 WITHOUT_NUMERALS = Search(suppress_numerals=True)
 
 
 class NumeralSpeller:
-    """Puts the numerals of decoded texts into words; costs nothing where there are none."""
+    """Writes the numerals of decoded texts as words; costs nothing without numerals."""
 
     def __init__(self, search: BeamSearch, vocabulary: Vocabulary) -> None:
         self._search = search
@@ -32,10 +32,11 @@ class NumeralSpeller:
         beam_size: int,
         temperature: float,
     ) -> list[Decoding]:
-        """The decodings of the rows, their numerals in words.
+        """Write the numerals of the rows' decodings as words.
 
-        What the decoder says when it may not write numerals stands where that is the same text
-        with the same numbers; it knows how a number was said. Elsewhere the digits are spelled.
+        The rows are decoded again without numerals, since only the decoder knows how a number was
+        spoken. That result is used if it is the same text with the same numbers. Otherwise the
+        digits are spelled out.
         """
         found = list(decodings)
         places = [place for place, one in enumerate(decodings) if has_numerals(one.text)]

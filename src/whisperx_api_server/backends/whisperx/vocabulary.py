@@ -1,4 +1,4 @@
-"""Whisper's vocabulary: prompts, suppressed tokens, texts and the bytes behind each token."""
+"""Whisper's vocabulary: prompts, suppressed tokens, texts and the bytes of each token."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ..base import require
 
 MAX_LENGTH = 448  # positions of Whisper's decoder
 MAX_CONTEXT = MAX_LENGTH // 2 - 1  # tokens of prompt and hotwords, openai/whisper decoding.py
-MAX_CONTEXT_CHARACTERS = 8192  # that are tokenized: clients may send far more than counts
+MAX_CONTEXT_CHARACTERS = 8192  # tokenized at most: clients may send far more than is used
 NUMERAL_CHARACTERS = frozenset("0123456789%$£")  # WhisperX's `suppress_numerals`
 
 
 class Vocabulary:
-    """What the tokenizer of one model says. Thread-safe."""
+    """The tokenizer of one model. Thread-safe."""
 
     def __init__(self, tokenizer_file: Path, *, multilingual: bool) -> None:
         self._multilingual = multilingual
@@ -38,28 +38,28 @@ class Vocabulary:
 
     @property
     def languages(self) -> frozenset[str]:
-        """The codes that prompts may name."""
+        """The supported language codes."""
         return frozenset(self._languages)
 
     def prompt(self, task: Task, language: str) -> tuple[int, ...]:
-        """The tokens that the decoder starts from, behind the context.
+        """The decoder's start tokens, after the context.
 
         Raises:
-            InvalidRequest: the model does not know the language.
+            InvalidRequest: the model does not support the language.
         """
         if language not in self._languages:
             raise InvalidRequest(
-                f"the model does not know the language {language!r}", param="language"
+                f"the model does not support the language {language!r}", param="language"
             )
         if not self._multilingual:
             return self._start, self._no_timestamps
         return self._start, self._languages[language], self._tasks[task], self._no_timestamps
 
     def context(self, prompt: str | None, hotwords: str | None) -> tuple[int, ...]:
-        """What stands before `<|startoftranscript|>`: the hotwords, then the prompt.
+        """The tokens before `<|startoftranscript|>`: the hotwords, then the prompt.
 
-        As faster-whisper places them: hotwords keep their beginning, the prompt its end. Where
-        both are long they share what either may have alone, so that there is room for text.
+        As in faster-whisper, hotwords keep their beginning and the prompt keeps its end. If both
+        are long they share the maximum length of one, so that there is room for the text.
         """
         words = self.encode((hotwords or "")[:MAX_CONTEXT_CHARACTERS])[:MAX_CONTEXT]
         before = self.encode((prompt or "")[-MAX_CONTEXT_CHARACTERS:])
@@ -73,11 +73,11 @@ class Vocabulary:
         return [token for token, text in enumerate(texts) if NUMERAL_CHARACTERS & set(text)]
 
     def text_tokens(self, tokens: Sequence[int]) -> list[int]:
-        """Without the special ones."""
+        """The tokens without special tokens."""
         return [token for token in tokens if token < self.end_of_text]
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of text tokens."""
+        """Decode text tokens."""
         return str(self._tokenizer.decode(tokens))
 
     def token_bytes(self, token: int) -> bytes:
@@ -96,14 +96,14 @@ class Vocabulary:
         return [(word, len(group)) for word, group in zip(words, groups, strict=True)]
 
     def encode(self, text: str) -> list[int]:
-        """The text tokens of a text, as Whisper writes it: behind one space; none of a blank."""
+        """Encode a text after one space, as Whisper writes it; no tokens for blank text."""
         if not text.strip():
             return []
         ids = self._tokenizer.encode(" " + text.strip(), add_special_tokens=False).ids
-        return self.text_tokens(ids)  # a client's "<|startoftranscript|>" is no text
+        return self.text_tokens(ids)  # removes special tokens such as "<|startoftranscript|>"
 
     def _find_languages(self) -> dict[str, int]:
-        """Language code -> token: they stand between the start and the tasks in every version."""
+        """Language code -> token: in every version, those between the start and the tasks."""
         if not self._multilingual:
             return {"en": self._start}
         tokens = range(self._start + 1, min(self._tasks.values()))
@@ -117,7 +117,7 @@ class Vocabulary:
 
 
 def _byte_decoder() -> dict[str, int]:
-    """GPT-2's byte-level alphabet reversed: printable Latin-1 is itself, others are from U+0100."""
+    """GPT-2's byte-level alphabet, reversed: printable Latin-1 is itself, the rest is from U+0100."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     rest = (byte for byte in range(256) if byte not in printable)
     return {chr(byte): byte for byte in printable} | {
