@@ -41,8 +41,8 @@ PUBLISHED = (
     "nvidia/parakeet-rnnt-0.6b",
     "nvidia/parakeet-rnnt-1.1b",
 )
-"""NVIDIA's transducers of this family. A `.nemo` file names the classes that NeMo builds, so that
-loading one trusts its publisher: clients may name these, every other one takes PARAKEET__MODEL."""
+"""NVIDIA's transducers of this family. A `.nemo` file names the classes that NeMo builds, so
+loading one requires trust in its publisher: clients may select only these and PARAKEET__MODEL."""
 
 
 def _repository(name: str) -> str:
@@ -71,7 +71,7 @@ _CHATTY_LOGGERS = ("nv_one_logger", "nemo_logger", "lightning", "lightning.pytor
 
 
 def published_model(name: str) -> str | None:
-    """The entry of `PUBLISHED` that a name means, with or without `nvidia/`, in any case."""
+    """The entry of `PUBLISHED` for a name, with or without `nvidia/`, ignoring case."""
     wanted = name.casefold().removeprefix("nvidia/")
     return next((each for each in PUBLISHED if each == f"nvidia/{wanted}"), None)
 
@@ -88,7 +88,7 @@ def import_vendors(_stage: Stage, _spec: ModelSpec) -> None:
 
 
 def known_capabilities(spec: ModelSpec) -> Capabilities:
-    """What a Parakeet can do; its name tells."""
+    """Capabilities of a Parakeet, from its name."""
     return Capabilities(
         languages=supported_languages(spec.name),
         native_words=True,
@@ -100,11 +100,11 @@ def load_transcriber(spec: ModelSpec) -> Transcriber:
     """Load a `.nemo` file, or a model of the hub.
 
     Raises:
-        NotInstalled: NeMo is absent.
-        NotConfigured: the precision is none that Parakeet computes in.
-        ModelNotFound: there is no such model, or it is not a transducer.
+        NotInstalled: NeMo is not installed.
+        NotConfigured: Parakeet does not support the precision.
+        ModelNotFound: the model does not exist, or is not a transducer.
         ModelUnavailable: the hub or the load failed.
-        InsufficientMemory: the device cannot hold it.
+        InsufficientMemory: it does not fit into the device's memory.
     """
     if spec.compute_type not in _PRECISIONS:
         raise NotConfigured(
@@ -113,7 +113,7 @@ def load_transcriber(spec: ModelSpec) -> Transcriber:
         )
     with _silenced():
         models = require("nemo.collections.asr.models", extra=EXTRA)
-        # The import set it anew. Not by NeMo's set_verbosity, which would reach others' handlers.
+        # The import reset it. NeMo's set_verbosity would change the handlers of other loggers.
         logging.getLogger("nemo_logger").setLevel(logging.ERROR)
         torch = require("torch", extra=EXTRA)
         omegaconf = require("omegaconf", extra=EXTRA)
@@ -136,7 +136,7 @@ def load_transcriber(spec: ModelSpec) -> Transcriber:
                 verbose=False,
             )
             dtype = getattr(torch, _PRECISIONS[spec.compute_type])
-            # the preprocessor stays in float32: its mel filters lose their shape in half precision
+            # the preprocessor stays in float32, because half precision distorts its mel filters
             for part in (model.encoder, model.decoder, model.joint):
                 part.to(dtype)
     return ParakeetTranscriber(
@@ -145,22 +145,22 @@ def load_transcriber(spec: ModelSpec) -> Transcriber:
 
 
 def _nemo_file(spec: ModelSpec) -> Path:
-    """The `.nemo` file that `spec` means, downloaded if need be."""
+    """Find or download the `.nemo` file."""
     if spec.path is not None:
         if not spec.path.is_file():
-            raise ModelNotFound(f"there is no file {spec.name!r}: name a .nemo file that exists")
+            raise ModelNotFound(f"there is no file {spec.name!r}: use an existing .nemo file")
         return spec.path
     repo_id = _repository(spec.name)
     folder = snapshot(spec, repo_id, patterns=["*.nemo"], extra=EXTRA)
     files = sorted(folder.glob("*.nemo"))
     if not files:
-        raise ModelNotFound(f"{repo_id!r} holds no .nemo file: use a Parakeet of NVIDIA's")
+        raise ModelNotFound(f"{repo_id!r} has no .nemo file: use one of NVIDIA's Parakeets")
     return files[0]
 
 
 @contextmanager
 def _silenced() -> Iterator[None]:
-    """Keep NeMo's import and load off stderr: loggers for good, Python warnings inside only."""
+    """Silence NeMo's loggers permanently, and Python warnings within the context."""
     for name in _CHATTY_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():
@@ -171,7 +171,7 @@ def _silenced() -> Iterator[None]:
 @contextmanager
 def _translated_load_errors(name: str) -> Iterator[None]:
     too_large = (
-        f"the device's memory does not hold {name!r}: unload other models, or use a smaller one"
+        f"{name!r} does not fit into the device's memory: unload other models or use a smaller one"
     )
     with translate_hub_errors(name, extra=EXTRA):
         try:

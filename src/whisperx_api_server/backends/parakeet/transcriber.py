@@ -1,9 +1,9 @@
 """A NeMo transducer as a `Transcriber`.
 
-NeMo's own `transcribe` wraps each call in a data loader, a temporary directory and a switch of the
-decoding strategy. Here the strategy is set once, and a batch goes straight through preprocessor,
-encoder and greedy decoder. Words are put together from the tokens, so that text, times and
-scores cannot disagree.
+NeMo's `transcribe` wraps each call in a data loader, a temporary directory and a change of the
+decoding strategy. Here the strategy is set once, and a batch goes directly through preprocessor,
+encoder and greedy decoder. Words are assembled from the tokens, so that text, times and
+scores are consistent.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ MIN_SAMPLES = SAMPLE_RATE
 """NeMo centre-pads what is shorter than a second, which shifts its times: we pad at the end."""
 
 SILENCE_PEAK = 2 / 32768
-"""Digital silence, two steps of 16 bits, is not shown to the model: it hears words in it."""
+"""Digital silence (two steps of 16 bits) is not passed to the model, which hallucinates on it."""
 
 
 class ParakeetTranscriber:
-    """A `Transcriber` over a NeMo transducer; the model is touched by `transcribe` alone."""
+    """A `Transcriber` over a NeMo transducer; only `transcribe` uses the model."""
 
     def __init__(
         self,
@@ -53,11 +53,11 @@ class ParakeetTranscriber:
         return self._capabilities
 
     def batch_key(self, options: DecodeOptions) -> Hashable:  # noqa: ARG002
-        """Always equal: no option changes how a transducer decodes."""
+        """Always equal, because no option affects a transducer."""
         return None
 
     def features(self, window: Window) -> Samples:
-        """The window's samples, finite, and at least `MIN_SAMPLES` of them."""
+        """The window's samples, finite and padded to at least `MIN_SAMPLES`."""
         samples = np.nan_to_num(window.samples, copy=True, nan=0.0, posinf=0.0, neginf=0.0)
         return np.pad(samples, (0, max(0, MIN_SAMPLES - len(samples))))
 
@@ -67,7 +67,7 @@ class ParakeetTranscriber:
         options: Sequence[DecodeOptions],
         features: Sequence[object | None],
     ) -> list[WindowTranscript]:
-        """Decode one batch greedily; the answer for a window does not depend on the others."""
+        """Decode one batch greedily; the result for a window does not depend on the others."""
         heard = [
             ready if isinstance(ready, np.ndarray) else self.features(window)
             for window, ready in zip(windows, features, strict=True)
@@ -171,7 +171,7 @@ class ParakeetTranscriber:
         )
 
     def _language(self, options: DecodeOptions) -> tuple[str, float]:
-        """What the window is in, as far as anybody knows, and how far that is."""
+        """The window's language and its probability; English with 0 if unknown."""
         languages = self._capabilities.languages or frozenset()
         if options.language is not None:
             return options.language, 1.0
@@ -182,11 +182,11 @@ class ParakeetTranscriber:
 
 @contextmanager
 def _translated_inference_errors() -> Iterator[None]:
-    too_large = "the device's memory does not hold this batch: use a smaller batch size"
+    too_large = "the batch does not fit into the device's memory: use a smaller batch size"
     try:
         with translate_memory_errors(too_large):
             yield
     except RuntimeError as error:
         raise TranscriptionFailed(
-            "the Parakeet model failed on this recording: try it again, or with another model"
+            "the Parakeet model failed on this recording: try again, or use another model"
         ) from error

@@ -1,4 +1,4 @@
-"""From a transducer's tokens to words with times; pure."""
+"""Assembles words with times from a transducer's tokens; pure."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Token:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SpokenWord:
-    """The tokens of a word, its punctuation among them."""
+    """The tokens of a word, including its punctuation."""
 
     text: str
     tokens: tuple[Token, ...]
@@ -57,7 +57,7 @@ def words_of_tokens(
 
 
 def timed_words(words: Sequence[SpokenWord], window: Window, frame: float) -> list[Word]:
-    """Words on the recording's clock: in order, never overlapping, inside the window.
+    """Words with times in the recording: in order, non-overlapping, inside the window.
 
     `frame` is the encoder's step in seconds. A lone word-start mark and punctuation do not count:
     both are found away from the sound, the one early and the other late.

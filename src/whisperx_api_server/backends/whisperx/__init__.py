@@ -1,6 +1,6 @@
 """Whisper through CTranslate2, and forced alignment with wav2vec2.
 
-Transcription needs no torch; on a GPU it computes its features with torch where that is there.
+Transcription does not need torch; on a GPU it computes its features with torch if it is installed.
 """
 
 from __future__ import annotations
@@ -81,13 +81,13 @@ def import_vendors(stage: Stage, spec: ModelSpec) -> None:
 def load_transcriber(spec: ModelSpec, *, fallback: bool = True) -> Transcriber:
     """Load a Whisper model: a published size, a hub id, or a directory in CTranslate2's format.
 
-    `fallback` False leaves doubtful and partly unheard windows as they are.
+    `fallback` False does not decode doubtful and partly unheard windows again.
 
     Raises:
-        NotInstalled: ctranslate2 or faster-whisper is absent.
-        ModelNotFound: there is no such model.
-        InsufficientMemory: the device's memory is full.
-        ModelUnavailable: the hub, the device or the model's files do not allow loading it now.
+        NotInstalled: ctranslate2 or faster-whisper is not installed.
+        ModelNotFound: the model does not exist.
+        InsufficientMemory: the model does not fit into the device's memory.
+        ModelUnavailable: the hub, the device or the model's files have an error.
     """
     extra = "cuda" if spec.device == "cuda" else "cpu"
     ctranslate2 = require("ctranslate2", extra=extra)
@@ -104,8 +104,8 @@ def load_transcriber(spec: ModelSpec, *, fallback: bool = True) -> Transcriber:
     directory = model_directory(spec)
     ctranslate2.set_log_level(logging.ERROR)  # it would print a warning for an implied precision
     too_large = (
-        f"the memory of {spec.device} does not suffice for the model {spec.name!r}: "
-        "unload others or use a smaller one"
+        f"the model {spec.name!r} does not fit into the memory of {spec.device}: "
+        "unload other models or use a smaller one"
     )
     try:
         with translate_memory_errors(too_large):
@@ -114,7 +114,7 @@ def load_transcriber(spec: ModelSpec, *, fallback: bool = True) -> Transcriber:
                 device=spec.device,
                 device_index=spec.device_index,
                 compute_type=spec.compute_type,
-                # CTranslate2's own default is four threads, on however many cores
+                # CTranslate2's default is four threads, regardless of the number of cores
                 intra_threads=spec.threads or usable_cores(),
             )
             vocabulary = Vocabulary(
@@ -135,7 +135,7 @@ def load_transcriber(spec: ModelSpec, *, fallback: bool = True) -> Transcriber:
 
 
 def _gpu_log_mel(spec: ModelSpec, n_mels: int) -> Callable[[Samples], Mel] | None:
-    """Features by torch on the spec's GPU; None where torch is absent or cannot use that GPU."""
+    """Features by torch on the GPU; None if torch is not installed or cannot use that GPU."""
     from .features_torch import TorchLogMel
 
     try:
@@ -149,13 +149,13 @@ def _gpu_log_mel(spec: ModelSpec, n_mels: int) -> Callable[[Samples], Mel] | Non
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
-        # CTranslate2 serves older GPUs than torch's builds have kernels for
+        # CTranslate2 supports older GPUs than torch's builds
         logger.warning("torch cannot use this GPU: features are computed on the CPU", exc_info=True)
         return None
 
 
 def known_capabilities(spec: ModelSpec) -> Capabilities | None:
-    """Those of a published model that knows English only; what others know, loading tells."""
+    """Capabilities of published English-only models; None for others, which must be loaded."""
     from .transcriber import ENGLISH_ONLY
 
     return ENGLISH_ONLY if spec.path is None and is_english_only(spec.name) else None

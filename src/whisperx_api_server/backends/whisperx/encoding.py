@@ -12,7 +12,7 @@ from ..base import require
 
 
 class EncodedBatch:
-    """The encoder's output for a batch, computed once, and parts of it.
+    """The encoder's output for a batch, computed once, and its slices.
 
     On a CPU the windows are encoded one by one: the encoder gains nothing by batches, and its
     attention over 1500 frames outgrows the caches. Twelve windows of Whisper base on two cores
@@ -37,16 +37,16 @@ class EncodedBatch:
 
     @property
     def sliceable(self) -> bool:
-        """Whether a part costs nothing."""
+        """Whether slices cost nothing."""
         return self._sliceable
 
     def rows(self, rows: Sequence[int]) -> Any:
-        """The output for some windows (a ctranslate2.StorageView), in the order given."""
+        """The output for the given windows, in order (a ctranslate2.StorageView)."""
         if list(rows) == list(range(len(self._mels))):
             return self._whole
         if self.sliceable:
             return self._storage.from_array(np.asarray(self._whole)[list(rows)])
-        return self._encode(self._mels[list(rows)])  # cheap beside decoding them again
+        return self._encode(self._mels[list(rows)])  # cheap compared with decoding them again
 
     def _encode(self, mels: NDArray[np.float32]) -> Any:
         return self._model.encode(self._storage.from_array(np.ascontiguousarray(mels)))

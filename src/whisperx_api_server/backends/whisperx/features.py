@@ -1,4 +1,4 @@
-"""Log-mel spectrograms as Whisper hears them, at a cost that follows the length of the speech."""
+"""Log-mel spectrograms for Whisper, at a cost proportional to the length of the speech."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def mel_filters(n_mels: int) -> NDArray[np.float32]:
 class LogMel:
     """openai/whisper's `log_mel_spectrogram` of a window padded to 30 s. Thread-safe.
 
-    The frames of the padding are all alike, so only those that touch sound are computed.
+    All frames of the padding are equal, so only those that overlap with sound are computed.
     """
 
     def __init__(self, n_mels: int) -> None:
@@ -37,7 +37,7 @@ class LogMel:
         self._hann = np.hanning(N_FFT + 1)[:-1].astype(np.float32)
 
     def __call__(self, samples: Samples) -> Mel:
-        """Mono 16 kHz audio of any length (30 s at most are heard) -> (n_mels, N_FRAMES)."""
+        """Mono 16 kHz audio of any length (only the first 30 s are used) -> (n_mels, N_FRAMES)."""
         frames = sliding_window_view(_padded(samples[:N_SAMPLES]), N_FFT)[::HOP][:N_FRAMES]
         spectrum = np.fft.rfft(frames * self._hann)
         power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32)
@@ -49,7 +49,7 @@ class LogMel:
 
 
 def _padded(samples: Samples) -> Samples:
-    """The samples with half a frame mirrored before them and what the last frames need behind."""
+    """Pad the samples with half a mirrored frame before, and for the last frames after."""
     half = N_FFT // 2
     body = np.zeros(min(N_SAMPLES, len(samples) + N_FFT), dtype=np.float32)
     body[: len(samples)] = samples

