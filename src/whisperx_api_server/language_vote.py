@@ -56,6 +56,17 @@ class VotingTranscriber:
         again = await self._engine.transcribe(window, agreed, repeated=True)
         return replace(again, language_probability=transcript.language_probability)
 
+    async def expected_language(self, window: Window) -> str | None:
+        """Return the language that a window is probably in before it is decoded: the first one's.
+
+        The first `REACH` windows after that one do not wait for it: None.
+        """
+        if window.index <= REACH:
+            return None
+        async with self._changed:
+            await self._changed.wait_for(lambda: 0 in self._votes)
+        return self._votes[0][0]
+
     async def vote(self, transcript: WindowTranscript) -> None:
         """Count a window's own language, unless nothing is said in it."""
         probability = transcript.language_probability if transcript.segments else 0.0

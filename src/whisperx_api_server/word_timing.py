@@ -131,7 +131,7 @@ class WordTiming:
         unaligned = self._mode is AlignMode.SEGMENTS or options.task == "translate"
         if unaligned or (own and self._mode is not AlignMode.FORCED):
             return await engine.transcribe(window, timed)
-        language = options.language
+        language = options.language or await engine.expected_language(window)
         own_times = self._aligners.foreseen_problem(language) is not None
         transcript = await engine.transcribe(window, timed if own_times else options)
         if not transcript.segments:

@@ -11,6 +11,7 @@ from whisperx_api_server.backends import fake
 from whisperx_api_server.backends.base import ModelSpec
 from whisperx_api_server.domain import AlignMode, DecodeOptions, DiarizeOptions, Transcript
 from whisperx_api_server.errors import ModelUnavailable, NotInstalled
+from whisperx_api_server.language_vote import REACH
 from whisperx_api_server.word_timing import RETRY_SECONDS, Aligners
 
 OFFLINE = "the align model 'x' could not be downloaded: try again later"
@@ -61,6 +62,19 @@ def test_what_is_known_beforehand_is_decoded_with_its_times_at_once() -> None:
         windows = len(world.hold.decoded)
         await world.run(world.request("english", decode=ENGLISH, align=AlignMode.OFF))
         assert len(world.hold.decoded) == 2 * windows
+
+    play(scene)
+
+
+def test_a_long_recording_without_an_aligner_is_decoded_twice_at_its_beginning_only() -> None:
+    """Its language is open: the first windows are decoded before it is known."""
+
+    async def scene(world: World) -> None:
+        world.failures["alignment"] = ModelUnavailable(OFFLINE)
+        await world.run(world.request("english", decode=ENGLISH))
+        world.hold.decoded.clear()
+        assert_sentences(await world.run(world.request("english")))
+        assert len(world.hold.decoded) == 12 + 1 + REACH
 
     play(scene)
 
