@@ -136,7 +136,7 @@ def test_a_model_that_cannot_detect_asks_for_the_language(
 ) -> None:
     monkeypatch.setattr(transcriber, "_detect", lambda _, rows: [{} for _ in rows])
     window = a_window(speech, "en-adam")
-    with pytest.raises(InvalidRequest, match="name it"):
+    with pytest.raises(InvalidRequest, match="send it"):
         run(transcriber, [window], DecodeOptions())
     assert run(transcriber, [window], DecodeOptions(language="en"))
 
