@@ -12,7 +12,7 @@ from random import Random
 from recordings import encode
 from whisperx_api_server.backends.fake import say, silence
 from whisperx_api_server.domain import Samples
-from whisperx_api_server.transcription_fields import TranscriptionForm
+from whisperx_api_server.fields.transcription import TranscriptionForm
 
 CONTAINERS = ("wav", "mp3", "ogg", "m4a", "webm", "flac")
 TRANSCRIPTIONS = "/v1/audio/transcriptions"

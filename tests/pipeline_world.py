@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from whisperx_api_server.admission import AdmissionControl, AdmittedRunner
-from whisperx_api_server.audio import SAMPLE_RATE
+from whisperx_api_server.audio.sources import SourceOpener
 from whisperx_api_server.backends import ModelKey
 from whisperx_api_server.backends.base import AlignItem, Detection, ModelSpec
 from whisperx_api_server.backends.fake import (
@@ -27,6 +26,7 @@ from whisperx_api_server.backends.fake import (
 )
 from whisperx_api_server.catalog import Catalog
 from whisperx_api_server.domain import (
+    SAMPLE_RATE,
     AudioClip,
     DecodeOptions,
     Diarization,
@@ -44,11 +44,11 @@ from whisperx_api_server.domain import (
     WindowTranscript,
 )
 from whisperx_api_server.errors import ServiceError
-from whisperx_api_server.events import Emit, Event
-from whisperx_api_server.model_pool import ModelPool, PoolSettings, SchedulerSettings
-from whisperx_api_server.pipeline import Pipeline
-from whisperx_api_server.runner import Checkpoint
-from whisperx_api_server.sources import SourceOpener
+from whisperx_api_server.jobs.admission import AdmissionControl, AdmittedRunner
+from whisperx_api_server.pipeline.events import Emit, Event
+from whisperx_api_server.pipeline.pipeline import Pipeline
+from whisperx_api_server.pipeline.runner import Checkpoint
+from whisperx_api_server.scheduling.model_pool import ModelPool, PoolSettings, SchedulerSettings
 
 POISON = "black"
 """A window in which this is said makes the transcriber fail."""

@@ -17,9 +17,9 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from .audio.urls import UrlFetchSettings
 from .domain import OutputFormat
-from .job_store import JobSettings
-from .model_pool import PoolSettings, SchedulerSettings
+from .jobs.store import JobSettings
 from .model_settings import (
     AlignmentSettings,
     BackendSettings,
@@ -30,6 +30,7 @@ from .model_settings import (
     TranslationSettings,
     WhisperSettings,
 )
+from .scheduling.model_pool import PoolSettings, SchedulerSettings
 from .setting_types import (
     JsonList,
     LanguageCode,
@@ -39,7 +40,6 @@ from .setting_types import (
     Section,
     UserPath,
 )
-from .urls import UrlFetchSettings
 
 
 def _webhook_secret(value: SecretStr) -> SecretStr:

@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 
 from .errors import Failure
 
+SAMPLE_RATE = 16_000
+"""Hz; the sample rate of Whisper, wav2vec2, Parakeet, pyannote and Silero."""
+
 Samples = NDArray[np.float32]
 """Mono audio, shape (N,), in [-1, 1]; may be a read-only memory map."""
 

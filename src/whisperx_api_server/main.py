@@ -15,23 +15,23 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from . import __version__
-from .admission import AdmissionControl
 from .answers.common import Configuration
+from .audio.uploads import DiskBlobStore
 from .backends import ModelKey, find_backend
 from .catalog import Catalog
 from .config import Settings, load_settings
 from .errors import ServiceError
-from .job_store import DiskJobStore, JobStore, default_directory
-from .jobs import LocalService
+from .jobs.admission import AdmissionControl
+from .jobs.service import LocalService
+from .jobs.store import DiskJobStore, JobStore, default_directory
+from .jobs.webhooks import Webhooks
 from .keys import KeyRing
 from .loop_lag import LoopLag
 from .routers import asr, jobs, models, reflector, system, transcriptions
 from .routers.deps import Services
 from .routers.errors import RequestContext, install_error_handlers
-from .routers.schema import DescribedApi
+from .routers.openapi import DescribedApi
 from .text_service import TextService
-from .uploads import DiskBlobStore
-from .webhooks import Webhooks
 from .wiring import (
     build_catalog,
     build_fetcher,

@@ -21,10 +21,10 @@ from .catalog import Catalog
 from .domain import SPACELESS_LANGUAGES
 from .errors import InvalidRequest, ModelNotFound, Overloaded, Unavailable
 from .languages import parse_language
-from .model_pool import ModelPool
-from .scheduler import Lane
-from .sentences import split_sentences
-from .work import Work
+from .scheduling.lane import Lane
+from .scheduling.model_pool import ModelPool
+from .scheduling.work import Work
+from .transcript.sentences import split_sentences
 
 PIECE = 500
 """Maximum characters of a piece, unless a single sentence is longer."""

@@ -8,20 +8,20 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from .admission import AdmissionControl, AdmittedRunner
-from .audio import AudioDecoder
+from .audio.decode import AudioDecoder
+from .audio.sources import SourceOpener
+from .audio.uploads import BlobStore
+from .audio.urls import UrlFetcher
 from .backends import BUILT_IN, ModelKey, declaration, find_backend
 from .backends.base import ModelSpec
 from .catalog import Catalog, configured, resolve_device
 from .config import ConfigurationError, Settings
-from .model_pool import ModelPool
+from .fields.common import FormDefaults
+from .jobs.admission import AdmissionControl, AdmittedRunner
 from .model_settings import TranscriberSettings
-from .pipeline import Pipeline
-from .request_fields import FormDefaults
-from .runner import Runner
-from .sources import SourceOpener
-from .uploads import BlobStore
-from .urls import UrlFetcher
+from .pipeline.pipeline import Pipeline
+from .pipeline.runner import Runner
+from .scheduling.model_pool import ModelPool
 
 
 def build_catalog(settings: Settings) -> Catalog:

@@ -23,7 +23,7 @@ from server import FAKE, Server
 from support import eventually
 from tones import CHUNK, SPACING, sentences, text
 from whisperx_api_server.domain import Job, Segment, Transcript
-from whisperx_api_server.job_store import DiskJobStore
+from whisperx_api_server.jobs.store import DiskJobStore
 
 SECRET = "whsec_c29tZXRoaW5nIHRoYXQgbm9ib2R5IGtub3dz"
 

@@ -14,10 +14,10 @@ from gated import Gate
 from server import REPOSITORY, Server
 from support import wav
 from tones import reference, sentences, text
+from whisperx_api_server.audio.uploads import DiskBlobStore
+from whisperx_api_server.audio.urls import UrlFetcher, UrlFetchSettings
 from whisperx_api_server.backends.fake import say
-from whisperx_api_server.uploads import DiskBlobStore
-from whisperx_api_server.urls import UrlFetcher, UrlFetchSettings
-from whisperx_api_server.webhooks import Webhooks
+from whisperx_api_server.jobs.webhooks import Webhooks
 
 SOURCES = REPOSITORY / "tests" / "node"
 INSTALLED = REPOSITORY / "build" / "node-sdk"

@@ -18,16 +18,15 @@ from types import FrameType
 
 import numpy as np
 
-from whisperx_api_server.audio import SAMPLE_RATE
+from whisperx_api_server.audio.sources import SourceOpener
 from whisperx_api_server.backends.base import ModelSpec
 from whisperx_api_server.backends.fake import say, silence
 from whisperx_api_server.catalog import Catalog
-from whisperx_api_server.domain import AudioClip, Source, TranscriptionRequest, Upload
-from whisperx_api_server.events import Event
-from whisperx_api_server.model_pool import ModelPool, PoolSettings, SchedulerSettings
-from whisperx_api_server.pipeline import Pipeline
-from whisperx_api_server.runner import Checkpoint
-from whisperx_api_server.sources import SourceOpener
+from whisperx_api_server.domain import SAMPLE_RATE, AudioClip, Source, TranscriptionRequest, Upload
+from whisperx_api_server.pipeline.events import Event
+from whisperx_api_server.pipeline.pipeline import Pipeline
+from whisperx_api_server.pipeline.runner import Checkpoint
+from whisperx_api_server.scheduling.model_pool import ModelPool, PoolSettings, SchedulerSettings
 
 SPEC = ModelSpec(name="fake")
 

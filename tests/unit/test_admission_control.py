@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whisperx_api_server.admission import LONGEST_RETRY, AdmissionControl
 from whisperx_api_server.errors import Overloaded
+from whisperx_api_server.jobs.admission import LONGEST_RETRY, AdmissionControl
 
 
 class Clock:

@@ -36,7 +36,7 @@ from whisperx_api_server.errors import (
     ModelUnavailable,
     TranscriptionFailed,
 )
-from whisperx_api_server.sentences import sentence_segments
+from whisperx_api_server.transcript.sentences import sentence_segments
 
 WHISPERX_TOLERANCE = 0.0201
 """Two times rounded to a millisecond, 20 ms apart."""

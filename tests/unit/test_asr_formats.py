@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from whisperx_api_server.asr_formats import render_asr
 from whisperx_api_server.domain import Segment, Transcript, Word
+from whisperx_api_server.formats.asr_formats import render_asr
 
 TALK = Transcript(
     task="transcribe",

@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from whisperx_api_server import audio
-from whisperx_api_server.audio import SAMPLE_RATE, AudioDecoder
+from whisperx_api_server.audio import decode as audio
+from whisperx_api_server.audio.decode import AudioDecoder
+from whisperx_api_server.audio.ffmpeg import find_ffmpeg
+from whisperx_api_server.domain import SAMPLE_RATE
 from whisperx_api_server.errors import InvalidAudio, NotInstalled, TooLarge, Unavailable
-from whisperx_api_server.ffmpeg import find_ffmpeg
 
 pytestmark = pytest.mark.anyio
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whisperx_api_server.batch_policy import (
+from whisperx_api_server.scheduling.batch_policy import (
     CONTENTION_MEMORY,
     CONTENTION_STRETCH,
     GROWTH_AFTER,
@@ -17,8 +17,8 @@ from whisperx_api_server.batch_policy import (
     BatchLimits,
     BatchPolicy,
 )
-from whisperx_api_server.batch_queue import Entry
-from whisperx_api_server.batch_times import BatchTimes
+from whisperx_api_server.scheduling.batch_queue import Entry
+from whisperx_api_server.scheduling.batch_times import BatchTimes
 
 
 class Lane:

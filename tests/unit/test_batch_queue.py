@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from whisperx_api_server.batch_queue import BatchQueue, Entry
+from whisperx_api_server.scheduling.batch_queue import BatchQueue, Entry
 
 
 def entry(

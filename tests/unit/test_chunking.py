@@ -10,13 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whisperx_api_server.chunking import (
-    LONGEST_PAUSE,
-    Splitter,
-    finish_window,
-    loudest_window,
-    stitch,
-)
 from whisperx_api_server.domain import (
     AudioClip,
     Samples,
@@ -27,6 +20,13 @@ from whisperx_api_server.domain import (
     Window,
     WindowTranscript,
     Word,
+)
+from whisperx_api_server.pipeline.chunking import (
+    LONGEST_PAUSE,
+    Splitter,
+    finish_window,
+    loudest_window,
+    stitch,
 )
 
 RATE = 1000

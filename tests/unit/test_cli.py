@@ -41,7 +41,7 @@ from whisperx_api_server.domain import (
     Upload,
     Window,
 )
-from whisperx_api_server.request_fields import FormDefaults
+from whisperx_api_server.fields.common import FormDefaults
 
 COMMAND = (sys.executable, "-m", "whisperx_api_server.cli")
 

@@ -9,8 +9,8 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
-from whisperx_api_server.audio import SAMPLE_RATE, AudioDecoder
-from whisperx_api_server.domain import AudioClip
+from whisperx_api_server.audio.decode import AudioDecoder
+from whisperx_api_server.domain import SAMPLE_RATE, AudioClip
 from whisperx_api_server.errors import TooLarge
 
 pytestmark = pytest.mark.anyio

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from whisperx_api_server.downmix import Downmixer
+from whisperx_api_server.audio.downmix import Downmixer
 
 RATE = 16_000
 BLOCK = 4096

@@ -13,7 +13,7 @@ from starlette.types import Message
 from live import until
 from whisperx_api_server.domain import OutputOptions, Segment, Transcript, WindowTranscript
 from whisperx_api_server.errors import TranscriptionFailed
-from whisperx_api_server.events import Finished, ResultEvent, SegmentsLabelled, WindowDone
+from whisperx_api_server.pipeline.events import Finished, ResultEvent, SegmentsLabelled, WindowDone
 from whisperx_api_server.routers.events import EventStream, transcript_events
 
 

@@ -40,20 +40,20 @@ from whisperx_api_server.domain import (
     Transcript,
     Word,
 )
-from whisperx_api_server.formats import MEDIA_TYPES, render
-from whisperx_api_server.openai_json import (
+from whisperx_api_server.formats.openai_json import (
     SpeakerNames,
     delta_event,
     done_event,
     segment_event,
     text_delta,
 )
-from whisperx_api_server.reflector_json import (
+from whisperx_api_server.formats.reflector_json import (
     reflector_diarization,
     reflector_file,
     reflector_transcript,
     reflector_transcription,
 )
+from whisperx_api_server.formats.render import MEDIA_TYPES, render
 
 LONG = (
     "Well, this is a rather long sentence that goes on, and on, until nobody remembers how it "

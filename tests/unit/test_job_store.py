@@ -18,8 +18,8 @@ from whisperx_api_server.domain import (
     Word,
 )
 from whisperx_api_server.errors import Failure, Unavailable
-from whisperx_api_server.job_states import surplus
-from whisperx_api_server.job_store import (
+from whisperx_api_server.jobs.states import surplus
+from whisperx_api_server.jobs.store import (
     DiskJobStore,
     JobDirectoryError,
     JobSettings,

@@ -14,8 +14,8 @@ import pytest
 
 from live import until
 from receiver import Receiver
-from whisperx_api_server import jobs
-from whisperx_api_server.admission import AdmissionControl
+from whisperx_api_server.audio.uploads import DiskBlobStore
+from whisperx_api_server.audio.urls import UrlFetcher, UrlFetchSettings
 from whisperx_api_server.domain import (
     Job,
     OutputOptions,
@@ -26,13 +26,13 @@ from whisperx_api_server.domain import (
     WindowTranscript,
 )
 from whisperx_api_server.errors import Conflict, NotFound, Overloaded, Unavailable
-from whisperx_api_server.events import Emit, Opened, StageBegan, WindowDone
-from whisperx_api_server.job_store import DiskJobStore, JobDirectoryError, JobSettings
-from whisperx_api_server.jobs import LocalService
-from whisperx_api_server.runner import Checkpoint, Runner
-from whisperx_api_server.uploads import DiskBlobStore
-from whisperx_api_server.urls import UrlFetcher, UrlFetchSettings
-from whisperx_api_server.webhooks import Webhooks
+from whisperx_api_server.jobs import service as jobs
+from whisperx_api_server.jobs.admission import AdmissionControl
+from whisperx_api_server.jobs.service import LocalService
+from whisperx_api_server.jobs.store import DiskJobStore, JobDirectoryError, JobSettings
+from whisperx_api_server.jobs.webhooks import Webhooks
+from whisperx_api_server.pipeline.events import Emit, Opened, StageBegan, WindowDone
+from whisperx_api_server.pipeline.runner import Checkpoint, Runner
 
 ID = "0123456789abcdef0123456789abcdef"
 TRANSCRIPT = Transcript(task="transcribe", language="en", languages=(), duration=4.0, segments=())

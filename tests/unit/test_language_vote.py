@@ -12,8 +12,8 @@ from live import until
 from pipeline_world import Transcriber, World, play, sentences
 from whisperx_api_server.backends.fake import hear
 from whisperx_api_server.domain import AlignMode, DecodeOptions, Window, WindowTranscript
-from whisperx_api_server.events import Event, WindowDone
-from whisperx_api_server.runner import Checkpoint
+from whisperx_api_server.pipeline.events import Event, WindowDone
+from whisperx_api_server.pipeline.runner import Checkpoint
 
 DAY = 14
 """The place in the vocabulary of a word whose language is unclear."""

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from live import until
-from whisperx_api_server import model_pool
 from whisperx_api_server.backends import ModelKey
 from whisperx_api_server.backends.base import Capabilities, ModelSpec
 from whisperx_api_server.errors import (
@@ -24,8 +23,9 @@ from whisperx_api_server.errors import (
     NotConfigured,
     Unavailable,
 )
-from whisperx_api_server.model_pool import ModelPool, PoolSettings, SchedulerSettings
-from whisperx_api_server.work import Work
+from whisperx_api_server.scheduling import model_pool
+from whisperx_api_server.scheduling.model_pool import ModelPool, PoolSettings, SchedulerSettings
+from whisperx_api_server.scheduling.work import Work
 
 
 class Model:

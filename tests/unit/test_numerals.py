@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from whisperx_api_server.domain import Segment, Word
-from whisperx_api_server.numerals import (
+from whisperx_api_server.transcript.numerals import (
     has_numerals,
     is_spelling,
     spell_numerals,

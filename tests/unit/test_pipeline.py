@@ -30,7 +30,7 @@ from pipeline_world import (
     sentences,
     unwatched,
 )
-from whisperx_api_server import pipeline, runs, scheduler
+from whisperx_api_server.audio.uploads import DiskBlobStore
 from whisperx_api_server.backends.base import Capabilities, Detection
 from whisperx_api_server.backends.fake import FakeVoiceDetector, say
 from whisperx_api_server.domain import (
@@ -54,11 +54,19 @@ from whisperx_api_server.errors import (
     TranscriptionFailed,
     Unavailable,
 )
-from whisperx_api_server.events import Emit, Event, SegmentsLabelled, StageBegan, WindowDone
-from whisperx_api_server.runner import Checkpoint
-from whisperx_api_server.runs import RunRegistry
-from whisperx_api_server.speakers import Labeller
-from whisperx_api_server.uploads import DiskBlobStore
+from whisperx_api_server.jobs import runs
+from whisperx_api_server.jobs.runs import RunRegistry
+from whisperx_api_server.pipeline import pipeline
+from whisperx_api_server.pipeline.events import (
+    Emit,
+    Event,
+    SegmentsLabelled,
+    StageBegan,
+    WindowDone,
+)
+from whisperx_api_server.pipeline.runner import Checkpoint
+from whisperx_api_server.scheduling import lane as scheduler
+from whisperx_api_server.transcript.speakers import Labeller
 
 
 def into(stages: list[str], reached: list[float] | None = None) -> Emit:

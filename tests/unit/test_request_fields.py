@@ -19,9 +19,9 @@ from whisperx_api_server.domain import (
     Upload,
 )
 from whisperx_api_server.errors import InvalidRequest, UnservableCombination
-from whisperx_api_server.request_fields import FormDefaults, ResultForm, validated
-from whisperx_api_server.transcription_fields import TranscriptionForm
-from whisperx_api_server.translation_fields import translation_fields
+from whisperx_api_server.fields.common import FormDefaults, ResultForm, validated
+from whisperx_api_server.fields.transcription import TranscriptionForm
+from whisperx_api_server.fields.translation import translation_fields
 
 SOURCE = Upload(id="a", filename="Grüße.wav", size=9, digest="0f")
 GERMAN = FormDefaults(model="small", language="de")

@@ -8,7 +8,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from whisperx_api_server.domain import Segment, TokenLogprob, Transcript, WindowTranscript, Word
-from whisperx_api_server.events import (
+from whisperx_api_server.pipeline.events import (
     Event,
     Finished,
     Opened,

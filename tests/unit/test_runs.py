@@ -10,7 +10,7 @@ from typing import cast
 
 import pytest
 
-from whisperx_api_server import runs
+from whisperx_api_server.audio.uploads import BlobStore, DiskBlobStore
 from whisperx_api_server.domain import (
     DecodeOptions,
     DiarizeOptions,
@@ -22,10 +22,17 @@ from whisperx_api_server.domain import (
     WindowTranscript,
 )
 from whisperx_api_server.errors import TranscriptionFailed
-from whisperx_api_server.events import Emit, Finished, Opened, Stage, StageBegan, WindowDone
-from whisperx_api_server.runner import Checkpoint, Runner
-from whisperx_api_server.runs import Run, RunRegistry
-from whisperx_api_server.uploads import BlobStore, DiskBlobStore
+from whisperx_api_server.jobs import runs
+from whisperx_api_server.jobs.runs import Run, RunRegistry
+from whisperx_api_server.pipeline.events import (
+    Emit,
+    Finished,
+    Opened,
+    Stage,
+    StageBegan,
+    WindowDone,
+)
+from whisperx_api_server.pipeline.runner import Checkpoint, Runner
 
 Work = Callable[[TranscriptionRequest, Emit, Checkpoint], Awaitable[None]]
 

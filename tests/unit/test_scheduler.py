@@ -13,17 +13,17 @@ from contextlib import suppress
 
 import pytest
 
-from whisperx_api_server.batch_policy import BatchLimits
 from whisperx_api_server.errors import (
     InsufficientMemory,
     InvalidAudio,
     TranscriptionFailed,
     Unavailable,
 )
-from whisperx_api_server.fair_semaphore import FairSemaphore
-from whisperx_api_server.scheduler import Lane
-from whisperx_api_server.tracebacks import release_frames
-from whisperx_api_server.work import Work
+from whisperx_api_server.scheduling.batch_policy import BatchLimits
+from whisperx_api_server.scheduling.fair_semaphore import FairSemaphore
+from whisperx_api_server.scheduling.lane import Lane
+from whisperx_api_server.scheduling.tracebacks import release_frames
+from whisperx_api_server.scheduling.work import Work
 
 
 class Engine:

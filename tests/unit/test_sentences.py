@@ -8,7 +8,11 @@ from itertools import pairwise
 import pytest
 
 from whisperx_api_server.domain import Segment, TokenLogprob, Word
-from whisperx_api_server.sentences import LONGEST_SENTENCE, sentence_segments, split_sentences
+from whisperx_api_server.transcript.sentences import (
+    LONGEST_SENTENCE,
+    sentence_segments,
+    split_sentences,
+)
 
 
 def sentences(text: str, language: str | None = "en") -> list[str]:

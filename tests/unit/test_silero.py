@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 
 from fixtures.speech.speech import Speech
-from whisperx_api_server.audio import SAMPLE_RATE
 from whisperx_api_server.backends import silero
 from whisperx_api_server.backends.base import ModelSpec
 from whisperx_api_server.backends.silero import SileroDetector
-from whisperx_api_server.domain import AudioClip, Samples, SpeechRegion, VadOptions
+from whisperx_api_server.domain import SAMPLE_RATE, AudioClip, Samples, SpeechRegion, VadOptions
 from whisperx_api_server.errors import NotInstalled
 
 SPEAKERS = ["en-adam", "en-beth", "en-carl", "fr-alain", "fr-berthe", "fr-claude"]

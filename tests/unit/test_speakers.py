@@ -16,7 +16,7 @@ from whisperx_api_server.domain import (
     Transcript,
     Word,
 )
-from whisperx_api_server.speakers import Labeller, match_known, rename
+from whisperx_api_server.transcript.speakers import Labeller, match_known, rename
 
 
 def turns(*triples: tuple[float, float, str]) -> list[SpeakerTurn]:

@@ -11,7 +11,6 @@ import pytest
 
 from whisperx_api_server.backends.base import Transcriber
 from whisperx_api_server.backends.fake import FakeTranscriber, say
-from whisperx_api_server.batch_policy import BatchLimits
 from whisperx_api_server.domain import (
     DecodeOptions,
     TranscriptionRequest,
@@ -20,9 +19,10 @@ from whisperx_api_server.domain import (
     WindowTranscript,
 )
 from whisperx_api_server.errors import Unavailable
-from whisperx_api_server.fair_semaphore import FairSemaphore
-from whisperx_api_server.scheduler import Lane
-from whisperx_api_server.stages import Transcribing
+from whisperx_api_server.pipeline.stages import Transcribing
+from whisperx_api_server.scheduling.batch_policy import BatchLimits
+from whisperx_api_server.scheduling.fair_semaphore import FairSemaphore
+from whisperx_api_server.scheduling.lane import Lane
 
 
 class Mortal(FakeTranscriber):

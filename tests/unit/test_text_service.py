@@ -22,7 +22,7 @@ from whisperx_api_server.errors import (
     ServiceError,
     Unavailable,
 )
-from whisperx_api_server.model_pool import ModelPool, PoolSettings, SchedulerSettings
+from whisperx_api_server.scheduling.model_pool import ModelPool, PoolSettings, SchedulerSettings
 from whisperx_api_server.text_service import PIECE, TextService, pieces
 from whisperx_api_server.wiring import build_catalog
 

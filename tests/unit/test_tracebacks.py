@@ -12,7 +12,7 @@ from whisperx_api_server.errors import (
     ServiceError,
     TranscriptionFailed,
 )
-from whisperx_api_server.tracebacks import log_and_release
+from whisperx_api_server.scheduling.tracebacks import log_and_release
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,6 @@ from typing import TypeVar, get_args
 import pytest
 from starlette.types import Message
 
-from whisperx_api_server.chunking import stitch
 from whisperx_api_server.domain import (
     OutputFormat,
     OutputOptions,
@@ -26,12 +25,13 @@ from whisperx_api_server.domain import (
     WindowTranscript,
     Word,
 )
-from whisperx_api_server.events import Finished, ResultEvent
-from whisperx_api_server.formats import render
-from whisperx_api_server.job_store import DiskJobStore
+from whisperx_api_server.formats.render import render
+from whisperx_api_server.jobs.store import DiskJobStore
 from whisperx_api_server.loop_lag import MAX_BLOCKED
+from whisperx_api_server.pipeline.chunking import stitch
+from whisperx_api_server.pipeline.events import Finished, ResultEvent
 from whisperx_api_server.routers.events import EventStream, transcript_events
-from whisperx_api_server.speakers import Labeller
+from whisperx_api_server.transcript.speakers import Labeller
 
 T = TypeVar("T")
 

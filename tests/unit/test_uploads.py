@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from whisperx_api_server.audio.uploads import DiskBlobStore
 from whisperx_api_server.errors import TooLarge, Unavailable
-from whisperx_api_server.uploads import DiskBlobStore
 
 pytestmark = pytest.mark.anyio
 

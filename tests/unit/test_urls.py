@@ -19,13 +19,18 @@ from pathlib import Path
 
 import pytest
 
-from whisperx_api_server import urls
-from whisperx_api_server.audio import SAMPLE_RATE, AudioDecoder
-from whisperx_api_server.domain import RemoteUrl
+from whisperx_api_server.audio import urls
+from whisperx_api_server.audio.decode import AudioDecoder
+from whisperx_api_server.audio.sources import SourceOpener
+from whisperx_api_server.audio.uploads import DiskBlobStore
+from whisperx_api_server.audio.urls import (
+    SystemResolver,
+    UrlFetcher,
+    UrlFetchSettings,
+    is_public_address,
+)
+from whisperx_api_server.domain import SAMPLE_RATE, RemoteUrl
 from whisperx_api_server.errors import InvalidAudio, InvalidRequest, TooLarge
-from whisperx_api_server.sources import SourceOpener
-from whisperx_api_server.uploads import DiskBlobStore
-from whisperx_api_server.urls import SystemResolver, UrlFetcher, UrlFetchSettings, is_public_address
 
 pytestmark = pytest.mark.anyio
 

@@ -12,11 +12,11 @@ import pytest
 from openai import InvalidWebhookSignatureError, OpenAI
 
 from receiver import Receiver
+from whisperx_api_server.audio.uploads import DiskBlobStore
+from whisperx_api_server.audio.urls import UrlFetcher, UrlFetchSettings
 from whisperx_api_server.config import ConfigurationError, load_settings
 from whisperx_api_server.errors import InvalidRequest, NotConfigured
-from whisperx_api_server.uploads import DiskBlobStore
-from whisperx_api_server.urls import UrlFetcher, UrlFetchSettings
-from whisperx_api_server.webhooks import Webhooks
+from whisperx_api_server.jobs.webhooks import Webhooks
 
 SECRETS = ["whsec_" + base64.b64encode(b"thirty-two bytes of good secrets").decode(), "plain text"]
 EVENT = {"id": "evt_1", "type": "transcription.completed", "data": {"text": "où ça"}}

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whisperx_api_server.domain import SpeechRegion, Word
-from whisperx_api_server.word_times import keep_in_speech
+from whisperx_api_server.transcript.word_times import keep_in_speech
 
 
 def words_of(*times: tuple[float, float]) -> list[Word]:

@@ -11,8 +11,8 @@ from whisperx_api_server.backends import fake
 from whisperx_api_server.backends.base import ModelSpec
 from whisperx_api_server.domain import AlignMode, DecodeOptions, DiarizeOptions, Transcript
 from whisperx_api_server.errors import ModelUnavailable, NotInstalled
-from whisperx_api_server.language_vote import REACH
-from whisperx_api_server.word_timing import RETRY_SECONDS, Aligners
+from whisperx_api_server.pipeline.language_vote import REACH
+from whisperx_api_server.pipeline.word_timing import RETRY_SECONDS, Aligners
 
 OFFLINE = "the align model 'x' could not be downloaded: try again later"
 WARNING = f"word times are the decoder's own: {OFFLINE}"

@@ -11,8 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from ..audio import SAMPLE_RATE
-from ..domain import Samples, SpeechRegion, VadOptions
+from ..domain import SAMPLE_RATE, Samples, SpeechRegion, VadOptions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -23,8 +23,8 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ..audio import SAMPLE_RATE
 from ..domain import (
+    SAMPLE_RATE,
     AudioClip,
     DecodeOptions,
     Diarization,

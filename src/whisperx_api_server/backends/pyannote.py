@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from ..audio import SAMPLE_RATE
 from ..domain import (
+    SAMPLE_RATE,
     AudioClip,
     Diarization,
     DiarizeOptions,

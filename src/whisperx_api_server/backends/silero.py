@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from ..audio import SAMPLE_RATE
-from ..domain import Samples, VadOptions
+from ..domain import SAMPLE_RATE, Samples, VadOptions
 from ..errors import NotInstalled
 from .base import (
     Declaration,

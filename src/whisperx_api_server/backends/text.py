@@ -12,7 +12,7 @@ from typing import Any
 
 from ..domain import SPACELESS_LANGUAGES
 from ..errors import InvalidRequest, ServiceError
-from ..sentences import split_sentences
+from ..transcript.sentences import split_sentences
 from .base import (
     Declaration,
     GenerationOptions,

@@ -116,8 +116,8 @@ def examine() -> Iterator[Check]:
 
 def _machine() -> Iterator[Check]:
     """What does not depend on settings."""
+    from ..audio.ffmpeg import find_ffmpeg
     from ..errors import NotInstalled
-    from ..ffmpeg import find_ffmpeg
 
     try:
         yield Check(name="ffmpeg", verdict="ok", found=find_ffmpeg())

@@ -11,17 +11,17 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from ..admission import AdmissionControl
+from ..audio.uploads import DiskBlobStore
 from ..config import Settings
 from ..domain import OutputOptions, TranscriptionRequest
 from ..errors import ServiceError
-from ..events import Emit, Event, Progress
-from ..formats import render
+from ..fields.common import FormDefaults
+from ..formats.render import render
+from ..jobs.admission import AdmissionControl
 from ..logging_setup import configure_logging
-from ..request_fields import FormDefaults
+from ..pipeline.events import Emit, Event, Progress
+from ..pipeline.runner import Checkpoint, Runner
 from ..routers.voice_samples import save_references
-from ..runner import Checkpoint, Runner
-from ..uploads import DiskBlobStore
 from ..wiring import build_catalog, build_fetcher, build_pool, build_runner, form_defaults
 from .console import ProgressReporter, clock
 from .order import Order, TranscriptionFailure

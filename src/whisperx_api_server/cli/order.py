@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 from .console import ProgressReporter
 
 if TYPE_CHECKING:
-    from ..transcription_fields import TranscriptionForm
-    from ..translation_fields import TranslationForm
+    from ..fields.transcription import TranscriptionForm
+    from ..fields.translation import TranslationForm
 
 Value = str | int | float | bool | list[str] | None
 
@@ -70,7 +70,7 @@ class Order:
             OrderError: a value that its field cannot have, or not beside another.
         """
         from ..errors import ServiceError, UnservableCombination
-        from ..request_fields import FormDefaults
+        from ..fields.common import FormDefaults
 
         sent = {name: value for name, value in values.items() if value not in (None, [])}
         order = cls(values=sent, translate=translate)
@@ -94,8 +94,8 @@ class Order:
         Raises:
             InvalidRequest: a value that its field cannot have.
         """
-        from ..request_fields import validated
-        from ..transcription_fields import TranscriptionForm
+        from ..fields.common import validated
+        from ..fields.transcription import TranscriptionForm
 
         return validated(TranscriptionForm, self.values)
 
@@ -106,7 +106,7 @@ class Order:
             InvalidRequest: a value that its field cannot have.
             UnservableCombination: a field that only transcriptions can honour.
         """
-        from ..translation_fields import translation_fields
+        from ..fields.translation import translation_fields
 
         return translation_fields(self.values)
 

@@ -27,7 +27,7 @@ def serve(
     """
     from ..config import ConfigurationError, load_settings
     from ..errors import ServiceError
-    from ..job_store import JobDirectoryError
+    from ..jobs.store import JobDirectoryError
     from ..keys import KeyFileError
     from ..logging_setup import configure_logging
     from ..main import create_app

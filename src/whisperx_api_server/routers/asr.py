@@ -13,15 +13,15 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..answers.asr import DetectedLanguage
-from ..asr_formats import AsrOutput, render_asr
 from ..domain import OutputFormat, TranscriptionRequest, Upload
 from ..errors import MissingParameter, UnservableCombination
+from ..fields.common import FormDefaults, SpeakerCount, validated
+from ..fields.transcription import TranscriptionForm
+from ..fields.translation import translation_fields
+from ..formats.asr_formats import AsrOutput, render_asr
 from ..languages import language_name
-from ..request_fields import FormDefaults, SpeakerCount, validated
-from ..stages import SILENCE_LANGUAGE
-from ..transcription_fields import TranscriptionForm
-from ..translation_fields import translation_fields
-from . import schema
+from ..pipeline.stages import SILENCE_LANGUAGE
+from . import openapi
 from .deps import (
     ClientDep,
     DefaultsDep,
@@ -111,7 +111,7 @@ class AsrQuery(DetectionQuery):
         return "text" if self.output == "txt" and not self.diarize else "verbose_json"
 
 
-@router.post("/asr", responses=schema.ASR, openapi_extra=schema.audio_file(AsrQuery))
+@router.post("/asr", responses=openapi.ASR, openapi_extra=openapi.audio_file(AsrQuery))
 async def asr(
     request: Request,
     service: ServiceDep,
@@ -138,8 +138,8 @@ async def asr(
 
 @router.post(
     "/detect-language",
-    responses=schema.errors(*schema.RUN_ERRORS),
-    openapi_extra=schema.audio_file(DetectionQuery),
+    responses=openapi.errors(*openapi.RUN_ERRORS),
+    openapi_extra=openapi.audio_file(DetectionQuery),
 )
 async def detect_language(
     request: Request,

@@ -11,17 +11,17 @@ from typing import Annotated, TypeVar, cast
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from ..admission import AdmissionControl
 from ..answers.common import Configuration
+from ..audio.uploads import BlobStore
 from ..catalog import Catalog
 from ..errors import Cancelled
-from ..jobs import LocalService
+from ..fields.common import FormDefaults
+from ..jobs.admission import AdmissionControl
+from ..jobs.service import LocalService
 from ..keys import KeyRing
 from ..loop_lag import LoopLag
-from ..model_pool import ModelPool
-from ..request_fields import FormDefaults
+from ..scheduling.model_pool import ModelPool
 from ..text_service import TextService
-from ..uploads import BlobStore
 
 T = TypeVar("T")
 

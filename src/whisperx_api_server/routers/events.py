@@ -13,9 +13,9 @@ from starlette.types import Receive, Scope, Send
 
 from ..domain import OutputOptions, Segment, WindowTranscript
 from ..errors import ServiceError
-from ..events import ResultEvent, SegmentsLabelled, WindowDone
-from ..formats import dump
-from ..openai_json import SpeakerNames, delta_event, done_event, segment_event, text_delta
+from ..formats.openai_json import SpeakerNames, delta_event, done_event, segment_event, text_delta
+from ..formats.render import dump
+from ..pipeline.events import ResultEvent, SegmentsLabelled, WindowDone
 from .errors import service_error_body
 
 logger = logging.getLogger(__name__)

@@ -11,9 +11,9 @@ from pydantic import BaseModel
 
 from ..domain import RemoteUrl, Source
 from ..errors import InvalidRequest, MissingParameter
-from ..request_fields import validated
-from ..transcription_fields import TranscriptionForm
-from ..translation_fields import TranslationForm, translation_fields
+from ..fields.common import validated
+from ..fields.transcription import TranscriptionForm
+from ..fields.translation import TranslationForm, translation_fields
 from .multipart import Form, field_name
 
 F = TypeVar("F", bound=BaseModel)

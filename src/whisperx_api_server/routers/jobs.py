@@ -11,10 +11,10 @@ from fastapi import APIRouter, Request, Response
 from ..answers.jobs import CancelledJob, JobStatus
 from ..domain import Job, OutputOptions
 from ..errors import UnservableCombination
-from ..formats import render
-from ..job_view import job_event, job_object
-from ..request_fields import WITH_SEGMENTS, ResultForm
-from . import schema
+from ..fields.common import WITH_SEGMENTS, ResultForm
+from ..formats.render import render
+from ..jobs.view import job_event, job_object
+from . import openapi
 from .deps import ClientDep, ServiceDep
 from .events import DONE, EventStream, SentEvent
 from .forms import parse_query
@@ -22,20 +22,20 @@ from .forms import parse_query
 router = APIRouter(prefix="/v1/audio/transcriptions/{request_id}", tags=["jobs"])
 
 
-@router.get("/status", responses=schema.errors(404))
+@router.get("/status", responses=openapi.errors(404))
 async def status(request_id: str, service: ServiceDep, client: ClientDep) -> JobStatus:
     """How far the job is."""
     return job_object(service.job(request_id, client))
 
 
-@router.get("/events", response_class=Response, responses=schema.JOB_EVENTS)
+@router.get("/events", response_class=Response, responses=openapi.JOB_EVENTS)
 async def events(request_id: str, service: ServiceDep, client: ClientDep) -> Response:
     """The job, now and after each change, as server-sent events to its end."""
     service.job(request_id, client)
     return EventStream(_job_events(service.watch(request_id, client)), AsyncExitStack())
 
 
-@router.get("/result", responses=schema.JOB_RESULT, openapi_extra=schema.RESULT_QUERY)
+@router.get("/result", responses=openapi.JOB_RESULT, openapi_extra=openapi.RESULT_QUERY)
 async def result(
     request_id: str, request: Request, service: ServiceDep, client: ClientDep
 ) -> Response:
@@ -49,7 +49,7 @@ async def result(
     return Response(rendered.body, media_type=rendered.media_type)
 
 
-@router.delete("", responses=schema.errors(404))
+@router.delete("", responses=openapi.errors(404))
 async def cancel(request_id: str, service: ServiceDep, client: ClientDep) -> CancelledJob:
     """Cancel the job if it is under way, else delete it and its result."""
     ended = service.job(request_id, client).ended

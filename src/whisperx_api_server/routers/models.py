@@ -7,13 +7,13 @@ from typing import Literal
 from fastapi import APIRouter, Request
 
 from ..answers.server import LoadedModel, LoadedModels, Model, ModelChange, ModelList
+from ..audio.uploads import BlobStore
 from ..backends import ModelKey
 from ..catalog import ALIASES, Catalog
 from ..errors import MissingParameter, NotFound
 from ..languages import parse_language
-from ..model_pool import ModelPool, ModelStatus
-from ..uploads import BlobStore
-from . import schema
+from ..scheduling.model_pool import ModelPool, ModelStatus
+from . import openapi
 from .deps import CatalogDep, ClientDep, ModelsDep, ServiceDep, UploadsDep
 from .multipart import read_form
 
@@ -28,20 +28,20 @@ _STAGES = {
 }
 
 
-@router.get("/v1/models", responses=schema.errors())
+@router.get("/v1/models", responses=openapi.errors())
 async def list_models(pool: ModelsDep, catalog: CatalogDep, _: ClientDep) -> ModelList:
     """The models that can be asked for by name, in OpenAI's shape."""
     return {"object": "list", "data": [_model_object(name) for name in _model_names(pool, catalog)]}
 
 
-@router.get("/v1/models/{model_id:path}", responses=schema.errors(404))
+@router.get("/v1/models/{model_id:path}", responses=openapi.errors(404))
 async def get_model(model_id: str, catalog: CatalogDep, _: ClientDep) -> Model:
     """A model that can be asked for by that name, whether or not the list has it."""
     catalog.transcriber(model_id)
     return _model_object(model_id)
 
 
-@router.get("/{stage}/list", responses=schema.errors(404))
+@router.get("/{stage}/list", responses=openapi.errors(404))
 async def list_loaded(stage: ModelStage, pool: ModelsDep, _: ClientDep) -> LoadedModels:
     """What is loaded for a stage."""
     statuses = [each for each in pool.statuses() if each.key.stage == _STAGES[stage]]
@@ -50,8 +50,8 @@ async def list_loaded(stage: ModelStage, pool: ModelsDep, _: ClientDep) -> Loade
 
 @router.post(
     "/{stage}/load",
-    responses=schema.errors(400, 404, 408, 413, 501, 503),
-    openapi_extra=schema.MODEL_NAME,
+    responses=openapi.errors(400, 404, 408, 413, 501, 503),
+    openapi_extra=openapi.MODEL_NAME,
 )
 async def load(
     stage: ModelStage,
@@ -71,8 +71,8 @@ async def load(
 
 @router.post(
     "/{stage}/unload",
-    responses=schema.errors(400, 404, 408, 409, 413),
-    openapi_extra=schema.MODEL_NAME,
+    responses=openapi.errors(400, 404, 408, 409, 413),
+    openapi_extra=openapi.MODEL_NAME,
 )
 async def unload(
     stage: ModelStage,

@@ -17,9 +17,9 @@ from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from ..audio.uploads import BlobStore
 from ..domain import Upload
 from ..errors import InvalidRequest, TooLarge
-from ..uploads import BlobStore
 from .body import read_body
 
 MAX_FIELDS = 500

@@ -27,17 +27,17 @@ from ..answers.reflector import (
 )
 from ..domain import RemoteUrl, Source, Transcript, TranscriptionRequest
 from ..errors import InvalidRequest, MissingParameter, ServiceError, UnservableCombination
-from ..formats import dump
-from ..jobs import LocalService
-from ..reflector_json import (
+from ..fields.common import FormDefaults
+from ..fields.transcription import TranscriptionForm
+from ..formats.reflector_json import (
     reflector_diarization,
     reflector_file,
     reflector_transcript,
     reflector_transcription,
 )
-from ..request_fields import FormDefaults
-from ..transcription_fields import TranscriptionForm
-from . import schema
+from ..formats.render import dump
+from ..jobs.service import LocalService
+from . import openapi
 from .deps import (
     ClientDep,
     DefaultsDep,
@@ -141,8 +141,8 @@ async def answer_files(
 
 @prefixed.post(
     "/v1/audio/transcriptions",
-    responses=schema.REFLECTOR_TRANSCRIPTION,
-    openapi_extra=schema.TRANSCRIPTION_BODY,
+    responses=openapi.REFLECTOR_TRANSCRIPTION,
+    openapi_extra=openapi.TRANSCRIPTION_BODY,
 )
 async def transcribe_files(
     request: Request,
@@ -160,8 +160,8 @@ async def transcribe_files(
 
 @router.post(
     "/transcribe",
-    responses=schema.answers(ReflectorTranscript, *schema.RUN_ERRORS),
-    openapi_extra=schema.SPEECH_BODY,
+    responses=openapi.answers(ReflectorTranscript, *openapi.RUN_ERRORS),
+    openapi_extra=openapi.SPEECH_BODY,
 )
 async def transcribe(
     request: Request,
@@ -184,8 +184,8 @@ async def transcribe(
 
 @router.post(
     "/v1/audio/transcriptions-from-url",
-    responses=schema.answers(ReflectorTranscription, *schema.RUN_ERRORS),
-    openapi_extra=schema.json_body(FromUrl),
+    responses=openapi.answers(ReflectorTranscription, *openapi.RUN_ERRORS),
+    openapi_extra=openapi.json_body(FromUrl),
 )
 async def transcribe_url(
     request: Request, service: ServiceDep, defaults: DefaultsDep, client: ClientDep
@@ -278,8 +278,8 @@ def _filename(source: Source) -> str:
 
 @router.post(
     "/diarize",
-    responses=schema.answers(ReflectorDiarization, *schema.RUN_ERRORS),
-    openapi_extra=schema.DIARIZATION_BODY,
+    responses=openapi.answers(ReflectorDiarization, *openapi.RUN_ERRORS),
+    openapi_extra=openapi.DIARIZATION_BODY,
 )
 async def diarize(
     request: Request,
@@ -321,8 +321,8 @@ async def diarize(
 
 @router.post(
     "/translate",
-    responses=schema.errors(*schema.TEXT_ERRORS),
-    openapi_extra=schema.json_body(Translation, in_query=True),
+    responses=openapi.errors(*openapi.TEXT_ERRORS),
+    openapi_extra=openapi.json_body(Translation, in_query=True),
 )
 async def translate(
     request: Request, service: ServiceDep, text: TextDep, client: ClientDep
@@ -339,8 +339,8 @@ async def translate(
 
 @router.post(
     "/llm",
-    responses=schema.errors(*schema.TEXT_ERRORS),
-    openapi_extra=schema.json_body(Generation),
+    responses=openapi.errors(*openapi.TEXT_ERRORS),
+    openapi_extra=openapi.json_body(Generation),
 )
 async def generate(
     request: Request, service: ServiceDep, text: TextDep, client: ClientDep

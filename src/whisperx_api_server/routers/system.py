@@ -10,8 +10,8 @@ from ..answers.server import Health, Info, Lane, Readiness
 from ..backends import model_source
 from ..backends.base import ModelSource
 from ..errors import Unavailable
-from ..model_pool import ModelStatus
-from . import schema
+from ..scheduling.model_pool import ModelStatus
+from . import openapi
 from .deps import ClientDep, ServicesDep
 
 router = APIRouter(tags=["system"])
@@ -24,7 +24,7 @@ async def healthcheck() -> Health:
     return {"status": "healthy"}
 
 
-@router.get("/ready", responses=schema.errors(503))
+@router.get("/ready", responses=openapi.errors(503))
 async def ready(services: ServicesDep) -> Readiness:
     """200 once the preloaded models are in and as long as requests are taken, else 503."""
     services.service.ensure_accepting()
@@ -33,7 +33,7 @@ async def ready(services: ServicesDep) -> Readiness:
     return {"status": "ready"}
 
 
-@router.get("/info", responses=schema.errors())
+@router.get("/info", responses=openapi.errors())
 async def info(services: ServicesDep, _: ClientDep) -> Info:
     """Version, configuration, limits, and the state of each model's queue."""
     statuses = services.pool.statuses()

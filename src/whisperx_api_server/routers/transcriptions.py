@@ -10,11 +10,11 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from ..domain import OutputOptions, TranscriptionRequest
-from ..formats import render
-from ..job_view import job_object
-from ..jobs import LocalService
-from ..transcription_fields import TranscriptionForm
-from . import schema
+from ..fields.transcription import TranscriptionForm
+from ..formats.render import render
+from ..jobs.service import LocalService
+from ..jobs.view import job_object
+from . import openapi
 from .deps import (
     ClientDep,
     DefaultsDep,
@@ -37,8 +37,8 @@ router = APIRouter(tags=["audio"])
 
 @router.post(
     "/v1/audio/transcriptions",
-    responses=schema.TRANSCRIPTION,
-    openapi_extra=schema.TRANSCRIPTION_BODY,
+    responses=openapi.TRANSCRIPTION,
+    openapi_extra=openapi.TRANSCRIPTION_BODY,
 )
 async def transcribe(
     request: Request,
@@ -77,8 +77,8 @@ async def transcribe(
 
 @router.post(
     "/v1/audio/translations",
-    responses=schema.TRANSLATION,
-    openapi_extra=schema.TRANSLATION_BODY,
+    responses=openapi.TRANSLATION,
+    openapi_extra=openapi.TRANSLATION_BODY,
 )
 async def translate(
     request: Request,

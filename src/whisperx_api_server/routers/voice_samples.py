@@ -9,10 +9,10 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
+from ..audio.uploads import BlobStore
 from ..domain import KnownSpeaker
 from ..errors import InvalidRequest
-from ..transcription_fields import TranscriptionForm
-from ..uploads import BlobStore
+from ..fields.transcription import TranscriptionForm
 
 PARAM = "known_speaker_references[]"
 

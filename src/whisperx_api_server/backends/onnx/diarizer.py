@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...audio import SAMPLE_RATE
-from ...domain import AudioClip, Diarization, DiarizeOptions, Samples, SpeakerTurn
+from ...domain import SAMPLE_RATE, AudioClip, Diarization, DiarizeOptions, Samples, SpeakerTurn
 from ..base import ModelSpec, require, translate_memory_errors
 from .clustering import Labels, centroids, cluster
 from .fbank import SHIFT, SIZE, FilterBank

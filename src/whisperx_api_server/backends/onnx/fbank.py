@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ...audio import SAMPLE_RATE
-from ...domain import Samples
+from ...domain import SAMPLE_RATE, Samples
 
 MELS = 80
 SHIFT = 160

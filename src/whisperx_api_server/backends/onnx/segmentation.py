@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...audio import SAMPLE_RATE
-from ...domain import Samples
+from ...domain import SAMPLE_RATE, Samples
 
 WINDOW = 10 * SAMPLE_RATE
 """Samples of a window, the length that the model was trained on."""

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ...audio import SAMPLE_RATE
-from ...domain import Segment, Word
+from ...domain import SAMPLE_RATE, Segment, Word
 from ...errors import TranscriptionFailed
 from ..base import Aligner, AlignItem, ModelSpec, require, translate_memory_errors
 from .align_models import CtcModel, forced_align_function, load_ctc_model

@@ -6,8 +6,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from ...audio import SAMPLE_RATE
-from ...domain import Samples
+from ...domain import SAMPLE_RATE, Samples
 from ..base import require
 
 HOP = 160  # 10 ms

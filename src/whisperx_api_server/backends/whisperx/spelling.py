@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ...numerals import has_numerals, is_spelling, spell_numerals
+from ...transcript.numerals import has_numerals, is_spelling, spell_numerals
 from .decoding import Decoding
 from .encoding import EncodedBatch
 from .search import BeamSearch, Row, Search

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ...domain import DecodeOptions, Segment, SpeechRegion, Window, Word
-from ...word_times import keep_in_speech
+from ...transcript.word_times import keep_in_speech
 from .encoding import EncodedBatch
 from .features import HOP, N_FRAMES
 from .search import Row

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...audio import SAMPLE_RATE
-from ...domain import DecodeOptions, Samples, Segment, Window, WindowTranscript
+from ...domain import SAMPLE_RATE, DecodeOptions, Samples, Segment, Window, WindowTranscript
 from ...errors import InvalidRequest, TranscriptionFailed
 from ..base import MIN_SPEECH_PROBABILITY, Capabilities, translate_memory_errors
 from .decoding import Decoding, letters_of

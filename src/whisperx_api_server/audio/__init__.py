@@ -1,0 +1,1 @@
+"""Where recordings come from (uploads, URLs), and how any container becomes 16 kHz mono samples."""

@@ -1,0 +1,37 @@
+"""Where recordings come from: an upload or a URL becomes a clip."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from ..domain import AudioClip, RemoteUrl, Source, Upload
+from .decode import AudioDecoder
+from .uploads import BlobStore
+from .urls import UrlFetcher
+
+
+class SourceOpener:
+    """Turns a request's source into a clip."""
+
+    def __init__(self, *, decoder: AudioDecoder, fetcher: UrlFetcher, uploads: BlobStore) -> None:
+        self._uploads = uploads
+        self._decoder = decoder
+        self._fetcher = fetcher
+
+    @asynccontextmanager
+    async def open(self, source: Source) -> AsyncIterator[AudioClip]:
+        """The recording, decoded. A file that was fetched for it goes as soon as it is decoded.
+
+        Raises:
+            ServiceError: what `UrlFetcher.open` and `AudioDecoder.open` raise.
+        """
+        match source:
+            case Upload():
+                file, param = self._uploads.open(source), "file"
+            case RemoteUrl(url=url, param=param):
+                file = self._fetcher.open(url, param=param)
+        async with AsyncExitStack() as decoded:
+            async with file as path:
+                clip = await decoded.enter_async_context(self._decoder.open(path, param=param))
+            yield clip

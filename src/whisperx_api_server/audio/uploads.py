@@ -1,0 +1,169 @@
+"""Stores uploads: as blobs that requests hold, on disk in a private directory."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import tempfile
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from io import FileIO
+from pathlib import Path
+from typing import Protocol
+
+from ..domain import Upload
+from ..errors import DiskFull, TooLarge
+
+_BLOCK_BYTES = 1 << 20  # gathered for one trip to a disk thread
+_DISK_THREADS = 4
+
+
+class BlobStore(Protocol):
+    """Keeps recordings as long as something holds them."""
+
+    @property
+    def max_bytes(self) -> int:
+        """Maximum bytes of one recording."""
+
+    async def put(
+        self,
+        chunks: AsyncIterator[bytes],
+        *,
+        filename: str,
+        param: str = "file",
+        announced: int = 0,
+    ) -> Upload:
+        """Store a recording as it arrives; the caller holds it until it calls `release`.
+
+        `filename`, the client's, is kept for echoing; `param` is the field that errors name;
+        `announced` is how many bytes the sender says it will send.
+        Nothing is kept when this fails or is cancelled.
+
+        Raises:
+            TooLarge: it is larger than an upload may be.
+            DiskFull: it does not fit.
+        """
+
+    def open(self, upload: Upload) -> AbstractAsyncContextManager[Path]:
+        """A local file with the recording, to be read while the context is open."""
+
+    def retain(self, upload: Upload) -> None:
+        """Hold a recording once more."""
+
+    async def release(self, upload: Upload) -> None:
+        """Hold a recording once less; the last one to release it deletes it."""
+
+
+class DiskBlobStore:
+    """A BlobStore of files in a private directory, under names of its own.
+
+    Disk work runs on the store's own threads, so that nothing else that blocks can delay it.
+
+    Args:
+        workdir: an existing private directory.
+        max_bytes: the largest file.
+    """
+
+    def __init__(self, *, workdir: Path, max_bytes: int) -> None:
+        self._workdir = workdir
+        self.max_bytes = max_bytes
+        self._holds: Counter[str] = Counter()
+        self._disk = ThreadPoolExecutor(_DISK_THREADS, thread_name_prefix="disk")
+
+    async def put(
+        self,
+        chunks: AsyncIterator[bytes],
+        *,
+        filename: str,
+        param: str = "file",
+        announced: int = 0,
+    ) -> Upload:
+        """See `BlobStore.put`."""
+        self._check_size(announced, param)
+        handle, name = tempfile.mkstemp(dir=self._workdir)
+        path = Path(name)
+        try:
+            with os.fdopen(handle, "wb", buffering=0) as file:
+                size, digest = await self._write(chunks, file, param)
+        except BaseException:
+            await self._delete(path)
+            raise
+        upload = Upload(id=path.name, filename=filename, size=size, digest=digest)
+        self.retain(upload)
+        return upload
+
+    def adopt(self, path: Path) -> Upload:
+        """Hold a file that lies elsewhere and stays there when it is released."""
+        upload = Upload(id=uuid.uuid4().hex, filename=path.name)
+        self._path(upload).symlink_to(path.absolute())
+        self.retain(upload)
+        return upload
+
+    @asynccontextmanager
+    async def open(self, upload: Upload) -> AsyncIterator[Path]:
+        """See `BlobStore.open`."""
+        yield self._path(upload)
+
+    def retain(self, upload: Upload) -> None:
+        """See `BlobStore.retain`."""
+        self._holds[upload.id] += 1
+
+    async def release(self, upload: Upload) -> None:
+        """See `BlobStore.release`."""
+        self._holds[upload.id] -= 1
+        if self._holds[upload.id] <= 0:
+            del self._holds[upload.id]
+            await self._delete(self._path(upload))
+
+    def _path(self, upload: Upload) -> Path:
+        return self._workdir / upload.id
+
+    async def _delete(self, path: Path) -> None:
+        await self._on_disk(lambda: path.unlink(missing_ok=True))
+
+    async def _write(
+        self, chunks: AsyncIterator[bytes], file: FileIO, param: str
+    ) -> tuple[int, str]:
+        """Write chunks as they come, a block at a time; their size and BLAKE2b digest."""
+        digest = hashlib.blake2b()
+        total = 0
+        block = bytearray()
+        async for chunk in chunks:
+            total += len(chunk)
+            self._check_size(total, param)
+            block += chunk
+            if len(block) >= _BLOCK_BYTES:
+                await self._on_disk(partial(_append, file, block, digest))
+                block = bytearray()
+        await self._on_disk(partial(_append, file, block, digest))
+        return total, digest.hexdigest()
+
+    def _check_size(self, size: int, param: str) -> None:
+        if size > self.max_bytes:
+            raise TooLarge(
+                f"{param} is larger than {self.max_bytes} bytes: send a smaller file", param=param
+            )
+
+    async def _on_disk(self, work: Callable[[], None]) -> None:
+        """Run on a disk thread; a cancelled caller waits for its end, since it closes the file."""
+        working = asyncio.get_running_loop().run_in_executor(self._disk, work)
+        try:
+            await asyncio.shield(working)
+        except asyncio.CancelledError:
+            await asyncio.wait([working])
+            raise
+
+
+def _append(file: FileIO, block: bytearray, digest: hashlib.blake2b) -> None:
+    digest.update(block)
+    left = memoryview(block)
+    try:
+        while left:
+            left = left[file.write(left) :]
+    except OSError as error:
+        raise DiskFull from error

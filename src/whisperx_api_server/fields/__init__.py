@@ -1,0 +1,1 @@
+"""The fields of a request and what they mean; without HTTP."""

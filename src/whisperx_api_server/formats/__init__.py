@@ -1,0 +1,1 @@
+"""A transcript as text: every output format, and the JSON of each API."""

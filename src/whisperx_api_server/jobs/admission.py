@@ -1,0 +1,260 @@
+"""Admission control: bounds the queue of audio, computes Retry-After, limits time."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from types import TracebackType
+
+from ..domain import Diarization, Transcript, TranscriptionRequest
+from ..errors import Overloaded, Unavailable
+from ..pipeline.events import Emit, Event, Opened, StageBegan, WindowDone
+from ..pipeline.runner import Checkpoint, Runner
+
+HALF_LIFE = 60.0
+"""Seconds after which a measured speed counts half."""
+
+LONGEST_RETRY = 600.0
+"""Maximum of Retry-After, in seconds."""
+
+DETECTION_SECONDS = 90.0
+"""Seconds of audio that count for the detection of a language: it needs the first windows only."""
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class _Waiting:
+    """A recording that waits for room, and the seconds that were admitted past it."""
+
+    seconds: float
+    passed: float = 0.0
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class AdmissionControl:
+    """Audio seconds that are admitted and not transcribed yet; used on the event loop only.
+
+    An empty queue admits a recording of any length. Recordings that wait for room are admitted in
+    the order in which they came. Others that fit are admitted past the first of them, up to its own
+    length in all: short requests go on, and no recording waits for ever.
+    """
+
+    def __init__(self, limit: float, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.limit = limit
+        self.seconds = 0.0
+        self._admitted = 0
+        self._line: deque[_Waiting] = deque()
+        self._clock = clock
+        self._since = 0.0
+        self._computed = 0.0
+        self._elapsed = 0.0
+
+    @property
+    def speed(self) -> float:
+        """Audio seconds transcribed a second, measured while there was work; 1 before any."""
+        measured = self._elapsed > 0 and self._computed > 0
+        return self._computed / self._elapsed if measured else 1.0
+
+    def check(self, seconds: float = 0.0) -> None:
+        """See whether a recording of that many seconds would be admitted now.
+
+        Raises:
+            Overloaded: with the time until there should be room.
+        """
+        first = self._line[0] if self._line else None
+        if first is not None and first.passed + seconds > first.seconds:
+            seconds += first.seconds
+        elif self._has_room(seconds):
+            return
+        excess = self.seconds + seconds - self.limit
+        raise Overloaded(
+            "the queue is full; try again later",
+            retry_after=min(max(1, math.ceil(excess / self.speed)), LONGEST_RETRY),
+        )
+
+    def reserve(self, seconds: float) -> Admission:
+        """Admit a recording of that many seconds until it is released.
+
+        Raises:
+            Overloaded: there is no room.
+        """
+        self.check(seconds)
+        if self._line:
+            self._line[0].passed += seconds
+        return self._admit(seconds)
+
+    def must_wait(self, seconds: float) -> bool:
+        """Whether `wait` would not return at once."""
+        return bool(self._line) or not self._has_room(seconds)
+
+    async def wait(self, seconds: float) -> Admission:
+        """Admit a recording once there is room and those that waited before it are admitted."""
+        waiting = _Waiting(seconds=seconds)
+        self._line.append(waiting)
+        try:
+            while self._line[0] is not waiting or not self._has_room(seconds):
+                await waiting.wake.wait()
+                waiting.wake.clear()
+            return self._admit(seconds)
+        finally:
+            self._line.remove(waiting)
+            self._wake_first()
+
+    def _has_room(self, seconds: float) -> bool:
+        fits = self.seconds < self.limit and self.seconds + seconds <= self.limit
+        return fits or not self._admitted
+
+    def _admit(self, seconds: float) -> Admission:
+        if not self._admitted:
+            self._since = self._clock()
+        self._admitted += 1
+        self.seconds += seconds
+        return Admission(seconds, release=self._release, leave=self._leave)
+
+    def _release(self, seconds: float, computed: bool) -> None:
+        now = self._clock()
+        elapsed, self._since = now - self._since, now
+        fade = 0.5 ** (elapsed / HALF_LIFE)
+        self._elapsed = self._elapsed * fade + elapsed
+        self._computed = self._computed * fade + (seconds if computed else 0.0)
+        self.seconds = max(0.0, self.seconds - seconds)
+        self._wake_first()
+
+    def _leave(self) -> None:
+        self._admitted -= 1
+        if not self._admitted:
+            self.seconds = 0.0  # what rounding has left of the sum
+        self._wake_first()
+
+    def _wake_first(self) -> None:
+        if self._line:
+            self._line[0].wake.set()
+
+
+class Admission:
+    """One admitted recording; leaving the context releases what is left of its seconds.
+
+    `release` takes seconds and whether they were computed; `leave` is called at the end.
+    """
+
+    def __init__(
+        self, seconds: float, *, release: Callable[[float, bool], None], leave: Callable[[], None]
+    ) -> None:
+        self._left = seconds
+        self._release = release
+        self._leave = leave
+
+    def advance(self, seconds: float, *, computed: bool = True) -> None:
+        """That many seconds more are transcribed; what a retry found done is not `computed`."""
+        seconds = min(seconds, self._left)
+        self._left -= seconds
+        self._release(seconds, computed)
+
+    def __enter__(self) -> Admission:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._release(self._left, kind is None)
+        self._left = 0.0
+        self._leave()
+
+
+class AdmittedRunner:
+    """A runner behind admission control, with a time limit for each request.
+
+    A recording is admitted when it is opened, since its length is known then. A request that waits
+    for room does so with its recording open; its time stands still.
+
+    Raises, beside what the runner raises:
+        Overloaded: the queue is full, and the request does not wait.
+        Unavailable: it took longer than `timeout` seconds; 0 is no limit.
+    """
+
+    def __init__(self, runner: Runner, control: AdmissionControl, *, timeout: float) -> None:
+        self._runner = runner
+        self._control = control
+        self._timeout = timeout
+
+    async def run(
+        self, request: TranscriptionRequest, emit: Emit, checkpoint: Checkpoint
+    ) -> Transcript:
+        """See `Runner.run`."""
+        resumed = frozenset(checkpoint.windows)
+        async with self._admitted(request, emit, resumed=resumed) as admitted:
+            return await self._runner.run(request, admitted, checkpoint)
+
+    async def diarize(self, request: TranscriptionRequest, emit: Emit) -> Diarization:
+        """See `Runner.diarize`."""
+        async with self._admitted(request, emit) as admitted:
+            return await self._runner.diarize(request, admitted)
+
+    async def detect_language(
+        self, request: TranscriptionRequest, emit: Emit
+    ) -> Mapping[str, float]:
+        """See `Runner.detect_language`."""
+        async with self._admitted(request, emit, most=DETECTION_SECONDS) as admitted:
+            return await self._runner.detect_language(request, admitted)
+
+    @asynccontextmanager
+    async def _admitted(
+        self,
+        request: TranscriptionRequest,
+        emit: Emit,
+        *,
+        resumed: Collection[int] = (),
+        most: float = math.inf,
+    ) -> AsyncIterator[Emit]:
+        """The emitter that admits the request's recording, as at most `most` seconds of audio.
+
+        `resumed` are the windows that a retry found done.
+        """
+        if not request.waits:
+            self._control.check()
+        admission: Admission | None = None
+        reached = 0.0
+        with ExitStack() as stack:
+            try:
+                async with asyncio.timeout(self._timeout or None) as limit:
+
+                    async def admitted(event: Event) -> None:
+                        nonlocal admission, reached
+                        await emit(event)
+                        if isinstance(event, Opened):
+                            seconds = min(event.duration, most)
+                            if request.waits:
+                                admission = await self._wait(seconds, emit, limit)
+                            else:
+                                admission = self._control.reserve(seconds)
+                            stack.enter_context(admission)
+                        elif isinstance(event, WindowDone) and admission is not None:
+                            computed = event.transcript.window_index not in resumed
+                            admission.advance(event.until - reached, computed=computed)
+                            reached = event.until
+
+                    yield admitted
+            except TimeoutError as error:
+                if not limit.expired():
+                    raise
+                raise Unavailable(
+                    f"the request took longer than {self._timeout:g} s, the maximum"
+                ) from error
+
+    async def _wait(self, seconds: float, emit: Emit, limit: asyncio.Timeout) -> Admission:
+        """Admit a recording once there is room; the time limit stands still meanwhile."""
+        begun, end = asyncio.get_running_loop().time(), limit.when()
+        if self._control.must_wait(seconds):
+            await emit(StageBegan(stage="wait", at=time.time()))
+            limit.reschedule(None)
+        admission = await self._control.wait(seconds)
+        if end is not None:
+            limit.reschedule(end + asyncio.get_running_loop().time() - begun)
+        return admission

@@ -1,0 +1,393 @@
+"""Transcription as a service: what the routers call."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping
+from contextlib import AsyncExitStack, aclosing, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from ..audio.uploads import BlobStore
+from ..domain import (
+    AlignMode,
+    Diarization,
+    DiarizeOptions,
+    Job,
+    OutputOptions,
+    Source,
+    Transcript,
+    TranscriptionRequest,
+)
+from ..errors import Conflict, NotFound, Overloaded, ServiceError, ShuttingDown, Unavailable
+from ..pipeline.events import Event, ResultEvent
+from ..pipeline.runner import Runner
+from ..scheduling.tracebacks import released
+from . import states as job_states
+from .admission import AdmissionControl
+from .runs import RunRegistry
+from .store import JobSettings, JobStore
+from .view import webhook_event
+from .webhooks import Webhooks
+
+logger = logging.getLogger(__name__)
+
+PRUNE_INTERVAL = 60.0
+"""Seconds between two sweeps of jobs and results that have grown too old."""
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class _Record:
+    job: Job
+    task: asyncio.Task[None] | None = None
+    withdrawn: bool = False
+    ending: bool = False
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class LocalService:
+    """Runs requests in this process, and finishes accepted ones when the server shuts down."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        *,
+        admission: AdmissionControl,
+        blobs: BlobStore,
+        store: JobStore,
+        webhooks: Webhooks,
+        settings: JobSettings,
+    ) -> None:
+        self._runner = runner
+        self._admission = admission
+        self._runs = RunRegistry(runner, blobs, retry_window=settings.retry_window)
+        self._store = store
+        self._settings = settings
+        self._webhooks = webhooks
+        self._records: dict[str, _Record] = {}
+        self._background: set[asyncio.Task[None]] = set()
+        self._active = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._draining = False
+
+    # -- accepting ----------------------------------------------------------------------------
+
+    @property
+    def active(self) -> int:
+        """How many requests are under way."""
+        return self._active
+
+    @property
+    def draining(self) -> bool:
+        """Whether new requests are refused because the server shuts down."""
+        return self._draining
+
+    def ensure_accepting(self) -> None:
+        """See whether new requests are taken, before their upload is read.
+
+        Raises:
+            ShuttingDown: no.
+        """
+        if self._draining:
+            raise ShuttingDown("the server is shutting down; try again shortly", retry_after=5)
+
+    def admit(self, *, retry: bool = False) -> None:
+        """`ensure_accepting`, and see whether there is room in the queue for more audio.
+
+        A `retry` is let in: it may join a run that is under way. A run that it begins is checked.
+
+        Raises:
+            ShuttingDown: new requests are not taken.
+            Overloaded: the queue is full.
+        """
+        self.ensure_accepting()
+        if not retry:
+            self._admission.check()
+
+    async def start(self) -> None:
+        """Take up the jobs on disk: those that were under way when the last process ended failed.
+
+        Raises:
+            JobDirectoryError: they are another server's, or another user's.
+        """
+        for job in await self._store.load():
+            if not job.ended:
+                job = job_states.interrupted(job, time.time())
+                await self._keep(job)
+            self._records[job.id] = _Record(job=job)
+            self._notify(job)
+        self._in_background(self._prune_forever())
+
+    async def drain(self, grace: float) -> bool:
+        """Refuse what is new and wait for what is under way; whether all of it was finished.
+
+        Only the first call waits: what its grace did not suffice for gets no second one.
+        """
+        if self._draining:
+            return not self._active
+        self._draining = True
+        try:
+            await asyncio.wait_for(self._idle.wait(), timeout=grace)
+        except TimeoutError:
+            logger.warning("%d request(s) did not finish within %g s", self._active, grace)
+            return False
+        return True
+
+    async def close(self) -> None:
+        """End the jobs that are still under way, and the deliveries; the next start resumes those.
+
+        Jobs that are ended here stay unfinished on disk, so the next start says why they failed.
+        """
+        tasks = [record.task for record in self._records.values() if record.task]
+        tasks += self._background
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._store.close()
+
+    # -- answering at once --------------------------------------------------------------------
+
+    async def run(self, request: TranscriptionRequest, *, retry: bool = False) -> Transcript:
+        """The transcript. Cancelling the call withdraws the request.
+
+        `retry`: the client says that it sent the same before, and got no answer.
+        """
+        with self.track_active():
+            identity = self._runs.identity(request)
+            async with self._runs.join(request, identity, retry=retry) as run:
+                return await run.result()
+
+    async def stream(
+        self, request: TranscriptionRequest, *, retry: bool = False
+    ) -> AsyncGenerator[ResultEvent, None]:
+        """The results of the request's run, as they come. Closing it withdraws the request."""
+        with self.track_active():
+            request = replace(request, watched=True)
+            identity = self._runs.identity(request)
+            async with (
+                self._runs.join(request, identity, retry=retry) as run,
+                aclosing(run.events()) as events,
+            ):
+                async for event in events:
+                    if isinstance(event, ResultEvent):
+                        yield event
+
+    async def diarize(self, request_id: str, client: str, source: Source) -> Diarization:
+        """Who speaks when, without a transcript."""
+        with self.track_active():
+            request = TranscriptionRequest(
+                id=request_id, client=client, source=source, model="", diarize=DiarizeOptions()
+            )
+            work = partial(self._runner.diarize, request, _unwatched)
+            return await released(work, logger, f"diarization {request_id} failed")
+
+    async def detect_language(self, request: TranscriptionRequest) -> Mapping[str, float]:
+        """The probability of each language in the first windows of speech; empty for silence."""
+        with self.track_active():
+            return await self._runner.detect_language(request, _unwatched)
+
+    @contextmanager
+    def track_active(self) -> Iterator[None]:
+        """Count a request as under way: a shutdown waits for it."""
+        self._active += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._active -= 1
+            if not self._active:
+                self._idle.set()
+
+    # -- jobs ---------------------------------------------------------------------------------
+
+    async def submit(
+        self,
+        request: TranscriptionRequest,
+        output: OutputOptions,
+        resources: AsyncExitStack,
+        callback_url: str | None = None,
+    ) -> Job:
+        """Start a job; `resources` (its uploads) are closed at its end.
+
+        Raises:
+            Unavailable: the disk does not take the job.
+            ServiceError: nothing can be delivered to `callback_url`.
+        """
+        if callback_url is not None:
+            await self._webhooks.check(callback_url)
+        job = Job(
+            id=request.id,
+            client=request.client,
+            state="queued",
+            submitted_at=time.time(),
+            output=output,
+            diarize=request.diarize is not None,
+            words=request.align in (AlignMode.AUTO, AlignMode.FORCED),
+            callback_url=callback_url,
+            notified=callback_url is None,
+        )
+        await self._store.save(job)
+        record = self._records[job.id] = _Record(job=job)
+        record.task = asyncio.create_task(self._see_through(record, request, resources.pop_all()))
+        return job
+
+    def job(self, job_id: str, client: str) -> Job:
+        """The job as it is now.
+
+        Raises:
+            NotFound: no such job, or another client's.
+        """
+        return self._record(job_id, client).job
+
+    async def watch(self, job_id: str, client: str) -> AsyncGenerator[Job, None]:
+        """The job, now and after each change, to its end."""
+        record = self._record(job_id, client)
+        while True:
+            changed, job = record.changed, record.job
+            yield job
+            if job.ended:
+                return
+            await changed.wait()
+
+    async def result(self, job_id: str, client: str) -> Transcript:
+        """The transcript of a job that is completed.
+
+        Raises:
+            NotFound: no such job, or what it gave is gone.
+            Conflict: it is not done, or has failed.
+        """
+        job = self._record(job_id, client).job
+        if job.error is not None:
+            raise Conflict(f"the job failed: {job.error.message}")
+        if job.state != "completed":
+            raise Conflict(f"the job has no result: it is {job.state}")
+        transcript = await self._store.transcript(job_id)
+        if transcript is None:
+            raise NotFound("the job's result is no longer kept")
+        return transcript
+
+    async def cancel(self, job_id: str, client: str) -> Job:
+        """Withdraw a job that is under way, or delete one that has ended."""
+        record = self._record(job_id, client)
+        if not record.job.ended and record.task is not None:
+            if not record.ending:
+                record.withdrawn = True
+                record.task.cancel()
+            await asyncio.wait([record.task])
+        else:
+            del self._records[job_id]
+            await self._store.delete(job_id)
+        return record.job
+
+    def _record(self, job_id: str, client: str) -> _Record:
+        record = self._records.get(job_id)
+        if record is None or record.job.client != client:
+            raise NotFound("there is no such transcription")
+        return record
+
+    async def _see_through(
+        self, record: _Record, request: TranscriptionRequest, resources: AsyncExitStack
+    ) -> None:
+        """Run a job to its end, whatever that is, and tell of it."""
+        try:
+            async with resources:
+                with self.track_active():
+                    transcript = await self._transcribe(record, request)
+                    await self._store.save_transcript(request.id, transcript)
+            ended = job_states.completed(record.job, time.time())
+        except ServiceError as error:
+            ended = job_states.failed(record.job, error, time.time())
+        except asyncio.CancelledError:
+            if not record.withdrawn:
+                raise  # the server ends: the next start finds the job unfinished
+            ended = job_states.cancelled(record.job, time.time())
+        except Exception:  # the job's watchers must learn of its end
+            logger.exception("unexpected failure of job %s", request.id)
+            unforeseen = ServiceError("the server failed; its log says why")
+            ended = job_states.failed(record.job, unforeseen, time.time())
+        await self._end(record, ended)
+
+    async def _transcribe(self, record: _Record, request: TranscriptionRequest) -> Transcript:
+        """Run a job, which waits while the queue is full: it was accepted."""
+        request = replace(request, waits=True)
+        identity = self._runs.identity(request)
+        while True:
+            try:
+                async with self._runs.join(request, identity) as run:
+                    async with aclosing(run.changes()) as changes:
+                        async for progress in changes:
+                            position = self._runs.position(run)
+                            job = job_states.under_way(
+                                record.job, progress, position=position, now=time.time()
+                            )
+                            self._change(record, job)
+                    return await run.result()
+            except Overloaded:  # the run was begun by an equal request that does not wait
+                continue
+
+    async def _end(self, record: _Record, job: Job) -> None:
+        record.ending = True
+        await self._keep(job)
+        self._change(record, job)
+        logger.info("job %s: %s", job.id, job.state)
+        self._notify(job)
+        await self._prune()
+
+    async def _keep(self, job: Job) -> None:
+        """Put a job that has ended on disk; where that fails, it is known until the next start."""
+        try:
+            await self._store.save(job)
+        except Unavailable as error:
+            logger.error("the end of job %s is not on disk: %s", job.id, error.message)
+
+    def _change(self, record: _Record, job: Job) -> None:
+        record.job = job
+        record.changed, changed = asyncio.Event(), record.changed
+        changed.set()
+
+    async def _prune(self) -> None:
+        jobs = [record.job for record in self._records.values()]
+        for job in job_states.surplus(jobs, self._settings, time.time()):
+            self._records.pop(job.id, None)
+            await self._store.delete(job.id)
+
+    async def _prune_forever(self) -> None:
+        while True:
+            await self._prune()
+            self._runs.forget_old()
+            await asyncio.sleep(PRUNE_INTERVAL)
+
+    # -- webhooks -----------------------------------------------------------------------------
+
+    def _notify(self, job: Job) -> None:
+        if job.callback_url is not None and not job.notified:
+            self._in_background(self._deliver(job, job.callback_url))
+
+    async def _deliver(self, job: Job, url: str) -> None:
+        if not self._webhooks.enabled:
+            logger.warning("job %s: its webhook is not sent, WEBHOOK_SECRET is not set", job.id)
+            return
+        event = webhook_event(job)
+        await self._webhooks.deliver(url, event["id"], event)
+        record = self._records.get(job.id)
+        if record is None:
+            return
+        notified = replace(record.job, notified=True)
+        await self._keep(notified)
+        if job.id in self._records:
+            record.job = notified
+        else:  # deleted meanwhile
+            await self._store.delete(job.id)
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+
+async def _unwatched(event: Event) -> None:
+    """Take an event that no client sees."""

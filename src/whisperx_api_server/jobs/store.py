@@ -1,0 +1,232 @@
+"""Stores jobs and their transcripts, on disk; they outlive a restart."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import Protocol
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from ..domain import Job, Segment, Transcript
+from ..errors import Unavailable
+from ..setting_types import NonNegativeFloat, PositiveFloat, PositiveInt, Section, UserPath
+
+logger = logging.getLogger(__name__)
+
+_JOB = TypeAdapter(Job)
+_TRANSCRIPT = TypeAdapter(Transcript)
+_SEGMENT = TypeAdapter(Segment)
+_ID = re.compile(r"[0-9a-f]{32}")
+_UNFINISHED = ".unfinished-"
+
+
+class JobSettings(Section):
+    """Jobs (`async=true`), and results kept for retries."""
+
+    directory: UserPath | None = Field(
+        None,
+        description="Directory of job results, one per server; unset is "
+        "`~/.local/state/whisperx-api-server/jobs-PORT`.",
+    )
+    max_age: PositiveFloat = Field(
+        24 * 3600.0, description="Seconds until the result of a job is deleted."
+    )
+    max_count: PositiveInt = Field(1000, description="Maximum number of results kept.")
+    retry_window: NonNegativeFloat = Field(
+        600.0,
+        description="Seconds in which the same upload with the same parameters and API key joins "
+        "the first run instead of starting another; 0 disables it.",
+    )
+
+
+class JobDirectoryError(Exception):
+    """The directory is not for this server; the message is one line that names the setting."""
+
+
+def default_directory(environment: Mapping[str, str], port: int | None) -> Path:
+    """Where the server on a port keeps its jobs: in the user's state directory, as XDG has it.
+
+    Raises:
+        JobDirectoryError: the user has none.
+    """
+    state = Path(environment.get("XDG_STATE_HOME", ""))
+    if not state.is_absolute():
+        try:
+            state = Path("~/.local/state").expanduser()
+        except RuntimeError as error:
+            raise JobDirectoryError(
+                "JOBS__DIRECTORY: set it, you have no home directory"
+            ) from error
+    return state / "whisperx-api-server" / (f"jobs-{port}" if port else "jobs")
+
+
+class JobStore(Protocol):
+    """Keeps jobs and their transcripts beyond the process."""
+
+    async def load(self) -> list[Job]:
+        """All jobs, oldest first; they are this process's until `close`.
+
+        Raises:
+            JobDirectoryError: they are another server's, or another user's.
+        """
+
+    async def save(self, job: Job) -> None:
+        """Keep a job as it is now.
+
+        Raises:
+            Unavailable: it cannot be kept.
+        """
+
+    async def save_transcript(self, job_id: str, transcript: Transcript) -> None:
+        """Keep the result of a job.
+
+        Raises:
+            Unavailable: it cannot be kept.
+        """
+
+    async def transcript(self, job_id: str) -> Transcript | None:
+        """The result of a job; None if it is not there, not any more, or damaged."""
+
+    async def delete(self, job_id: str) -> None:
+        """Delete a job and its result."""
+
+    def close(self) -> None:
+        """Let other servers have the jobs."""
+
+
+class DiskJobStore:
+    """A JobStore of one JSON file per job and one of JSON lines per transcript, in a directory.
+
+    Files are read and written on threads. A transcript's first line is all but its segments, which
+    have a line each: the parser holds the interpreter's lock, and with it the event loop, for as
+    long as one call takes, which for hours of speech at once is half a second.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._claim: int | None = None
+
+    def claim(self) -> None:
+        """Take the directory for this process, until `close`; a second time does nothing.
+
+        One that cannot be used is logged: the server then refuses jobs, and nothing else.
+
+        Raises:
+            JobDirectoryError: another server has it, or it is another user's.
+        """
+        if self._claim is not None:
+            return
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            logger.warning("jobs cannot be kept in JOBS__DIRECTORY: %s", error.strerror)
+            return
+        with ExitStack() as undo:
+            undo.callback(os.close, directory)
+            status = os.fstat(directory)
+            foreign = status.st_uid not in (0, os.getuid())
+            if foreign or (status.st_uid and status.st_mode & 0o002):
+                raise JobDirectoryError(
+                    f"JOBS__DIRECTORY: other users can write to {self._directory}: set it to a "
+                    "directory of your own"
+                )
+            try:
+                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise JobDirectoryError(
+                    f"JOBS__DIRECTORY: another server uses {self._directory}: stop that one, or "
+                    "set another directory for this one"
+                ) from error
+            undo.pop_all()
+        self._claim = directory
+
+    def close(self) -> None:
+        """See `JobStore.close`."""
+        if self._claim is not None:
+            os.close(self._claim)
+            self._claim = None
+
+    async def load(self) -> list[Job]:
+        """See `JobStore.load`; a damaged file is reported and left out."""
+        return await asyncio.to_thread(self._load)
+
+    async def save(self, job: Job) -> None:
+        """See `JobStore.save`."""
+        await asyncio.to_thread(self._write, f"{job.id}.job.json", [_JOB.dump_json(job)])
+
+    async def save_transcript(self, job_id: str, transcript: Transcript) -> None:
+        """See `JobStore.save_transcript`."""
+        head = _TRANSCRIPT.dump_json(replace(transcript, segments=()))
+        parts = chain([head], map(_SEGMENT.dump_json, transcript.segments))
+        lines = (part + b"\n" for part in parts)
+        await asyncio.to_thread(self._write, f"{job_id}.transcript.jsonl", lines)
+
+    async def transcript(self, job_id: str) -> Transcript | None:
+        """See `JobStore.transcript`."""
+        return await asyncio.to_thread(self._transcript, job_id)
+
+    async def delete(self, job_id: str) -> None:
+        """See `JobStore.delete`."""
+        await asyncio.to_thread(self._delete, job_id)
+
+    def _load(self) -> list[Job]:
+        self.claim()
+        for path in self._directory.glob(f"{_UNFINISHED}*"):
+            path.unlink(missing_ok=True)  # the process was killed while it wrote this
+        jobs = []
+        for path in self._directory.glob("*.job.json"):
+            try:
+                jobs.append(_JOB.validate_json(path.read_bytes()))
+            except (OSError, ValidationError) as error:
+                logger.warning("the job in %s cannot be read: %s", path.name, error)
+        return sorted(jobs, key=lambda job: job.submitted_at)
+
+    def _transcript(self, job_id: str) -> Transcript | None:
+        if not _ID.fullmatch(job_id):
+            return None
+        path = self._directory / f"{job_id}.transcript.jsonl"
+        try:
+            with path.open("rb") as lines:
+                transcript = _TRANSCRIPT.validate_json(next(lines, b""))
+                return replace(transcript, segments=tuple(map(_SEGMENT.validate_json, lines)))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValidationError) as error:
+            logger.warning("the transcript in %s cannot be read: %s", path.name, error)
+            return None
+
+    def _delete(self, job_id: str) -> None:
+        for kind in ("job.json", "transcript.jsonl"):
+            path = self._directory / f"{job_id}.{kind}"
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                logger.warning("%s cannot be deleted: %s", path.name, error)
+
+    def _write(self, name: str, content: Iterable[bytes]) -> None:
+        # Whole or not at all, also when the process is killed halfway.
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with ExitStack() as undo:
+                with tempfile.NamedTemporaryFile(
+                    dir=self._directory, prefix=_UNFINISHED, delete=False
+                ) as file:
+                    unfinished = Path(file.name)
+                    undo.callback(unfinished.unlink, missing_ok=True)
+                    file.writelines(content)
+                unfinished.replace(self._directory / name)
+        except OSError as error:
+            raise Unavailable(
+                "the server cannot keep jobs: its disk is full or not writable"
+            ) from error

@@ -1,0 +1,220 @@
+"""Speech regions -> windows that a transcriber hears at once, and their transcripts back into one.
+
+Windows are merged as WhisperX merges them (Bain et al. 2023, "VAD cut & merge"): consecutive
+regions share a window, pauses included, as long as it stays within the longest window; a region
+that alone is longer is cut where it is quietest. Unlike there, a pause of more than
+`LONGEST_PAUSE` seconds ends a window: a decoder's word times are arbitrary inside long pauses.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+
+from ..domain import (
+    AudioClip,
+    Samples,
+    Segment,
+    SpeechRegion,
+    Task,
+    Transcript,
+    Window,
+    WindowTranscript,
+)
+from ..transcript.sentences import sentence_segments
+from ..transcript.word_times import keep_in_speech
+
+FRAME = 0.01
+"""Seconds between the places where a cut may lie."""
+
+LONGEST_PAUSE = 3.0
+"""Seconds of pause that a window may hold between two regions."""
+
+SILENCE = 1e-4
+"""Root mean square of a second in which nothing can be heard: -80 dB."""
+
+SMOOTHING_SECONDS = 0.15
+"""Seconds over which loudness is averaged: longer than a plosive's closure, not than a pause."""
+
+
+class Recording(Protocol):
+    """Mono audio; `samples` are those that are there so far."""
+
+    @property
+    def samples(self) -> Samples: ...
+
+    @property
+    def sample_rate(self) -> int: ...
+
+
+class Splitter:
+    """Regions in, windows out as soon as no later region can join them.
+
+    Regions come in order, each once its samples are in the recording, which may still grow. All
+    arithmetic is in samples, so that windows are exactly adjacent and never a sample longer than
+    `max_window` seconds; `Window.samples` are views of the recording.
+    """
+
+    def __init__(self, clip: Recording, *, request_id: str, max_window: float) -> None:
+        self._clip = clip
+        self._request_id = request_id
+        self._longest = math.floor(max_window * clip.sample_rate)
+        if self._longest < 1:
+            raise ValueError(f"max_window must hold at least one sample, got {max_window} s")
+        self._longest_pause = round(LONGEST_PAUSE * clip.sample_rate)
+        self._open: list[tuple[int, int, float]] = []
+        self._heard = 0
+        self._count = 0
+
+    def push(self, regions: Iterable[SpeechRegion]) -> list[Window]:
+        """Take more regions; the windows that became final with them."""
+        windows = []
+        for first, last, probability in self._pieces(regions):
+            if self._open and (
+                last - self._open[0][0] > self._longest
+                or first - self._open[-1][1] > self._longest_pause
+            ):
+                windows.append(self._close())
+            self._open.append((first, last, probability))
+        return windows
+
+    def flush(self) -> list[Window]:
+        """The window that is open, if there is one: no later region will join it."""
+        return [self._close()] if self._open else []
+
+    def _pieces(self, regions: Iterable[SpeechRegion]) -> Iterator[tuple[int, int, float]]:
+        """Regions as sample ranges inside the clip, none overlapping, none overlong; each with its
+        probability.
+        """
+        rate = self._clip.sample_rate
+        for region in regions:
+            first = max(round(region.start * rate), self._heard)
+            last = min(round(region.end * rate), len(self._clip.samples))
+            while last - first > self._longest:
+                cut = first + _quietest(self._clip.samples[first : first + self._longest], rate)
+                yield first, cut, region.probability
+                first = cut
+            if first < last:
+                yield first, last, region.probability
+                self._heard = last
+
+    def _close(self) -> Window:
+        rate = self._clip.sample_rate
+        first, last = self._open[0][0], self._open[-1][1]
+        window = Window(
+            request_id=self._request_id,
+            index=self._count,
+            start=first / rate,
+            end=last / rate,
+            samples=self._clip.samples[first:last],
+            regions=tuple(
+                SpeechRegion(start=a / rate, end=b / rate, probability=probability)
+                for a, b, probability in self._open
+            ),
+        )
+        self._open = []
+        self._count += 1
+        return window
+
+
+def _quietest(samples: Samples, rate: int) -> int:
+    """Where to cut: the sample in the latter half that has the least energy around it.
+
+    The latter half, because two cuts then never lie closer than half a window; of equally quiet
+    places the last, because fewer windows cost less.
+    """
+    frame, half = max(1, round(FRAME * rate)), max(1, round(SMOOTHING_SECONDS * rate / 2))
+    energy = np.cumsum(np.square(samples, dtype=np.float64))
+    middles = np.arange(len(samples), len(samples) // 2, -frame)
+    before = np.maximum(middles - half, 0) - 1
+    after = np.minimum(middles + half, len(samples)) - 1
+    inside = energy[after] - np.where(before < 0, 0.0, energy[before])
+    return int(middles[np.argmin(inside / (after - before))])
+
+
+def loudest_window(clip: AudioClip, *, request_id: str, max_window: float) -> Window | None:
+    """The loudest part of a clip in which voice activity found no speech; None if it is silent.
+
+    Its one region is all of it, with probability 0: the transcriber alone decides.
+    """
+    rate = clip.sample_rate
+    seconds = [clip.samples[first : first + rate] for first in range(0, len(clip.samples), rate)]
+    energy = np.array([np.dot(second, second) for second in seconds])
+    if not len(energy) or energy.max() < SILENCE**2 * rate:
+        return None
+    longest = min(len(clip.samples), math.floor(max_window * rate))
+    loudness = np.convolve(energy, np.ones(min(len(energy), -(-longest // rate))), "valid")
+    first = min(int(np.argmax(loudness)) * rate, len(clip.samples) - longest)
+    start, end = first / rate, (first + longest) / rate
+    return Window(
+        request_id=request_id,
+        index=0,
+        start=start,
+        end=end,
+        samples=clip.samples[first : first + longest],
+        regions=(SpeechRegion(start=start, end=end, probability=0.0),),
+    )
+
+
+def finish_window(transcript: WindowTranscript, window: Window, task: Task) -> WindowTranscript:
+    """A window's transcript as it becomes part of the recording's.
+
+    Where words are timed its segments are sentences; all times lie inside the window. Blank
+    segments are dropped. A segment that names no language is in its window's;
+    a translation is in English.
+    """
+    whole = SpeechRegion(start=window.start, end=window.end)
+    segments: list[Segment] = []
+    for segment in transcript.segments:
+        if not segment.text.strip():
+            continue
+        start = min(max(segment.start, window.start), window.end)
+        segments += sentence_segments(
+            replace(
+                segment,
+                start=start,
+                end=min(max(segment.end, start), window.end),
+                language="en" if task == "translate" else segment.language or transcript.language,
+                words=segment.words and keep_in_speech(segment.words, [whole]),
+            )
+        )
+    return replace(transcript, segments=tuple(segments))
+
+
+def without_words(transcript: WindowTranscript) -> WindowTranscript:
+    """The same segments, without the words that cut them."""
+    segments = tuple(replace(segment, words=None) for segment in transcript.segments)
+    return replace(transcript, segments=segments)
+
+
+def stitch(
+    transcripts: Sequence[WindowTranscript],
+    *,
+    task: Task,
+    duration: float,
+    default_language: str,
+) -> Transcript:
+    """One transcript of finished windows, which are in order.
+
+    `language` and `languages` are those spoken, also of a translation; `default_language` is the
+    answer where nothing was said.
+    """
+    spoken: dict[str, float] = {}
+    for transcript in transcripts:
+        for segment in transcript.segments:
+            written = segment.language or transcript.language
+            language = transcript.language if task == "translate" else written
+            spoken[language] = spoken.get(language, 0.0) + segment.end - segment.start
+    languages = tuple(sorted(spoken, key=lambda code: -spoken[code]))
+    return Transcript(
+        task=task,
+        language=languages[0] if languages else default_language,
+        languages=languages,
+        duration=duration,
+        segments=tuple(segment for transcript in transcripts for segment in transcript.segments),
+        warnings=tuple(dict.fromkeys(text for each in transcripts for text in each.warnings)),
+    )

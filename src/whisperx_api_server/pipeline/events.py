@@ -1,0 +1,107 @@
+"""The events of a run, as values: streams, job status and progress bars read the same ones."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from ..domain import Segment, StageTimes, Transcript, WindowTranscript
+
+Stage = Literal["open", "wait", "transcribe", "diarize", "finish"]
+"""The steps of a run. `wait` is for room in the queue. `transcribe` and `diarize` run side by side,
+the others in turn."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageBegan:
+    """A step of the run begins; `at` in seconds since the epoch."""
+
+    stage: Stage
+    at: float
+    kind: Literal["stage_began"] = "stage_began"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Opened:
+    """The recording is decoded; `duration` in seconds."""
+
+    duration: float
+    kind: Literal["opened"] = "opened"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WindowDone:
+    """The next window, in order, is transcribed, and so is all up to `until` seconds."""
+
+    transcript: WindowTranscript
+    until: float
+    kind: Literal["window_done"] = "window_done"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SegmentsLabelled:
+    """The next segments of a diarized run, in order, with their speakers."""
+
+    segments: tuple[Segment, ...]
+    kind: Literal["segments_labelled"] = "segments_labelled"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finished:
+    """The end of a run that did not fail: everything, speakers included."""
+
+    transcript: Transcript
+    kind: Literal["finished"] = "finished"
+
+
+ResultEvent = WindowDone | SegmentsLabelled | Finished
+"""The events that carry parts of the transcript."""
+
+Event = StageBegan | Opened | ResultEvent
+
+Emit = Callable[[Event], Awaitable[None]]
+"""Takes the events of a run in order; the run waits for each to be taken, or fails with it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """How far a run is; `reached` and `duration` in seconds of the recording."""
+
+    stages: tuple[StageTimes, ...] = ()
+    duration: float | None = None
+    reached: float = 0.0
+
+    def after(self, event: Event) -> Progress:
+        """The progress after one more event."""
+        match event:
+            case StageBegan(stage=stage, at=at):
+                together = {"transcribe", "diarize"}
+                ended = (
+                    each
+                    if each.finished_at is not None or {each.name, stage} == together
+                    else replace(each, finished_at=at)
+                    for each in self.stages
+                )
+                return replace(self, stages=(*ended, StageTimes(name=stage, started_at=at)))
+            case Opened(duration=duration):
+                return replace(self, duration=duration)
+            case WindowDone(until=until):
+                return replace(self, reached=until)
+            case SegmentsLabelled() | Finished():
+                return self
+
+    @property
+    def waits(self) -> bool:
+        """Whether nothing happens yet: it has not begun, or there is no room for it."""
+        return not self.stages or self.stages[-1].name == "wait"
+
+    @property
+    def part(self) -> float:
+        """The part in [0, 1] that is transcribed."""
+        return min(1.0, self.reached / self.duration) if self.duration else 0.0
+
+    @property
+    def transcribing_since(self) -> float | None:
+        """When transcription began, in seconds since the epoch."""
+        return next((each.started_at for each in self.stages if each.name == "transcribe"), None)

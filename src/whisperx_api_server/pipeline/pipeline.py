@@ -1,0 +1,311 @@
+"""The only place where the order of the stages exists.
+
+A recording is opened, speech is found and cut into windows; each window is transcribed, then
+aligned, side by side with the windows of all other requests; diarization runs beside that; the
+results are stitched back in order. Nothing here computes: every stage runs on its model's lane.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import replace
+
+from ..audio.sources import SourceOpener
+from ..backends.base import Capabilities
+from ..catalog import Catalog
+from ..domain import (
+    AlignMode,
+    AudioClip,
+    DecodeOptions,
+    Diarization,
+    DiarizeOptions,
+    Transcript,
+    TranscriptionRequest,
+    Window,
+    WindowTranscript,
+)
+from ..errors import InvalidRequest, error_to_tell
+from ..scheduling.model_pool import ModelPool
+from ..transcript.speakers import Labeller, match_known, rename
+from .chunking import Splitter, finish_window, loudest_window, stitch, without_words
+from .events import Emit, Opened, SegmentsLabelled, Stage, StageBegan, WindowDone
+from .known_voices import embed_samples, open_samples
+from .language_vote import VotingTranscriber, language_probabilities
+from .runner import Checkpoint
+from .stages import SILENCE_LANGUAGE, Engines, check_options
+from .word_timing import Aligners, WordTiming
+
+
+class Pipeline:
+    """The runner that computes in this process, on one event loop.
+
+    `chunk_size` is the longest window in seconds where a request names none.
+    """
+
+    def __init__(
+        self, *, opener: SourceOpener, pool: ModelPool, catalog: Catalog, chunk_size: float
+    ) -> None:
+        self._opener = opener
+        self._pool = pool
+        self._catalog = catalog
+        self._aligners = Aligners(catalog, pool)
+        self._chunk_size = chunk_size
+
+    async def run(
+        self, request: TranscriptionRequest, emit: Emit, checkpoint: Checkpoint
+    ) -> Transcript:
+        """See `Runner.run`."""
+        with self._transcription(request, emit, checkpoint) as transcription:
+            try:
+                return await transcription.run()
+            except BaseExceptionGroup as group:
+                error = error_to_tell(group)
+                # The vendor's own words are the cause, and are for the log.
+                raise error from error.__cause__ or group
+
+    async def diarize(self, request: TranscriptionRequest, emit: Emit) -> Diarization:
+        """See `Runner.diarize`."""
+        with self._transcription(request, emit, Checkpoint()) as transcription:
+            async with transcription.opened() as clip:
+                return await transcription.diarize(clip, request.diarize or DiarizeOptions(), {})
+
+    async def detect_language(
+        self, request: TranscriptionRequest, emit: Emit
+    ) -> Mapping[str, float]:
+        """See `Runner.detect_language`.
+
+        Raises:
+            InvalidRequest: the model does not detect languages.
+        """
+        with self._transcription(request, emit, Checkpoint()) as transcription:
+            async with transcription.opened() as clip:
+                return await transcription.detect_language(clip)
+
+    @contextmanager
+    def _transcription(
+        self, request: TranscriptionRequest, emit: Emit, checkpoint: Checkpoint
+    ) -> Iterator[_Transcription]:
+        """What one request needs; whatever happens, nothing of it waits on a lane afterwards."""
+        try:
+            yield _Transcription(
+                request,
+                emit,
+                checkpoint,
+                engines=Engines(self._pool, self._catalog, request),
+                aligners=self._aligners,
+                opener=self._opener,
+                chunk_size=request.chunk_size or self._chunk_size,
+            )
+        finally:
+            self._pool.cancel(request.id)
+
+
+class _Transcription:
+    """One request under way."""
+
+    def __init__(
+        self,
+        request: TranscriptionRequest,
+        emit: Emit,
+        checkpoint: Checkpoint,
+        *,
+        engines: Engines,
+        aligners: Aligners,
+        opener: SourceOpener,
+        chunk_size: float,
+    ) -> None:
+        self._request = request
+        self._emit = emit
+        self._checkpoint = checkpoint
+        self._engines = engines
+        self._aligners = aligners
+        self._opener = opener
+        self._chunk_size = chunk_size
+
+    async def run(self) -> Transcript:
+        self._engines.check_request()
+        decode, diarize = self._request.decode, self._request.diarize
+        if self._request.align is AlignMode.FORCED and decode.task == "transcribe":
+            await self._aligners.require(decode.language)
+        known = diarize.known_speakers if diarize and not self._checkpoint.diarization else ()
+        async with open_samples(known, self._opener) as samples, self.opened() as clip:
+            done: asyncio.Queue[WindowTranscript | None] = asyncio.Queue()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._transcribe(clip, group, done))
+                windows = group.create_task(self._windows_with_speakers(done, clip, samples))
+            await self._begin("finish")
+            return await asyncio.to_thread(self._stitched, windows.result(), clip.duration)
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[AudioClip]:
+        """The recording, decoded."""
+        await self._begin("open")
+        async with self._opener.open(self._request.source) as clip:
+            await self._emit(Opened(duration=clip.duration))
+            yield clip
+
+    async def _begin(self, stage: Stage) -> None:
+        await self._emit(StageBegan(stage=stage, at=time.time()))
+
+    def _stitched(self, windows: Sequence[WindowTranscript], duration: float) -> Transcript:
+        decode, diarize = self._request.decode, self._request.diarize
+        transcript = stitch(
+            windows,
+            task=decode.task,
+            duration=duration,
+            default_language=decode.language or SILENCE_LANGUAGE,
+        )
+        diarization = self._checkpoint.diarization
+        if diarization is None or diarize is None or not diarize.embeddings:
+            return transcript
+        return replace(transcript, speaker_embeddings=diarization.embeddings)
+
+    # -- transcription ------------------------------------------------------------------------
+
+    async def _transcribe(
+        self,
+        clip: AudioClip,
+        group: asyncio.TaskGroup,
+        done: asyncio.Queue[WindowTranscript | None],
+    ) -> None:
+        """Transcribe and time every window, each in a task of `group`; in order, then None."""
+        await self._begin("transcribe")
+        async with self._engines.transcriber() as engine:
+            options = check_options(self._request, engine.capabilities)
+            transcriber = VotingTranscriber(engine)
+            ordered: asyncio.Queue[tuple[Window, asyncio.Task[WindowTranscript]] | None]
+            ordered = asyncio.Queue()
+
+            async def produce() -> None:
+                count = 0
+                async with aclosing(self._windows(clip, engine.capabilities)) as windows:
+                    async for window in windows:
+                        count += 1
+                        work = self._window(window, options, transcriber)
+                        ordered.put_nowait((window, group.create_task(work)))
+                await transcriber.close(count)
+                ordered.put_nowait(None)
+
+            group.create_task(produce())
+            while (item := await ordered.get()) is not None:
+                window, task = item
+                transcript = await task
+                await self._emit(WindowDone(transcript=transcript, until=window.end))
+                done.put_nowait(transcript)
+        done.put_nowait(None)
+
+    async def _windows(
+        self, clip: AudioClip, capabilities: Capabilities
+    ) -> AsyncGenerator[Window, None]:
+        """Windows in which somebody speaks, as far as voice activity and the transcriber can tell.
+
+        A transcriber that tells silence by itself also gets those with doubtful speech, and where
+        there are none the loudest part of the recording.
+        """
+        limit = min(self._chunk_size, capabilities.max_window)
+        count = 0
+        async with aclosing(self._windows_with_speech(clip, limit)) as windows:
+            async for window in windows:
+                if capabilities.may_hear(window):
+                    yield replace(window, index=count)
+                    count += 1
+        if capabilities.tells_silence and not count:
+            loudest = await asyncio.to_thread(
+                loudest_window, clip, request_id=self._request.id, max_window=limit
+            )
+            if loudest is not None:
+                yield loudest
+
+    async def _windows_with_speech(
+        self, clip: AudioClip, limit: float
+    ) -> AsyncGenerator[Window, None]:
+        splitter = Splitter(clip, request_id=self._request.id, max_window=limit)
+        async with (
+            self._engines.voice_detector() as detector,
+            aclosing(detector.regions(clip, self._request.vad)) as blocks,
+        ):
+            async for regions in blocks:
+                for window in splitter.push(regions):
+                    yield window
+        for window in splitter.flush():
+            yield window
+
+    async def detect_language(self, clip: AudioClip) -> Mapping[str, float]:
+        """See `Pipeline.detect_language`."""
+        async with self._engines.transcriber() as engine:
+            if not engine.capabilities.detects_language:
+                raise InvalidRequest(
+                    f"the model {self._request.model} does not detect languages", param="model"
+                )
+            async with aclosing(self._windows(clip, engine.capabilities)) as windows:
+                return await language_probabilities(windows, engine)
+
+    async def _window(
+        self, window: Window, options: DecodeOptions, transcriber: VotingTranscriber
+    ) -> WindowTranscript:
+        """One window, transcribed and, where words are asked for, with their times."""
+        known = self._checkpoint.windows.get(window.index)
+        if known is None:
+            timing = WordTiming(self._request, self._engines, self._aligners)
+            transcript = await timing.transcribe(window, options, transcriber)
+            known = finish_window(transcript, window, options.task)
+            if self._request.align is AlignMode.SEGMENTS:
+                known = without_words(known)
+            self._checkpoint.windows[window.index] = known
+        else:
+            await transcriber.vote(known)
+        return known
+
+    # -- diarization --------------------------------------------------------------------------
+
+    async def _windows_with_speakers(
+        self,
+        done: asyncio.Queue[WindowTranscript | None],
+        clip: AudioClip,
+        samples: Mapping[str, AudioClip],
+    ) -> list[WindowTranscript]:
+        """All windows, in order; each with its speakers where those are asked for."""
+        labeller = None
+        if self._request.diarize is not None:
+            diarization = await self.diarize(clip, self._request.diarize, samples)
+            labeller = Labeller(diarization.exclusive)
+        finished: list[WindowTranscript] = []
+        while batch := await _all_waiting(done):
+            if labeller is not None:
+                batch = await asyncio.to_thread(_labelled, batch, labeller)
+                for transcript in batch:
+                    await self._emit(SegmentsLabelled(segments=transcript.segments))
+            finished += batch
+        return finished
+
+    async def diarize(
+        self, clip: AudioClip, options: DiarizeOptions, samples: Mapping[str, AudioClip]
+    ) -> Diarization:
+        """Who spoke when; speakers whose voice sample is known have their name."""
+        if self._checkpoint.diarization is None:
+            await self._begin("diarize")
+            async with self._engines.diarizer() as engine:
+                voices = await embed_samples(samples, engine)
+                diarization = await engine.diarize(clip, options)
+                names = match_known(diarization.embeddings, voices, engine.match_threshold)
+            self._checkpoint.diarization = rename(diarization, names)
+        return self._checkpoint.diarization
+
+
+async def _all_waiting(
+    queue: asyncio.Queue[WindowTranscript | None],
+) -> list[WindowTranscript]:
+    """The next window and all that wait behind it; none when the last has come."""
+    batch = [await queue.get()]
+    while batch[-1] is not None and not queue.empty():
+        batch.append(queue.get_nowait())
+    if batch[-1] is None and len(batch) > 1:
+        queue.put_nowait(None)  # for the next call
+    return [window for window in batch if window is not None]
+
+
+def _labelled(windows: Sequence[WindowTranscript], labeller: Labeller) -> list[WindowTranscript]:
+    return [replace(each, segments=labeller.label(each.segments)) for each in windows]

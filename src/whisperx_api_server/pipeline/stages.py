@@ -1,0 +1,305 @@
+"""The models of each stage as one request uses them, and what can be asked of an engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
+
+from ..backends import ModelKey
+from ..backends.base import (
+    Aligner,
+    AlignItem,
+    Capabilities,
+    Detection,
+    Diarizer,
+    Transcriber,
+    VoiceDetector,
+)
+from ..catalog import Catalog
+from ..domain import (
+    AudioClip,
+    DecodeOptions,
+    Diarization,
+    DiarizeOptions,
+    Samples,
+    Segment,
+    SpeechRegion,
+    TranscriptionRequest,
+    VadOptions,
+    Window,
+    WindowTranscript,
+)
+from ..errors import InvalidRequest
+from ..scheduling.lane import Lane
+from ..scheduling.model_pool import ModelPool, until_loaded
+from ..scheduling.work import Work
+from ..transcript.numerals import spell_segment
+from ..transcript.word_times import keep_in_speech
+
+M = TypeVar("M")
+P = TypeVar("P")
+R = TypeVar("R")
+
+BLOCK_SECONDS = 30
+"""Of a recording that voice activity detection takes at a time: other recordings go in between."""
+
+SILENCE_LANGUAGE = "en"
+"""What a silent recording is said to be in when nobody named a language, as WhisperX does."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Decode:
+    """A window, and how to decode it."""
+
+    window: Window
+    options: DecodeOptions
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Block:
+    """The next samples of a recording in which speech is being found."""
+
+    detection: Detection
+    samples: Samples
+    last: bool
+
+    def regions(self) -> Sequence[SpeechRegion]:
+        """The regions that became final with it."""
+        regions = self.detection.push(self.samples)
+        return [*regions, *self.detection.finish()] if self.last else regions
+
+
+_TRANSCRIBE: Work[Transcriber, _Decode, WindowTranscript] = Work(
+    run=lambda model, batch, features: model.transcribe(
+        [each.window for each in batch], [each.options for each in batch], features
+    ),
+    prepare=lambda model, each: model.features(each.window),
+)
+_ALIGN: Work[Aligner, AlignItem, Segment] = Work(run=lambda model, batch, _: model.align(batch))
+_DIARIZE: Work[Diarizer, tuple[AudioClip, DiarizeOptions], Diarization] = Work(
+    run=lambda model, batch, _: [model.diarize(clip, options) for clip, options in batch]
+)
+_EMBED: Work[Diarizer, AudioClip, tuple[float, ...] | None] = Work(
+    run=lambda model, batch, _: model.embed(batch)
+)
+_DETECT_SPEECH: Work[VoiceDetector, _Block, Sequence[SpeechRegion]] = Work(
+    run=lambda _model, batch, _: [block.regions() for block in batch]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Leased(Generic[M]):
+    """A leased model, used in the name of one request."""
+
+    lane: Lane[M]
+    request: TranscriptionRequest
+
+    async def model(self) -> M:
+        """The model, once it is there: it is loaded again when its lane's thread has died."""
+        await until_loaded(self.lane)
+        return self.lane.model
+
+    async def submit(
+        self,
+        work: Work[M, P, R],
+        payload: P,
+        *,
+        key: Hashable = None,
+        padded_seconds: float = 1.0,
+        repeated: bool = False,
+    ) -> R:
+        """Wait for one payload's turn on the lane, and for its result."""
+        return await asyncio.wrap_future(
+            self.lane.submit(
+                work,
+                payload,
+                client=self.request.client,
+                request_id=self.request.id,
+                key=key,
+                padded_seconds=padded_seconds,
+                max_batch=self.request.batch_size,
+                watched=self.request.watched,
+                repeated=repeated,
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Transcribing(_Leased[Transcriber]):
+    """A leased transcriber, and what the engine can do."""
+
+    capabilities: Capabilities
+
+    async def transcribe(
+        self, window: Window, options: DecodeOptions, *, repeated: bool = False
+    ) -> WindowTranscript:
+        """Decode one window, in a batch with those of others; `repeated`: once more, at once."""
+        model = await self.model()
+        transcript = await self.submit(
+            _TRANSCRIBE,
+            _Decode(window=window, options=options),
+            key=model.batch_key(options),
+            padded_seconds=self._padded_seconds(window),
+            repeated=repeated,
+        )
+        if options.suppress_numerals and not self.capabilities.spells_numerals:
+            return await asyncio.to_thread(_spelled, transcript)
+        return transcript
+
+    def _padded_seconds(self, window: Window) -> float:
+        return self.capabilities.padded_to or window.end - window.start
+
+
+def _spelled(transcript: WindowTranscript) -> WindowTranscript:
+    """The transcript with numbers in words, where its language is known."""
+    if not transcript.language_probability:
+        return transcript
+    return replace(
+        transcript,
+        segments=tuple(
+            spell_segment(segment, segment.language or transcript.language)
+            for segment in transcript.segments
+        ),
+    )
+
+
+class VoiceDetecting(_Leased[VoiceDetector]):
+    """A leased voice activity detector."""
+
+    async def regions(
+        self, clip: AudioClip, options: VadOptions
+    ) -> AsyncGenerator[Sequence[SpeechRegion], None]:
+        """Speech regions in order, as they become final."""
+        detection = (await self.model()).start(options)
+        count, size = len(clip.samples), BLOCK_SECONDS * clip.sample_rate
+        for first in range(0, count, size):
+            block = clip.samples[first : first + size]
+            last = first + size >= count
+            yield await self.submit(
+                _DETECT_SPEECH, _Block(detection=detection, samples=block, last=last)
+            )
+
+
+class Aligning(_Leased[Aligner]):
+    """A leased aligner."""
+
+    async def align(self, segment: Segment, window: Window, language: str) -> Segment:
+        """A segment of a window with its words, which keep within the window's speech."""
+        item = AlignItem(
+            segment=segment, samples=window.samples, offset=window.start, language=language
+        )
+        aligned = await self.submit(_ALIGN, item, padded_seconds=segment.end - segment.start)
+        words = aligned.words and keep_in_speech(aligned.words, window.regions, anchor=0)
+        return replace(aligned, words=words)
+
+
+class Diarizing(_Leased[Diarizer]):
+    """A leased diarizer."""
+
+    @property
+    def match_threshold(self) -> float:
+        """Cosine similarity above which two voices are the same."""
+        return self.lane.model.match_threshold
+
+    async def diarize(self, clip: AudioClip, options: DiarizeOptions) -> Diarization:
+        """Who spoke when in a whole clip."""
+        return await self.submit(_DIARIZE, (clip, options), padded_seconds=clip.duration)
+
+    async def embed(self, clip: AudioClip) -> tuple[float, ...] | None:
+        """The voice in a clip as a vector; None where there is no speech."""
+        return await self.submit(_EMBED, clip, padded_seconds=clip.duration)
+
+
+class Engines:
+    """Leases the models that one request needs.
+
+    Each method raises ServiceError where its model cannot be loaded.
+    """
+
+    def __init__(self, pool: ModelPool, catalog: Catalog, request: TranscriptionRequest) -> None:
+        self._pool = pool
+        self._catalog = catalog
+        self._request = request
+
+    def check_request(self) -> None:
+        """Refuse, before anything is fetched or loaded, what the model's name shows as impossible.
+
+        Raises:
+            ModelNotFound: there is no such model.
+            InvalidRequest: it cannot honour an option; naming the field.
+        """
+        key = self._catalog.transcriber(self._request.model)
+        capabilities = self._catalog.known_capabilities(key)
+        if capabilities is not None:
+            check_options(self._request, capabilities)
+
+    @asynccontextmanager
+    async def transcriber(self) -> AsyncIterator[Transcribing]:
+        """The model that the request names."""
+        async with self._pool.lease(self._catalog.transcriber(self._request.model)) as lane:
+            yield Transcribing(lane, self._request, lane.model.capabilities)
+
+    @asynccontextmanager
+    async def voice_detector(self) -> AsyncIterator[VoiceDetecting]:
+        """The configured voice activity detector."""
+        async with self._pool.lease(self._catalog.voice_detector()) as lane:
+            yield VoiceDetecting(lane, self._request)
+
+    @asynccontextmanager
+    async def aligner(self, key: ModelKey) -> AsyncIterator[Aligning]:
+        """The aligner of one language."""
+        async with self._pool.lease(key) as lane:
+            yield Aligning(lane, self._request)
+
+    @asynccontextmanager
+    async def diarizer(self) -> AsyncIterator[Diarizing]:
+        """The configured diarizer."""
+        async with self._pool.lease(self._catalog.diarizer()) as lane:
+            yield Diarizing(lane, self._request)
+
+
+def check_options(request: TranscriptionRequest, capabilities: Capabilities) -> DecodeOptions:
+    """The request's decode options as this engine can honour them.
+
+    Raises:
+        InvalidRequest: it cannot; naming the field.
+    """
+    options = request.decode
+    if options.task not in capabilities.tasks:
+        raise InvalidRequest(f"{request.model} does not translate", param="model")
+    known = capabilities.languages
+    if known is not None:
+        only = (
+            "only supports English"
+            if known == {"en"}
+            else f"only supports these languages: {', '.join(sorted(known))}"
+        )
+        for param, language in (
+            ("language", options.language),
+            *(("languages[]", each) for each in options.languages),
+        ):
+            if language is not None and language not in known:
+                raise InvalidRequest(
+                    f"the model {request.model} {only}, not {language!r}", param=param
+                )
+    if (options.prompt or options.hotwords) and not capabilities.can_prompt:
+        param = "prompt" if options.prompt else "hotwords"
+        raise InvalidRequest(f"the model {request.model} takes no {param}", param=param)
+    if options.logprobs and not capabilities.can_logprobs:
+        raise InvalidRequest(f"the model {request.model} gives no logprobs", param="include[]")
+    if options.temperature and not capabilities.can_sample:
+        raise InvalidRequest(
+            f"the model {request.model} does not sample: leave temperature at 0",
+            param="temperature",
+        )
+    if options.language is None and not capabilities.detects_language:
+        if options.languages:
+            raise InvalidRequest(
+                f"the model {request.model} does not detect languages: name one as language",
+                param="languages[]",
+            )
+        return replace(options, language=SILENCE_LANGUAGE)
+    return options

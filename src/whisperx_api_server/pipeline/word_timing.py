@@ -1,0 +1,160 @@
+"""Where word times come from: a language's aligner, or the decoder where there is none."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from ..backends import ModelKey
+from ..catalog import Catalog
+from ..domain import AlignMode, DecodeOptions, TranscriptionRequest, Window, WindowTranscript
+from ..errors import NotConfigured, NotInstalled, ServiceError
+from ..scheduling.model_pool import ModelPool
+from .language_vote import VotingTranscriber
+from .stages import Engines
+
+logger = logging.getLogger(__name__)
+
+ANY_LANGUAGE = "en"
+"""What is asked about where a language is not known: all aligners need the same packages."""
+
+RETRY_SECONDS = 300.0
+"""Seconds for which an aligner that could not be had is not tried again."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Failure:
+    reason: str
+    until: float
+
+
+class Aligners:
+    """Which languages' words can be aligned. Remembers failures, and logs each reason once."""
+
+    def __init__(
+        self, catalog: Catalog, pool: ModelPool, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._catalog = catalog
+        self._pool = pool
+        self._clock = clock
+        self._failures: dict[str, _Failure] = {}  # by language, like the attempts
+        self._attempts: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._reported: set[str] = set()
+
+    @property
+    def configured(self) -> bool:
+        """Whether the settings have an aligner."""
+        return self._catalog.aligns
+
+    def key(self, language: str) -> ModelKey | None:
+        """The language's align model; None where there is none."""
+        return self._catalog.aligner(language)
+
+    def foreseen_problem(self, language: str | None) -> str | None:
+        """Why the language cannot be aligned, as far as that is known without loading anything.
+
+        None stands for a language that is not known yet: then absent packages are the only reason.
+        """
+        if (error := self._error(language)) is not None:
+            return error.message
+        failure = self._failures.get(language or "")
+        return failure.reason if failure is not None and self._clock() < failure.until else None
+
+    async def problem(self, language: str) -> str | None:
+        """Why the language cannot be aligned, after an attempt to load its model."""
+        async with self._attempts[language]:  # windows that wait for one attempt share its outcome
+            reason = self.foreseen_problem(language) or await self._load(language)
+        if reason is not None and reason not in self._reported:
+            self._reported.add(reason)
+            logger.warning("word times are the decoder's own: %s", reason)
+        return reason
+
+    async def require(self, language: str | None) -> None:
+        """Load the language's aligner, if it has one; None is a language that is not known yet.
+
+        Raises:
+            NotConfigured: the settings turn forced alignment off.
+            ServiceError: it cannot be loaded, or the packages of every aligner are absent.
+        """
+        if not self.configured:
+            raise NotConfigured(
+                "forced alignment is off: leave align out to get the decoder's word times, or set "
+                "BACKENDS__ALIGNMENT=whisperx on the server"
+            )
+        key = self.key(language or ANY_LANGUAGE)
+        if key is None:
+            return
+        if (error := self._error(language)) is not None:
+            raise error
+        if language is not None:
+            await self._pool.load(key)
+
+    def _error(self, language: str | None) -> ServiceError | None:
+        error = self._catalog.aligner_problem(language or ANY_LANGUAGE)
+        return error if language is not None or isinstance(error, NotInstalled) else None
+
+    async def _load(self, language: str) -> str | None:
+        try:
+            await self.require(language)
+        except ServiceError as error:
+            until = self._clock() + RETRY_SECONDS
+            self._failures[language] = _Failure(reason=error.message, until=until)
+            return error.message
+        return None
+
+
+class WordTiming:
+    """Transcribes the windows of one request, and times their words as it asks for."""
+
+    def __init__(self, request: TranscriptionRequest, engines: Engines, aligners: Aligners) -> None:
+        self._mode = request.align
+        self._engines = engines
+        self._aligners = aligners
+
+    async def transcribe(
+        self, window: Window, options: DecodeOptions, engine: VotingTranscriber
+    ) -> WindowTranscript:
+        """One window's transcript, with word times where something needs them.
+
+        Raises:
+            ServiceError: a stage failed, or forced alignment was asked for and cannot be had.
+        """
+        capabilities = engine.capabilities
+        timed = replace(options, word_timestamps=capabilities.can_time_words)
+        if self._mode is AlignMode.OFF:
+            return await engine.transcribe(window, options)
+        own = capabilities.native_words or not self._aligners.configured
+        unaligned = self._mode is AlignMode.SEGMENTS or options.task == "translate"
+        if unaligned or (own and self._mode is not AlignMode.FORCED):
+            return await engine.transcribe(window, timed)
+        language = options.language or await engine.expected_language(window)
+        own_times = self._aligners.foreseen_problem(language) is not None
+        transcript = await engine.transcribe(window, timed if own_times else options)
+        if not transcript.segments:
+            return transcript
+        if self._mode is AlignMode.FORCED:
+            await self._aligners.require(transcript.language)
+        problem = await self._aligners.problem(transcript.language)
+        if problem is None:
+            return await self._align(window, transcript)
+        if not own_times and capabilities.can_time_words:
+            # Only the transcript told the language, or the load that its aligner cannot be had.
+            timed = replace(timed, language=transcript.language)
+            transcript = await engine.transcribe(window, timed, repeated=True)
+        return replace(transcript, warnings=(f"word times are the decoder's own: {problem}",))
+
+    async def _align(self, window: Window, transcript: WindowTranscript) -> WindowTranscript:
+        key = self._aligners.key(transcript.language)
+        assert key is not None
+        async with self._engines.aligner(key) as engine:
+            aligned = await asyncio.gather(
+                *(
+                    engine.align(segment, window, transcript.language)
+                    for segment in transcript.segments
+                )
+            )
+        return replace(transcript, segments=tuple(aligned))

@@ -1,0 +1,1 @@
+"""Batches that all requests share, the threads that compute them, and the loaded models."""

@@ -1,0 +1,362 @@
+"""The model cache: loads each model once, and evicts idle ones by TTL and memory (LRU).
+
+A loaded model is a `Lane`. Requests hold leases; a model with leases is never unloaded. Used on
+the event loop only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from ..backends import ModelKey, free_device_memory, import_vendors, load_model
+from ..backends.base import Capabilities, translate_memory_errors
+from ..errors import Conflict, InsufficientMemory, ModelUnavailable, ServiceError
+from ..setting_types import NonNegativeFloat, NonNegativeInt, PositiveInt, Section
+from .batch_policy import BatchLimits
+from .fair_semaphore import FairSemaphore
+from .lane import Lane
+from .tracebacks import release_frames
+
+logger = logging.getLogger(__name__)
+
+ALIGN_BATCH = 16
+"""Maximum number of segments per batch; the aligner limits the padded seconds itself."""
+
+TRANSLATION_BATCH = 8
+"""Maximum number of pieces of text per batch, of one request or several."""
+
+CLOSE_TIMEOUT = 30.0
+"""Seconds that an unloading model has for its last batch, before requests for it are refused."""
+
+State = Literal["loading", "ready"]
+
+
+class SchedulerSettings(Section):
+    """Batches."""
+
+    max_wait_ms: NonNegativeFloat = Field(
+        4.0, description="Milliseconds that an idle model waits for more windows for a batch."
+    )
+    concurrent_per_device: PositiveInt = Field(
+        2, description="Maximum number of models that compute on one device at a time."
+    )
+
+
+class PoolSettings(Section):
+    """Loaded models."""
+
+    ttl: Annotated[float, Field(ge=-1, allow_inf_nan=False)] = Field(
+        300.0, description="Seconds until an idle model is unloaded; -1 disables it."
+    )
+    memory_bytes: NonNegativeInt = Field(
+        0,
+        description="Maximum memory of loaded models in bytes; beyond it the least recently used "
+        "idle ones are unloaded. 0 disables it.",
+    )
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class _Loaded:
+    key: ModelKey
+    lane: Lane[Any]
+    leases: int = 0
+    last_used: float = 0.0
+
+    @property
+    def ready(self) -> bool:
+        return self.lane.loaded.done() and not self.lane.closed
+
+    @property
+    def device(self) -> tuple[str, int]:
+        return self.key.spec.device, self.key.spec.device_index
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelStatus:
+    """A model's state, as the list endpoints show it."""
+
+    key: ModelKey
+    state: State
+    leases: int
+    memory_bytes: int
+    waiting: int
+    lane: Lane[Any]
+
+
+class ModelPool:
+    """Leases models by key, loads missing ones and unloads idle ones."""
+
+    def __init__(
+        self,
+        settings: PoolSettings,
+        scheduling: SchedulerSettings,
+        *,
+        close_timeout: float = CLOSE_TIMEOUT,
+        load: Callable[[ModelKey], object] = load_model,
+        import_vendors: Callable[[ModelKey], None] = import_vendors,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._scheduling = scheduling
+        self._close_timeout = close_timeout
+        self._load = load
+        self._import_vendors = import_vendors
+        self._clock = clock
+        self._models: dict[ModelKey, _Loaded] = {}
+        self._sizes: dict[ModelKey, int] = {}
+        self._devices: dict[tuple[str, int], FairSemaphore] = {}
+        self._closing: dict[ModelKey, asyncio.Future[None]] = {}
+        self._importing = threading.Lock()
+
+    @asynccontextmanager
+    async def lease(self, key: ModelKey) -> AsyncIterator[Lane[Any]]:
+        """Hold a loaded model's lane; concurrent leases share one load.
+
+        Raises:
+            ServiceError: the model cannot be loaded. The next lease tries again.
+        """
+        while (closing := self._closing.get(key)) is not None:
+            # Two of the same model might not fit into memory.
+            if not await self._ends_in_time([closing]):
+                raise ModelUnavailable(
+                    "the model is being unloaded, and its last batch is still running; "
+                    "try again later",
+                    retry_after=self._close_timeout,
+                )
+        entry = self._models.get(key)
+        if entry is None or entry.lane.closed:
+            entry = self._models[key] = self._begin(key)
+        entry.leases += 1
+        try:
+            await until_loaded(entry.lane)
+            yield entry.lane
+        finally:
+            entry.leases -= 1
+            entry.last_used = self._clock()
+            if not entry.leases:
+                self._forget_dead(entry)
+                self._make_room(keep=entry)
+
+    async def load(self, key: ModelKey) -> None:
+        """Load a model and keep it like an idle one."""
+        async with self.lease(key):
+            pass
+
+    async def unload(self, key: ModelKey) -> bool:
+        """Unload a model; False if it was not loaded.
+
+        Raises:
+            Conflict: the model is in use or loading, or its last batch does not end in time.
+        """
+        entry = self._models.get(key)
+        if entry is None:
+            return False
+        if entry.leases:
+            raise Conflict(f"the model is in use by {entry.leases} request(s); try again later")
+        if not entry.ready:
+            raise Conflict("the model is still loading; try again when it is loaded")
+        if not await self._ends_in_time([self._begin_close(entry)]):
+            raise Conflict("the model's last batch is still running; it is unloaded after that")
+        return True
+
+    def statuses(self) -> list[ModelStatus]:
+        """The state of all models that are loaded or loading."""
+        return [
+            ModelStatus(
+                key=entry.key,
+                state="ready" if entry.ready else "loading",
+                leases=entry.leases,
+                memory_bytes=self._sizes.get(entry.key, 0),
+                waiting=len(entry.lane),
+                lane=entry.lane,
+            )
+            for entry in self._models.values()
+        ]
+
+    def cancel(self, request_id: str) -> int:
+        """Remove a request's waiting entries from all lanes, and return their number."""
+        return sum(entry.lane.cancel(request_id) for entry in self._models.values())
+
+    def sweep(self) -> None:
+        """Start unloading the models that have been idle for longer than the TTL."""
+        oldest = self._clock() - self._settings.ttl
+        for entry in list(self._models.values()):
+            if entry.leases:
+                continue
+            self._forget_dead(entry)
+            if self._settings.ttl >= 0 and entry.ready and entry.last_used < oldest:
+                logger.info("unloading %s: idle", entry.key)
+                self._begin_close(entry)
+
+    async def sweep_forever(self, interval: float = 5.0) -> None:
+        """Call `sweep` every `interval` seconds until cancelled."""
+        while True:
+            await asyncio.sleep(interval)
+            self.sweep()
+
+    async def close(self, patience: float | None = None) -> None:
+        """Unload all models, in use or not, and wait up to `patience` seconds for them."""
+        for entry in list(self._models.values()):
+            self._begin_close(entry)
+        if self._closing:
+            await asyncio.wait(self._closing.values(), timeout=patience)
+
+    def _begin(self, key: ModelKey) -> _Loaded:
+        device = (key.spec.device, key.spec.device_index)
+        loop = asyncio.get_running_loop()
+        logger.info("loading %s on %s", key, key.spec.device)
+        lane = Lane(
+            str(key),
+            lambda: self._load_measured(key, loop),
+            limits=lambda model: self._limits(key, model),
+            device=self._devices.setdefault(
+                device, FairSemaphore(self._scheduling.concurrent_per_device)
+            ),
+        )
+        entry = _Loaded(key=key, lane=lane, last_used=self._clock())
+        # Not done by the waiting requests, because all of them may be cancelled by then.
+        lane.loaded.add_done_callback(
+            lambda loaded: loop.call_soon_threadsafe(self._load_ended, entry, loaded.exception())
+        )
+        return entry
+
+    def _load_ended(self, entry: _Loaded, error: BaseException | None) -> None:
+        if error is not None:
+            self._forget_dead(entry)
+            return
+        logger.info("loaded %s", entry.key)
+        self._make_room(keep=entry)
+
+    def _forget_dead(self, entry: _Loaded) -> None:
+        """Remove a model that could not be loaded; the next lease tries again."""
+        if entry.lane.closed and self._models.get(entry.key) is entry:
+            del self._models[entry.key]
+
+    def _load_measured(self, key: ModelKey, loop: asyncio.AbstractEventLoop) -> object:
+        """Load on the lane's thread; the growth of the process is recorded as the model's size."""
+        before = _resident_bytes()
+        try:
+            model = self._load_or_evict(key, loop)
+        except ServiceError:
+            raise
+        except Exception as error:
+            logger.exception("%s failed to load", key)
+            raise ModelUnavailable(
+                f"the model {key.name!r} failed to load; the server's log says why"
+            ) from error
+        # A repeated load may reuse memory that the allocator kept, and show less growth.
+        self._sizes[key] = max(self._sizes.get(key, 0), _resident_bytes() - before)
+        return model
+
+    def _load_or_evict(self, key: ModelKey, loop: asyncio.AbstractEventLoop) -> object:
+        """Load a model; after an out-of-memory error, evict the device's idle models and retry.
+
+        Vendor packages import each other in cycles, and such an import can fail, even permanently,
+        if two threads enter the cycle at different places. So one thread imports them at a
+        time. Downloads and loads may take minutes and run in parallel.
+        """
+        with self._importing:
+            self._import_vendors(key)
+        too_large = f"{key} does not fit into the memory of {key.spec.device}: unload other models"
+        try:
+            with translate_memory_errors(too_large):
+                return self._load(key)
+        except InsufficientMemory as error:
+            release_frames(error)  # they refer to the partly loaded model
+            evicted = asyncio.run_coroutine_threadsafe(self._evict_idle(key), loop)
+            if not evicted.result():
+                raise
+        logger.info("loading %s again: idle models were unloaded", key)
+        free_device_memory()
+        with translate_memory_errors(too_large):
+            return self._load(key)
+
+    async def _evict_idle(self, key: ModelKey) -> bool:
+        """Unload the idle models on a model's device; whether memory was freed."""
+        device = (key.spec.device, key.spec.device_index)
+        idle = [
+            entry
+            for entry in self._models.values()
+            if entry.device == device and entry.ready and not entry.leases
+        ]
+        closing = [self._begin_close(entry) for entry in idle]
+        return bool(closing) and await self._ends_in_time(closing)
+
+    def _limits(self, key: ModelKey, model: Any) -> BatchLimits:
+        wait = self._scheduling.max_wait_ms / 1000
+        if key.stage == "transcription":
+            capabilities: Capabilities = model.capabilities
+            batch = min(key.spec.max_batch, capabilities.max_batch or key.spec.max_batch)
+            return BatchLimits(
+                max_batch=batch,
+                max_padded_seconds=batch * capabilities.max_window,
+                max_wait=wait,
+            )
+        if key.stage == "alignment":
+            return BatchLimits(
+                max_batch=ALIGN_BATCH, max_padded_seconds=ALIGN_BATCH * 30.0, max_wait=wait
+            )
+        if key.stage == "translation":
+            return BatchLimits(max_batch=TRANSLATION_BATCH, max_wait=wait)
+        return BatchLimits()
+
+    def _make_room(self, keep: _Loaded) -> None:
+        """Unload the least recently used idle models until the others fit the memory budget."""
+        budget = self._settings.memory_bytes
+        if not budget:
+            return
+        used = sum(self._sizes.get(key, 0) for key in self._models)
+        for entry in sorted(self._models.values(), key=lambda entry: entry.last_used):
+            if used <= budget:
+                return
+            if entry is not keep and entry.ready and not entry.leases:
+                logger.info("unloading %s: over the memory budget", entry.key)
+                used -= self._sizes.get(entry.key, 0)
+                self._begin_close(entry)
+
+    def _begin_close(self, entry: _Loaded) -> asyncio.Future[None]:
+        """Close a model's lane in the background; the model is not loaded again until then."""
+        del self._models[entry.key]
+        closing = self._closing[entry.key] = asyncio.wrap_future(entry.lane.close())
+        closing.add_done_callback(lambda _: self._closing.pop(entry.key))
+        return closing
+
+    async def _ends_in_time(self, closing: Collection[asyncio.Future[None]]) -> bool:
+        """Wait up to `close_timeout` seconds until models are closed; whether they are."""
+        _, pending = await asyncio.wait(closing, timeout=self._close_timeout)
+        return not pending
+
+
+async def until_loaded(lane: Lane[Any]) -> None:
+    """Wait until a lane's model is loaded, at first or again after its thread died.
+
+    Raises:
+        ServiceError: the model could not be loaded.
+    """
+    if not lane.loaded.done():
+        loaded = asyncio.wrap_future(lane.loaded)
+        # A cancelled waiter must not cancel the load for others; asyncio logs errors that are
+        # never retrieved.
+        loaded.add_done_callback(lambda future: future.exception())
+        await asyncio.shield(loaded)
+    elif (error := lane.loaded.exception()) is not None:
+        raise error
+
+
+def _resident_bytes() -> int:
+    """Resident memory of the process in bytes; 0 if the system does not report it."""
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        return 0
+    return int(statm.read_text().split()[1]) * resource.getpagesize()

@@ -1,0 +1,85 @@
+"""The function that a lane runs on its model, and one queued payload with its future."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from ..errors import ServiceError, TranscriptionFailed
+
+M = TypeVar("M")  # the model
+P = TypeVar("P")  # the payload
+R = TypeVar("R")  # the result
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Work(Generic[M, P, R]):
+    """How a lane uses its model.
+
+    `run(model, payloads, features)` computes one batch on the lane's thread: one result per
+    payload, in order. `prepare(model, payload)`, thread-safe, precomputes a payload's features;
+    `run` gets None for features that were not started in time.
+    """
+
+    run: Callable[[M, Sequence[P], Sequence[object | None]], Sequence[R]]
+    prepare: Callable[[M, P], object] | None = None
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class Item:
+    """One payload, its features once their computation has started, and its future."""
+
+    work: Work[Any, Any, Any]
+    payload: Any
+    future: Future[Any] = field(default_factory=Future)
+    features: Future[object | None] | None = None
+
+    @property
+    def preparable(self) -> bool:
+        """Whether its features can be precomputed and were not started."""
+        return self.work.prepare is not None and self.features is None
+
+    def begin(self) -> bool:
+        """Mark it as running; False if its future was cancelled."""
+        return self.future.running() or self.future.set_running_or_notify_cancel()
+
+    def prepare(self, model: object) -> None:
+        """Compute the features; they are None after a failure."""
+        assert self.work.prepare is not None
+        assert self.features is not None
+        features: object | None = None
+        try:
+            features = self.work.prepare(model, self.payload)
+        except BaseException:  # `run` fails with the same error, for the right request
+            logger.debug("features could not be computed ahead", exc_info=True)
+        finally:
+            self.features.set_result(features)
+
+    def fail(self, error: Exception) -> None:
+        """Fail its future with a ServiceError, unless it is done or cancelled."""
+        if self.future.done():
+            return
+        if not isinstance(error, ServiceError):
+            failure = TranscriptionFailed("the engine failed on this recording")
+            failure.__cause__ = error
+            error = failure
+        if self.begin():
+            self.future.set_exception(error)
+
+
+def run_batch(model: object, items: Sequence[Item]) -> Sequence[Any]:
+    """Run items of the same work, and return their results in order.
+
+    Raises:
+        TranscriptionFailed: the engine returned fewer or more results than payloads.
+    """
+    features = [None if item.features is None else item.features.result() for item in items]
+    results: Sequence[Any] = items[0].work.run(model, [item.payload for item in items], features)
+    if len(results) != len(items):
+        raise TranscriptionFailed("the engine returned results for only a part of the recording")
+    return results

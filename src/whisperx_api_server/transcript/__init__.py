@@ -1,0 +1,1 @@
+"""Pure functions on words and segments: sentences, speakers, numerals, times."""
