@@ -1,7 +1,7 @@
-"""The published Whisper models: their names, repositories and languages.
+"""Published Whisper models: names, repositories and languages.
 
-Facts of our own, so that a name can be judged without importing faster-whisper; a test compares
-them with the installed one.
+A copy of faster-whisper's table, so that names can be checked without importing it; a test
+compares both.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ REPOSITORIES: Mapping[str, str] = {
     "distil-large-v3": "Systran/faster-distil-whisper-large-v3",
     "distil-large-v3.5": "distil-whisper/distil-large-v3.5-ct2",
 }
-"""Published size to the hub repository with its CTranslate2 conversion, as in faster-whisper."""
+"""Published size -> hub repository with its CTranslate2 conversion, as in faster-whisper."""
 
 SYNONYMS: Mapping[str, str] = {"large": "large-v3", "turbo": "large-v3-turbo"}
-"""Sizes that are second names of others."""
+"""Aliases of sizes."""
 
 
 def published_model(name: str) -> str | None:
-    """The size, a key of `REPOSITORIES`, that a name means; None if it is none of these names.
+    """The size (a key of `REPOSITORIES`) for a name; None if the name is unknown.
 
     Case does not matter. Besides the sizes and the repositories these are names of a size:
     `[openai/]whisper-SIZE`, `[Systran/]faster-whisper-SIZE`, and for distilled ones
@@ -44,14 +44,14 @@ def published_model(name: str) -> str | None:
 
 
 def is_english_only(name: str) -> bool:
-    """Whether a published size knows English alone: the `.en` ones, and the distilled ones, which
-    were trained on English only (so their model cards), whatever their tokenizer has.
+    """Whether a published size is English-only: `.en` sizes, and distilled ones, which were trained
+    on English only according to their model cards, although their tokenizer has all languages.
     """
     return name in REPOSITORIES and (name.endswith(".en") or name.startswith("distil-"))
 
 
 def _names() -> Iterator[tuple[str, str]]:
-    """Each name and the size that it means; of a name that comes twice, the last holds."""
+    """Each name and its size; the last one wins if a name occurs twice."""
     for size, repository in REPOSITORIES.items():
         yield repository, size
     for name, size in {**{size: size for size in REPOSITORIES}, **SYNONYMS}.items():

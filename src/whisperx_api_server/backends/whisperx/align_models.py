@@ -1,7 +1,7 @@
-"""The models that align: which one a language has, and how one is loaded.
+"""The align model of each language, and how to load it.
 
-Importing whisperx.alignment costs many seconds, so its tables stand here as facts of our own; a
-test compares them with the installed ones.
+Importing whisperx.alignment takes many seconds, so its tables are copied here; a test compares
+them with the installed ones.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TORCHAUDIO_MODELS: Mapping[str, str] = {
     "fr": "VOXPOPULI_ASR_BASE_10K_FR",
     "it": "VOXPOPULI_ASR_BASE_10K_IT",
 }
-"""Language to the name of a bundle in torchaudio.pipelines: whisperx's defaults."""
+"""Language -> name of a bundle in torchaudio.pipelines: whisperx's defaults."""
 
 TORCHAUDIO_FILES: Mapping[str, str] = {
     "WAV2VEC2_ASR_BASE_10M": "wav2vec2_fairseq_base_ls960_asr_ll10m.pth",
@@ -49,7 +49,7 @@ TORCHAUDIO_FILES: Mapping[str, str] = {
     "HUBERT_ASR_XLARGE": "hubert_fairseq_xlarge_ll60k_asr_ls960.pth",
     "MMS_FA": "model.pt",
 }
-"""The bundles of torchaudio.pipelines that align, and the file that each is downloaded to."""
+"""The align bundles of torchaudio.pipelines, and the file that each is downloaded to."""
 
 PACKAGES = ("torch", "torchaudio", "transformers")
 
@@ -59,7 +59,7 @@ WEIGHTS = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-"""The files of which transformers reads the first that a model has."""
+"""Weight files; transformers reads the first one that a model has."""
 
 HUB_MODELS: Mapping[str, str] = {
     "ar": "jonatasgrosman/wav2vec2-large-xlsr-53-arabic",
@@ -99,17 +99,19 @@ HUB_MODELS: Mapping[str, str] = {
     "vi": "nguyenvulebinh/wav2vec2-base-vi-vlsp2020",
     "zh": "jonatasgrosman/wav2vec2-large-xlsr-53-chinese-zh-cn",
 }
-"""Language to a wav2vec2 CTC model on the Hugging Face hub: whisperx's defaults."""
+"""Language -> wav2vec2 CTC model on the Hugging Face hub: whisperx's defaults."""
 
 
 def align_model(language: str) -> str | None:
-    """WhisperX's model for a language (ISO-639-1), None if it has none."""
+    """WhisperX's model for a language (ISO-639-1); None if it has none."""
     return TORCHAUDIO_MODELS.get(language) or HUB_MODELS.get(language)
 
 
 def aligner_problem(spec: ModelSpec) -> ServiceError | None:
-    """Why an align model cannot be loaded: a package is absent, or it would have to be downloaded
-    while downloads are off. None if neither is so. Reads the disk; imports none of the packages.
+    """The error that loading an align model would raise, or None.
+
+    Checks for missing packages, and for a missing model while downloads are off. Reads the disk;
+    does not import the packages.
     """
     if (error := absent(PACKAGES, extra="cpu")) is not None:
         return error
@@ -123,7 +125,7 @@ def aligner_problem(spec: ModelSpec) -> ServiceError | None:
 
 
 def _bundle_file(spec: ModelSpec) -> Path:
-    """Where torch.hub keeps a bundle's weights."""
+    """The path at which torch.hub stores a bundle's weights."""
     cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
     home = os.environ.get("TORCH_HOME", f"{cache}/torch")
     root = spec.download_root or Path(home).expanduser() / "hub" / "checkpoints"
@@ -139,13 +141,13 @@ def _not_on_disk(spec: ModelSpec) -> ModelNotFound:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class CtcModel:
-    """A wav2vec2 CTC model in two halves, so that a batch gives what each item gives alone.
+    """A wav2vec2 CTC model in two parts, so that an item's result does not depend on its batch.
 
-    Group norm, in the convolutions of the base models, takes its statistics over all samples, so
-    padding would change them: `features` therefore hears one item at a time, (1, N) samples to
-    (frames, channels). `logits` reads padded features (B, frames, channels) and the items' true
-    lengths (B,), and gives (B, frames, len(dictionary)). `dictionary` has the lower-case
-    characters, `blank` is the CTC blank's index.
+    The group norm in the convolutions of the base models uses statistics over all samples, which
+    padding would change. So `features` processes one item at a time, (1, N) samples to
+    (frames, channels). `logits` takes padded features (B, frames, channels) and the items' lengths
+    (B,), and returns (B, frames, len(dictionary)). `dictionary` has the lower-case
+    characters; `blank` is the index of the CTC blank.
     """
 
     features: Callable[[Tensor], Tensor]
@@ -159,9 +161,9 @@ def load_ctc_model(spec: ModelSpec) -> CtcModel:
     """Load a bundle of torchaudio.pipelines, or a Hugging Face wav2vec2 model by id or path.
 
     Raises:
-        ModelNotFound: there is no such model, it is not a wav2vec2 CTC model, or downloads are off.
-        ModelUnavailable: it cannot be downloaded or loaded for now.
-        NotInstalled: torch, torchaudio or transformers is absent.
+        ModelNotFound: it does not exist, is not a wav2vec2 CTC model, or downloads are off.
+        ModelUnavailable: it cannot be downloaded or loaded at the moment.
+        NotInstalled: torch, torchaudio or transformers is not installed.
         InsufficientMemory: it does not fit on the device.
     """
     torch = require("torch", extra="cpu")
@@ -201,7 +203,7 @@ def _from_transformers(spec: ModelSpec) -> CtcModel:
     }
     try:
         with translate_hub_errors(spec.name):
-            # The tokenizer comes last: where there is no file, it raises a TypeError.
+            # The tokenizer comes last, because it raises a TypeError for a missing file.
             config = transformers.Wav2Vec2Config.from_pretrained(spec.source, **source)
             model, loading = transformers.Wav2Vec2ForCTC.from_pretrained(
                 spec.source, config=config, output_loading_info=True, **source
@@ -236,7 +238,7 @@ def _from_transformers(spec: ModelSpec) -> CtcModel:
 
 def _not_ctc(spec: ModelSpec) -> ModelNotFound:
     return ModelNotFound(
-        f"{spec.name!r} is not a wav2vec2 CTC model, as alignment needs: name another one "
+        f"{spec.name!r} is not a wav2vec2 CTC model, which alignment needs: set another one "
         "in ALIGNMENT__MODELS"
     )
 
@@ -254,7 +256,7 @@ def _from_torchaudio(spec: ModelSpec) -> CtcModel:
     except OSError as error:
         raise ModelUnavailable(
             f"the align model {spec.name!r} could not be downloaded: try again later, "
-            "name one on disk in ALIGNMENT__MODELS, or send align=false"
+            "set ALIGNMENT__MODELS to one on disk, or send align=false"
         ) from error
     normalize = bundle._normalize_waveform
     device = torch_device(spec)
@@ -277,7 +279,7 @@ def _from_torchaudio(spec: ModelSpec) -> CtcModel:
 def forced_align_function() -> Callable[..., tuple[Tensor, Tensor]]:
     """`torchaudio.functional.forced_align` without torchaudio 2.8's warning at every call.
 
-    The warning announces a removal that torchaudio has since taken back for this function.
+    The warning announces a removal that torchaudio has since cancelled for this function.
     """
     functional = require("torchaudio.functional", extra="cpu")
     function: Callable[..., tuple[Tensor, Tensor]] = inspect.unwrap(functional.forced_align)

@@ -1,7 +1,7 @@
-"""When each word was said: CTC forced alignment with wav2vec2, in batches of many requests.
+"""CTC forced alignment of words with wav2vec2, in batches of many requests.
 
-It gives whisperx.align's words and times. What differs is the cost: emissions are computed in
-batches, the best path is found by torchaudio's compiled forced_align, and words are put together in
+It returns the same words and times as whisperx.align at a lower cost: emissions are computed in
+batches, torchaudio's compiled forced_align finds the best path, and words are assembled in
 one pass over the characters.
 """
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 __all__ = ["CtcAligner", "load_aligner"]
 
 _BATCH_SECONDS = 240.0
-"""Most padded seconds in one forward pass: eight full windows."""
+"""Maximum padded seconds per forward pass: eight full windows."""
 _MIN_SAMPLES = 400
-"""What wav2vec2's convolutions need for one frame (25 ms at 16 kHz)."""
+"""Samples that wav2vec2's convolutions need for one frame (25 ms at 16 kHz)."""
 _CHARACTER_LANGUAGES = frozenset({"ja", "yue", "zh"})
-"""Each character is a word; whisperx has ja and zh."""
+"""Languages in which each character is a word; whisperx has ja and zh."""
 _SPACED_WORD = re.compile(r"\S+")
 _CHARACTER = re.compile(r"\S")
 _SPACE_TOKEN = "|"
@@ -40,7 +40,7 @@ _WILDCARD = -1
 def load_aligner(spec: ModelSpec) -> Aligner:
     """Load an align model.
 
-    Raises: what `load_ctc_model` raises.
+    Raises: the errors of `load_ctc_model`.
     """
     return CtcAligner(load_ctc_model(spec))
 
@@ -76,9 +76,9 @@ class CtcAligner:
         self._forced_align = forced_align_function()
 
     def align(self, items: Sequence[AlignItem]) -> list[Segment]:
-        """Each item's segment with its words, as `backends.base.Aligner` describes.
+        """Align items; see `backends.base.Aligner`.
 
-        Texts that are longer than their audio has frames, and audio below 25 ms, cannot be
+        Texts with more characters than their audio has frames, and audio below 25 ms, cannot be
         aligned.
 
         Raises:
@@ -89,7 +89,7 @@ class CtcAligner:
         paths: list[_Path | None] = [None] * len(items)
         alignable = [i for i, t in enumerate(transcripts) if t is not None]
         sizes = {i: len(t.samples) for i, t in enumerate(transcripts) if t is not None}
-        too_large = "the device's memory did not suffice to align: try again later"
+        too_large = "the alignment does not fit into the device's memory: try again later"
         try:
             with translate_memory_errors(too_large), self._torch.inference_mode():
                 for batch in _batches(sorted(alignable, key=sizes.__getitem__), sizes):
@@ -107,7 +107,7 @@ class CtcAligner:
         ]
 
     def _emissions(self, batch: Sequence[NDArray[np.float32]]) -> list[Tensor]:
-        """Log probabilities, (frames, len(dictionary)) for each item, on the model's device."""
+        """Log probabilities (frames, len(dictionary)) per item, on the model's device."""
         torch, model = self._torch, self._model
         features = [
             model.features(torch.tensor(samples, device=model.device)[None]) for samples in batch
@@ -119,12 +119,12 @@ class CtcAligner:
         return [emission[:n] for emission, n in zip(emissions, lengths, strict=True)]
 
     def _best_path(self, emission: Tensor, tokens: NDArray[np.int64]) -> _Path | None:
-        """whisperx's best path: one frame a token, blanks until the next, the rest left free.
+        """whisperx's best path: one frame per token, blanks until the next, the rest free.
 
-        forced_align would also repeat a token over several frames, forbid a token right after
-        itself and demand blanks to the end. So between every two frames stands one where only
-        the blank is possible (no token lasts two frames, and equal ones may follow each other),
-        and a last token without cost takes what comes after the text.
+        forced_align would also repeat a token over several frames, forbid a token directly after
+        itself and require blanks to the end. So a frame that allows only the blank is inserted
+        between every two frames (no token lasts two frames, and equal tokens may follow each
+        other), and a final token without cost covers the audio after the text.
         """
         torch = self._torch
         frames, width = emission.shape
@@ -147,7 +147,7 @@ class CtcAligner:
         lattice[1::2, 0] = 0.0
         lattice[:-1:2, :rest] = scores
         targets = torch.tensor([*(labels + 1).tolist(), rest], dtype=torch.int64)
-        # On the CPU for every device: CUDA's version launches kernels for each single frame.
+        # Always on the CPU: CUDA's version launches kernels for each frame.
         path, _ = self._forced_align(lattice[None], targets[None], blank=0)
         states = path[0].numpy()
         starts = np.flatnonzero((states > 0) & (states < rest)) // 2
@@ -158,7 +158,7 @@ class CtcAligner:
 
 
 def _batches(order: Sequence[int], sizes: Mapping[int, int]) -> Iterator[list[int]]:
-    """Cut an order of ascending sizes in samples where the padded total passes the bound."""
+    """Divide an order of ascending sizes (samples) into batches within the padded maximum."""
     batch: list[int] = []
     for i in order:
         if batch and (len(batch) + 1) * sizes[i] > _BATCH_SECONDS * SAMPLE_RATE:
@@ -170,17 +170,17 @@ def _batches(order: Sequence[int], sizes: Mapping[int, int]) -> Iterator[list[in
 
 
 def _span(item: AlignItem) -> tuple[float, float]:
-    """Where the segment lies on the recording's clock, within the item's audio."""
+    """The segment's start and end in the recording, within the item's audio."""
     last = item.offset + len(item.samples) / SAMPLE_RATE
     start = min(max(item.segment.start, item.offset), last)
     return start, max(start, min(item.segment.end, last))
 
 
 def _read(item: AlignItem, dictionary: Mapping[str, int]) -> _Transcript | None:
-    """The audio and the tokens of an item, None where there is nothing to align.
+    """The audio and the tokens of an item; None if there is nothing to align.
 
-    whisperx's rule: letters in lower case, a space is `|`, what the model does not know is a
-    wildcard. Languages without spaces have no token for one, unless the model knows it.
+    As in whisperx, letters are in lower case, a space is `|`, and unknown characters are
+    wildcards. Languages without spaces have no token for them, unless the model has one.
     """
     start, end = _span(item)
     first = round((start - item.offset) * SAMPLE_RATE)
@@ -210,7 +210,7 @@ def _read(item: AlignItem, dictionary: Mapping[str, int]) -> _Transcript | None:
 def _scores(
     emission: NDArray[np.float32], columns: NDArray[np.int64], bounds: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """The mean probability over each token's frames: its own in the first, then the blank's."""
+    """Mean probability over each token's frames: the token's in the first, then the blank's."""
     starts, ends = bounds[:-1], bounds[1:]
     blanks = np.concatenate([[0.0], np.cumsum(np.exp(emission[:, 0], dtype=np.float64))])
     own = np.exp(emission[starts, columns], dtype=np.float64)
@@ -251,7 +251,7 @@ def _word_pattern(language: str) -> re.Pattern[str]:
 
 
 def _spread(item: AlignItem) -> Segment:
-    """The segment as it is, its words evenly over its time, without scores."""
+    """The segment with its words spread evenly over its time, without scores."""
     segment = item.segment
     texts = _word_pattern(item.language).findall(segment.text)
     length = max(0.0, segment.end - segment.start)

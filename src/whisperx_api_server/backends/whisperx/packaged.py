@@ -1,7 +1,7 @@
-"""Whisper models that installed packages carry: checked, joined and kept in the user's cache.
+"""Whisper models from installed packages: verified, joined and stored in the user's cache.
 
-The packages are other people's: their files are read, their code is never imported, and a file
-counts only if its SHA-256 is the one published for the model.
+The packages are third-party: their files are read, their code is never imported, and a file is
+used only if its SHA-256 is the one published for the model.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ BLOCK = 4 * 1024**2  # bytes
 
 @dataclass(frozen=True, slots=True)
 class PackagedFile:
-    """A file of a model: `parts`, joined, are its bytes.
+    """A file of a model, stored as `parts` to be joined.
 
-    A part is a path whose first folder is called as the distribution that carries it.
+    A part is a path whose first folder has the name of its distribution.
     """
 
     name: str
@@ -39,14 +39,14 @@ class PackagedFile:
 
 @dataclass(frozen=True, slots=True)
 class PackagedModel:
-    """A model that distributions carry, byte for byte as the hub's `repository` has it."""
+    """A model in distributions, with the same bytes as the hub's `repository`."""
 
     repository: str
     files: tuple[PackagedFile, ...]
 
     @property
     def distributions(self) -> list[str]:
-        """The distributions that carry it, sorted."""
+        """Its distributions, sorted."""
         return sorted({_distribution(part) for file in self.files for part in file.parts})
 
     @property
@@ -122,9 +122,9 @@ PACKAGED: Mapping[str, PackagedModel] = {
 
 
 def packaged_model(spec: ModelSpec) -> PackagedModel | None:
-    """The model from installed packages that `spec.name` means; None where the hub's is used.
+    """The model `spec.name` from installed packages; None if the hub's is used.
 
-    That is so where no package carries it, one is not installed, or the hub's cache holds it.
+    The hub's is used if no package has the model, a package is missing, or the cache has it.
     """
     model = PACKAGED.get(spec.name)
     if model is None or not all(map(_installed, model.distributions)):
@@ -135,10 +135,10 @@ def packaged_model(spec: ModelSpec) -> PackagedModel | None:
 
 
 def unpacked(spec: ModelSpec) -> Path:
-    """The directory with the files of a model that packages carry, made at the first call.
+    """Return the directory with the files of a packaged model; the first call creates it.
 
-    It lies in `spec.download_root`, else in the user's cache. Its name says which weights it
-    holds, and it takes that name only once every file is complete and its sum is right.
+    It is in `spec.download_root`, else in the user's cache. Its name identifies the weights, and
+    it is renamed to that only after every file is complete and verified.
 
     Raises:
         ModelUnavailable: a package is damaged, or the directory cannot be written.
@@ -159,7 +159,7 @@ def unpacked(spec: ModelSpec) -> Path:
 
 
 def advice(name: str) -> str:
-    """What to install for a model that packages carry and no hub gives; else empty."""
+    """Which packages to install if the hub cannot be reached; empty if there are none."""
     model = PACKAGED.get(name)
     if model is None:
         return ""
@@ -180,7 +180,7 @@ def _installed(name: str) -> bool:
 
 def _cache(root: Path | None) -> Path:
     if root is None:
-        # As the XDG specification has it: what is not absolute is ignored.
+        # According to the XDG specification, a relative path is ignored.
         given = Path(os.environ.get("XDG_CACHE_HOME", ""))
         try:
             root = given if given.is_absolute() else Path.home() / ".cache"
@@ -190,7 +190,7 @@ def _cache(root: Path | None) -> Path:
 
 
 def _complete(directory: Path, model: PackagedModel) -> bool:
-    """Whether each file is there in its full length; the directory's name vouches for the rest."""
+    """Whether each file has its full length; files are verified before the directory is named."""
     try:
         return all((directory / file.name).stat().st_size == file.size for file in model.files)
     except FileNotFoundError:
@@ -199,14 +199,14 @@ def _complete(directory: Path, model: PackagedModel) -> bool:
 
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """Keep other processes out; the operating system lets go of it if this one dies."""
+    """Lock out other processes; the operating system releases the lock if this one dies."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def _build(directory: Path, model: PackagedModel) -> None:
-    """Make the directory under another name, then rename it. Call it with the lock held."""
+    """Create the directory under another name, then rename it. The caller holds the lock."""
     partial = directory.with_name(f".{directory.name}.partial")
     for leftover in (partial, directory):
         if leftover.exists():
@@ -224,7 +224,7 @@ def _join(file: PackagedFile, target: Path) -> None:
     """Copy a file's parts to `target`.
 
     Raises:
-        ModelUnavailable: they are not what they should be.
+        ModelUnavailable: the result does not have the published size and SHA-256.
     """
     digest = hashlib.sha256()
     with target.open("wb") as output:
