@@ -14,7 +14,7 @@ PYTEST ?=
 UPGRADE ?=
 
 # Extras of each set of packages: `everything` for tests, one set per engine.
-EXTRAS_everything := embedded,cpu,parakeet,text,dev
+EXTRAS_everything := embedded,cpu,parakeet,text,kafka,dev
 EXTRAS_embedded := embedded
 EXTRAS_whisperx := embedded,cpu,text
 EXTRAS_parakeet := embedded,cpu,parakeet,text
