@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from . import __version__
+from .active_requests import ActiveRequests
 from .answers.common import Configuration
 from .audio.uploads import DiskBlobStore
 from .backends import ModelKey, find_backend
@@ -79,7 +80,7 @@ def create_app(settings: Settings | None = None, *, port: int | None = None) -> 
             try:
                 yield
             finally:
-                await services.service.drain(settings.shutdown_grace)
+                await services.active.drain(settings.shutdown_grace)
                 for task in background:
                     task.cancel()
                 await asyncio.gather(*background, return_exceptions=True)
@@ -122,20 +123,23 @@ def build_services(
 ) -> Services:
     """The objects behind the routes; `workdir` is a private directory for uploads and audio."""
     limits = settings.limits
-    pool, admission = build_pool(settings), AdmissionControl(limits.queue_seconds)
+    active, admission = ActiveRequests(), AdmissionControl(limits.queue_seconds)
+    pool = build_pool(settings)
     uploads = DiskBlobStore(workdir=workdir, max_bytes=limits.upload_bytes)
     fetcher = build_fetcher(settings, uploads)
     runner = build_runner(settings, catalog, pool, admission, fetcher, uploads, workdir)
     return Services(
         service=LocalService(
             runner,
+            active=active,
             admission=admission,
             blobs=uploads,
             store=job_store,
             webhooks=Webhooks(fetcher, secret=secret(settings.webhook_secret)),
             settings=settings.jobs,
         ),
-        text=TextService(pool=pool, catalog=catalog, timeout=limits.request_timeout),
+        text=TextService(active=active, pool=pool, catalog=catalog, timeout=limits.request_timeout),
+        active=active,
         pool=pool,
         admission=admission,
         catalog=catalog,

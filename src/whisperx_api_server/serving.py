@@ -51,5 +51,5 @@ class Server(uvicorn.Server):
             self._leaving = asyncio.create_task(self._finish())
 
     async def _finish(self) -> None:
-        await self._application.state.services.service.drain(self._grace)
+        await self._application.state.services.active.drain(self._grace)
         self.should_exit = True

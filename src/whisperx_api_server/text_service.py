@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import islice, zip_longest
 from typing import Any
 
+from .active_requests import ActiveRequests
 from .backends import ModelKey, find_backend
 from .backends.base import GenerationOptions, LanguageModel, Translator
 from .catalog import Catalog
@@ -68,7 +69,10 @@ class TextService:
     `timeout` is in seconds per request; 0 disables it.
     """
 
-    def __init__(self, *, pool: ModelPool, catalog: Catalog, timeout: float) -> None:
+    def __init__(
+        self, *, active: ActiveRequests, pool: ModelPool, catalog: Catalog, timeout: float
+    ) -> None:
+        self._active = active
         self._pool = pool
         self._catalog = catalog
         self._timeout = timeout
@@ -150,8 +154,8 @@ class TextService:
             )
         self._waiting[key] += 1
         try:
-            async with asyncio.timeout(self._timeout or None):
-                async with self._pool.lease(key) as lane:
+            with self._active.track():
+                async with asyncio.timeout(self._timeout or None), self._pool.lease(key) as lane:
                     yield lane
         except TimeoutError as error:
             raise Unavailable(

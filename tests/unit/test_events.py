@@ -58,7 +58,7 @@ class Source:
 
 
 def respond(connection: Connection, source: Source) -> asyncio.Task[None]:
-    response = EventStream(source.events(), source.stack, patience=0.05)
+    response = EventStream(source.events(), source.stack, send_timeout=0.05)
     return asyncio.create_task(response({"type": "http"}, connection.receive, connection.send))
 
 

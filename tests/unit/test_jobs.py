@@ -14,6 +14,7 @@ import pytest
 
 from live import until
 from receiver import Receiver
+from whisperx_api_server.active_requests import ActiveRequests
 from whisperx_api_server.audio.uploads import DiskBlobStore
 from whisperx_api_server.audio.urls import UrlFetcher, UrlFetchSettings
 from whisperx_api_server.domain import (
@@ -77,6 +78,7 @@ class Place:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.active = ActiveRequests()
         self.uploads = DiskBlobStore(workdir=directory, max_bytes=9)
 
     def files(self) -> set[str]:
@@ -103,6 +105,7 @@ class Place:
         policy = UrlFetchSettings(allow_private_hosts=True, timeout=5)
         made = LocalService(
             cast("Runner", ScriptedRunner(work)),
+            active=self.active,
             admission=AdmissionControl(1e9),
             blobs=self.uploads,
             store=store(self.directory / "jobs"),
@@ -148,7 +151,7 @@ def test_a_job_ends_and_lets_go_of_its_upload(place: Place) -> None:
             ended = await end_of(service)
             assert (ended.state, ended.progress, ended.duration) == ("completed", 1.0, 4.0)
             assert await service.result(ID, "ann") == TRANSCRIPT
-            assert service.active == 0
+            assert place.active.count == 0
 
     asyncio.run(scenario())
     assert not place.files()
@@ -268,7 +271,7 @@ def test_cancelling_ends_the_run_and_a_second_time_deletes(place: Place) -> None
             await until(lambda: service.job(ID, "ann").state == "running")
             assert (await service.cancel(ID, "ann")).state == "cancelled"
             assert not place.files()
-            assert service.active == 0
+            assert place.active.count == 0
             await service.cancel(ID, "ann")
             with pytest.raises(NotFound):
                 service.job(ID, "ann")
@@ -468,10 +471,10 @@ def test_a_shutdown_waits_for_jobs(place: Place) -> None:
     async def scenario() -> None:
         async with place.service(until_released) as service:
             await place.submit(service)
-            await asyncio.sleep(0.05)
-            draining = asyncio.create_task(service.drain(20))
+            await until(lambda: bool(place.active.count))
+            draining = asyncio.create_task(place.active.drain(20))
             await asyncio.sleep(0)
-            assert service.draining
+            assert place.active.draining
             release.set()
             assert await draining
             assert (await end_of(service)).state == "completed"

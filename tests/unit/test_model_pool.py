@@ -297,7 +297,7 @@ def test_models_that_never_return_take_no_thread_of_the_default_executor() -> No
 def test_the_pool_closes_without_the_model_that_never_returns() -> None:
     async def scene(world: World) -> None:
         model = await stuck(world, "a")
-        await world.pool.close(patience=0.05)
+        await world.pool.close(grace=0.05)
         assert world.loaded() == []
         assert not model.closed.is_set()
         model.may_end.set()

@@ -151,6 +151,7 @@ def test_features_are_computed_ahead(lanes: Fixture) -> None:
     work: Work[Engine, int, int] = Work(run=run, prepare=prepare)
     lane, engine = lanes.held(max_batch=1)
     futures = [submit(lane, "r", number, work=work) for number in range(12)]
+    assert ready[0].wait(10)
     engine.go.set()
     assert [future.result(30) for future in futures] == [2 * number for number in range(12)]
     assert engine.prepared == [None, *(f"p{number}" for number in range(12))]

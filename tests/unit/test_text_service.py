@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from whisperx_api_server import text_service
+from whisperx_api_server.active_requests import ActiveRequests
 from whisperx_api_server.backends import ModelKey
 from whisperx_api_server.backends.base import GenerationOptions
 from whisperx_api_server.config import Settings
@@ -68,7 +69,10 @@ class House:
             translation={"models": {"de-en": "own/model"}},
             llm={"model": "some/llm"},
         )
-        self.text = TextService(pool=self.pool, catalog=build_catalog(settings), timeout=timeout)
+        self.active = ActiveRequests()
+        self.text = TextService(
+            active=self.active, pool=self.pool, catalog=build_catalog(settings), timeout=timeout
+        )
 
     def _load(self, key: ModelKey) -> object:
         self.loaded.append(key)
@@ -303,11 +307,29 @@ def test_bad_options_load_nothing() -> None:
 def test_a_language_model_that_is_not_set_names_the_setting() -> None:
     async def run() -> None:
         text = TextService(
+            active=ActiveRequests(),
             pool=ModelPool(PoolSettings(), SchedulerSettings()),
             catalog=build_catalog(Settings()),
             timeout=0,
         )
         with pytest.raises(NotConfigured, match="LLM__MODEL"):
             await text.generate("hi", config={}, schema=None, request_id="r", client="c")
+
+    asyncio.run(run())
+
+
+def test_a_shutdown_waits_for_a_translation() -> None:
+    async def run() -> None:
+        async with house() as it:
+            it.engine.go.clear()
+            text = asyncio.create_task(it.translate(SENTENCE))
+            assert await asyncio.to_thread(it.engine.busy.wait, 10)
+            draining = asyncio.create_task(it.active.drain(20))
+            await asyncio.sleep(0)
+            assert it.active.draining
+            assert not draining.done()
+            it.engine.go.set()
+            assert await draining
+            assert await text == SENTENCE.strip().upper()
 
     asyncio.run(run())

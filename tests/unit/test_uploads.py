@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 from collections.abc import AsyncIterator
+from io import FileIO
 from pathlib import Path
 
 import pytest
 
 from whisperx_api_server.audio.uploads import DiskBlobStore
+from whisperx_api_server.domain import Upload
 from whisperx_api_server.errors import TooLarge, Unavailable
 
 pytestmark = pytest.mark.anyio
@@ -81,6 +82,14 @@ async def test_an_adopted_file_stays_where_it_is(workdir: Path, tmp_path: Path) 
     assert recording.read_bytes() == b"a long recording"
 
 
+@pytest.mark.parametrize("name", ["../secret", "secret", "", "0" * 31, "/etc/passwd"])
+async def test_only_ids_of_a_store_open_its_files(workdir: Path, name: str) -> None:
+    store = DiskBlobStore(workdir=workdir, max_bytes=9)
+    with pytest.raises(ValueError, match="id of an upload"):
+        async with store.open(Upload(id=name)):
+            pass
+
+
 @pytest.mark.parametrize("filename", ["../../escape", "/etc/passwd", "a\0b", "", "x" * 5000, "."])
 async def test_a_clients_filename_is_never_a_path(workdir: Path, filename: str) -> None:
     store = DiskBlobStore(workdir=workdir, max_bytes=9)
@@ -125,7 +134,7 @@ async def test_an_upload_that_breaks_off_leaves_nothing(workdir: Path) -> None:
 async def test_a_full_disk_is_said_and_leaves_nothing(
     workdir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tempfile.mkstemp", lambda **_: full_file(workdir))
+    monkeypatch.setattr(Path, "open", open_full_file)
 
     with pytest.raises(Unavailable, match="disk is full"):
         await DiskBlobStore(workdir=workdir, max_bytes=9).put(chunks_of(b"abc"), filename="a")
@@ -133,8 +142,7 @@ async def test_a_full_disk_is_said_and_leaves_nothing(
     assert is_empty(workdir)
 
 
-def full_file(folder: Path) -> tuple[int, str]:
-    """A file in which nothing fits: Linux's device that is always full, under another name."""
-    name = folder / "full"
-    name.touch()
-    return os.open("/dev/full", os.O_WRONLY), str(name)
+def open_full_file(path: Path, _mode: str, **_: object) -> FileIO:
+    """Create a file in which nothing fits: Linux's device that is always full stands for it."""
+    path.touch()
+    return FileIO("/dev/full", "wb")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
-import tempfile
+import re
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from io import FileIO
 from pathlib import Path
@@ -21,6 +21,7 @@ from ..errors import DiskFull, TooLarge
 
 _BLOCK_BYTES = 1 << 20  # gathered for one trip to a disk thread
 _DISK_THREADS = 4
+_ID = re.compile("[0-9a-f]{32}")
 
 
 class BlobStore(Protocol):
@@ -85,15 +86,15 @@ class DiskBlobStore:
     ) -> Upload:
         """See `BlobStore.put`."""
         self._check_size(announced, param)
-        handle, name = tempfile.mkstemp(dir=self._workdir)
-        path = Path(name)
+        upload = Upload(id=uuid.uuid4().hex, filename=filename)
+        path = self._path(upload)
         try:
-            with os.fdopen(handle, "wb", buffering=0) as file:
+            with path.open("xb", buffering=0) as file:
                 size, digest = await self._write(chunks, file, param)
         except BaseException:
             await self._delete(path)
             raise
-        upload = Upload(id=path.name, filename=filename, size=size, digest=digest)
+        upload = replace(upload, size=size, digest=digest)
         self.retain(upload)
         return upload
 
@@ -121,6 +122,8 @@ class DiskBlobStore:
             await self._delete(self._path(upload))
 
     def _path(self, upload: Upload) -> Path:
+        if not _ID.fullmatch(upload.id):  # it may come from another machine, and name another file
+            raise ValueError("not the id of an upload")
         return self._workdir / upload.id
 
     async def _delete(self, path: Path) -> None:

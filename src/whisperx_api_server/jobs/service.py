@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping
-from contextlib import AsyncExitStack, aclosing, contextmanager
+from collections.abc import AsyncGenerator, Coroutine, Mapping
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from ..active_requests import ActiveRequests
 from ..audio.uploads import BlobStore
 from ..domain import (
     AlignMode,
@@ -22,7 +23,7 @@ from ..domain import (
     Transcript,
     TranscriptionRequest,
 )
-from ..errors import Conflict, NotFound, Overloaded, ServiceError, ShuttingDown, Unavailable
+from ..errors import Conflict, NotFound, Overloaded, ServiceError, Unavailable
 from ..pipeline.events import Event, ResultEvent
 from ..pipeline.runner import Runner
 from ..scheduling.tracebacks import released
@@ -55,6 +56,7 @@ class LocalService:
         self,
         runner: Runner,
         *,
+        active: ActiveRequests,
         admission: AdmissionControl,
         blobs: BlobStore,
         store: JobStore,
@@ -62,6 +64,7 @@ class LocalService:
         settings: JobSettings,
     ) -> None:
         self._runner = runner
+        self._active = active
         self._admission = admission
         self._runs = RunRegistry(runner, blobs, retry_window=settings.retry_window)
         self._store = store
@@ -69,34 +72,9 @@ class LocalService:
         self._webhooks = webhooks
         self._records: dict[str, _Record] = {}
         self._background: set[asyncio.Task[None]] = set()
-        self._active = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._draining = False
-
-    # -- accepting ----------------------------------------------------------------------------
-
-    @property
-    def active(self) -> int:
-        """How many requests are under way."""
-        return self._active
-
-    @property
-    def draining(self) -> bool:
-        """Whether new requests are refused because the server shuts down."""
-        return self._draining
-
-    def ensure_accepting(self) -> None:
-        """See whether new requests are taken, before their upload is read.
-
-        Raises:
-            ShuttingDown: no.
-        """
-        if self._draining:
-            raise ShuttingDown("the server is shutting down; try again shortly", retry_after=5)
 
     def admit(self, *, retry: bool = False) -> None:
-        """`ensure_accepting`, and see whether there is room in the queue for more audio.
+        """See whether a new request would be accepted, before its upload is read.
 
         A `retry` is let in: it may join a run that is under way. A run that it begins is checked.
 
@@ -104,7 +82,7 @@ class LocalService:
             ShuttingDown: new requests are not taken.
             Overloaded: the queue is full.
         """
-        self.ensure_accepting()
+        self._active.ensure_accepting()
         if not retry:
             self._admission.check()
 
@@ -121,21 +99,6 @@ class LocalService:
             self._records[job.id] = _Record(job=job)
             self._notify(job)
         self._in_background(self._prune_forever())
-
-    async def drain(self, grace: float) -> bool:
-        """Refuse what is new and wait for what is under way; whether all of it was finished.
-
-        Only the first call waits: what its grace did not suffice for gets no second one.
-        """
-        if self._draining:
-            return not self._active
-        self._draining = True
-        try:
-            await asyncio.wait_for(self._idle.wait(), timeout=grace)
-        except TimeoutError:
-            logger.warning("%d request(s) did not finish within %g s", self._active, grace)
-            return False
-        return True
 
     async def close(self) -> None:
         """End the jobs that are still under way, and the deliveries; the next start resumes those.
@@ -156,7 +119,7 @@ class LocalService:
 
         `retry`: the client says that it sent the same before, and got no answer.
         """
-        with self.track_active():
+        with self._active.track():
             identity = self._runs.identity(request)
             async with self._runs.join(request, identity, retry=retry) as run:
                 return await run.result()
@@ -165,7 +128,7 @@ class LocalService:
         self, request: TranscriptionRequest, *, retry: bool = False
     ) -> AsyncGenerator[ResultEvent, None]:
         """The results of the request's run, as they come. Closing it withdraws the request."""
-        with self.track_active():
+        with self._active.track():
             request = replace(request, watched=True)
             identity = self._runs.identity(request)
             async with (
@@ -178,7 +141,7 @@ class LocalService:
 
     async def diarize(self, request_id: str, client: str, source: Source) -> Diarization:
         """Who speaks when, without a transcript."""
-        with self.track_active():
+        with self._active.track():
             request = TranscriptionRequest(
                 id=request_id, client=client, source=source, model="", diarize=DiarizeOptions()
             )
@@ -187,20 +150,8 @@ class LocalService:
 
     async def detect_language(self, request: TranscriptionRequest) -> Mapping[str, float]:
         """The probability of each language in the first windows of speech; empty for silence."""
-        with self.track_active():
+        with self._active.track():
             return await self._runner.detect_language(request, _unwatched)
-
-    @contextmanager
-    def track_active(self) -> Iterator[None]:
-        """Count a request as under way: a shutdown waits for it."""
-        self._active += 1
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self._active -= 1
-            if not self._active:
-                self._idle.set()
 
     # -- jobs ---------------------------------------------------------------------------------
 
@@ -232,7 +183,7 @@ class LocalService:
         )
         await self._store.save(job)
         record = self._records[job.id] = _Record(job=job)
-        record.task = asyncio.create_task(self._see_through(record, request, resources.pop_all()))
+        record.task = asyncio.create_task(self._run_job(record, request, resources.pop_all()))
         return job
 
     def job(self, job_id: str, client: str) -> Job:
@@ -289,13 +240,13 @@ class LocalService:
             raise NotFound("there is no such transcription")
         return record
 
-    async def _see_through(
+    async def _run_job(
         self, record: _Record, request: TranscriptionRequest, resources: AsyncExitStack
     ) -> None:
-        """Run a job to its end, whatever that is, and tell of it."""
+        """Run a job to its end, and record how it ended."""
         try:
             async with resources:
-                with self.track_active():
+                with self._active.track():
                     transcript = await self._transcribe(record, request)
                     await self._store.save_transcript(request.id, transcript)
             ended = job_states.completed(record.job, time.time())

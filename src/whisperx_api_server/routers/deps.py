@@ -11,6 +11,7 @@ from typing import Annotated, TypeVar, cast
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from ..active_requests import ActiveRequests
 from ..answers.common import Configuration
 from ..audio.uploads import BlobStore
 from ..catalog import Catalog
@@ -36,6 +37,7 @@ class Services:
 
     service: LocalService
     text: TextService
+    active: ActiveRequests
     pool: ModelPool
     admission: AdmissionControl
     catalog: Catalog
@@ -63,6 +65,10 @@ async def _text(services: ServicesDep) -> TextService:
     return services.text
 
 
+async def _active(services: ServicesDep) -> ActiveRequests:
+    return services.active
+
+
 async def _models(services: ServicesDep) -> ModelPool:
     return services.pool
 
@@ -81,6 +87,7 @@ async def _defaults(services: ServicesDep) -> FormDefaults:
 
 ServiceDep = Annotated[LocalService, Depends(_service)]
 TextDep = Annotated[TextService, Depends(_text)]
+ActiveDep = Annotated[ActiveRequests, Depends(_active)]
 ModelsDep = Annotated[ModelPool, Depends(_models)]
 CatalogDep = Annotated[Catalog, Depends(_catalog)]
 UploadsDep = Annotated[BlobStore, Depends(_uploads)]

@@ -47,7 +47,7 @@ class EventStream(Response):
         source: AsyncGenerator[SentEvent, None],
         stack: AsyncExitStack,
         *,
-        patience: float = SEND_TIMEOUT,
+        send_timeout: float = SEND_TIMEOUT,
         heartbeat: float = HEARTBEAT,
     ) -> None:
         super().__init__(
@@ -57,7 +57,7 @@ class EventStream(Response):
         del self.headers["content-length"]
         self._source = source
         self._stack = stack
-        self._patience = patience
+        self._send_timeout = send_timeout
         self._heartbeat = heartbeat
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
@@ -94,7 +94,7 @@ class EventStream(Response):
             await asyncio.wait({coming})
 
     async def _write(self, text: str, send: Send) -> None:
-        async with asyncio.timeout(self._patience):
+        async with asyncio.timeout(self._send_timeout):
             await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
 
 

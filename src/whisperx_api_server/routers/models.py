@@ -14,7 +14,7 @@ from ..errors import MissingParameter, NotFound
 from ..languages import parse_language
 from ..scheduling.model_pool import ModelPool, ModelStatus
 from . import openapi
-from .deps import CatalogDep, ClientDep, ModelsDep, ServiceDep, UploadsDep
+from .deps import ActiveDep, CatalogDep, ClientDep, ModelsDep, UploadsDep
 from .multipart import read_form
 
 router = APIRouter(tags=["models"])
@@ -56,14 +56,14 @@ async def list_loaded(stage: ModelStage, pool: ModelsDep, _: ClientDep) -> Loade
 async def load(
     stage: ModelStage,
     request: Request,
-    service: ServiceDep,
+    active: ActiveDep,
     pool: ModelsDep,
     catalog: CatalogDep,
     uploads: UploadsDep,
     _: ClientDep,
 ) -> ModelChange:
     """Load a model, by `model` (`language` for align_models), in the form or the query."""
-    service.ensure_accepting()
+    active.ensure_accepting()
     key = await _named(stage, request, catalog, uploads)
     await pool.load(key)
     return _change("loaded", key)

@@ -39,6 +39,7 @@ from ..formats.render import dump
 from ..jobs.service import LocalService
 from . import openapi
 from .deps import (
+    ActiveDep,
     ClientDep,
     DefaultsDep,
     ServiceDep,
@@ -325,15 +326,14 @@ async def diarize(
     openapi_extra=openapi.json_body(Translation, in_query=True),
 )
 async def translate(
-    request: Request, service: ServiceDep, text: TextDep, client: ClientDep
+    request: Request, active: ActiveDep, text: TextDep, client: ClientDep
 ) -> ReflectorTranslation:
     """A text in its own language and in another; the fields come as JSON or in the query."""
-    service.ensure_accepting()
+    active.ensure_accepting()
     body = checked(Translation, {**request.query_params, **await read_json(request)})
     source, target = body.source_language, body.target_language
-    with service.track_active():
-        work = text.translate(body.text, source, target, request_id=new_request_id(), client=client)
-        translated = await cancel_on_disconnect(request, work)
+    work = text.translate(body.text, source, target, request_id=new_request_id(), client=client)
+    translated = await cancel_on_disconnect(request, work)
     return {"text": {source: body.text, target: translated}}
 
 
@@ -343,20 +343,19 @@ async def translate(
     openapi_extra=openapi.json_body(Generation),
 )
 async def generate(
-    request: Request, service: ServiceDep, text: TextDep, client: ClientDep
+    request: Request, active: ActiveDep, text: TextDep, client: ClientDep
 ) -> ReflectorGeneration:
     """The answer of the language model to a prompt."""
-    service.ensure_accepting()
+    active.ensure_accepting()
     body = checked(Generation, await read_json(request))
-    with service.track_active():
-        work = text.generate(
-            body.prompt,
-            config=body.gen_cfg or {},
-            schema=body.gen_schema,
-            request_id=new_request_id(),
-            client=client,
-        )
-        return {"text": await cancel_on_disconnect(request, work)}
+    work = text.generate(
+        body.prompt,
+        config=body.gen_cfg or {},
+        schema=body.gen_schema,
+        request_id=new_request_id(),
+        client=client,
+    )
+    return {"text": await cancel_on_disconnect(request, work)}
 
 
 # -- reading and answering --------------------------------------------------------------------

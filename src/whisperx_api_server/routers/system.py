@@ -27,7 +27,7 @@ async def healthcheck() -> Health:
 @router.get("/ready", responses=openapi.errors(503))
 async def ready(services: ServicesDep) -> Readiness:
     """200 once the preloaded models are in and as long as requests are taken, else 503."""
-    services.service.ensure_accepting()
+    services.active.ensure_accepting()
     if not services.preloaded.is_set():
         raise Unavailable("the models that load at start are not in yet", retry_after=5)
     return {"status": "ready"}
@@ -47,7 +47,7 @@ async def info(services: ServicesDep, _: ClientDep) -> Info:
             "longest_blocked_seconds": round(services.loop_lag.longest_blocked, 3),
         },
         "queue": {
-            "requests": services.service.active,
+            "requests": services.active.count,
             "seconds": round(services.admission.seconds, 3),
             "limit_seconds": services.admission.limit,
             "audio_seconds_per_second": round(services.admission.speed, 3),

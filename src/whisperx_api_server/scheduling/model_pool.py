@@ -205,12 +205,12 @@ class ModelPool:
             await asyncio.sleep(interval)
             self.sweep()
 
-    async def close(self, patience: float | None = None) -> None:
-        """Unload all models, in use or not, and wait up to `patience` seconds for them."""
+    async def close(self, grace: float | None = None) -> None:
+        """Unload all models, in use or not, and wait up to `grace` seconds for them."""
         for entry in list(self._models.values()):
             self._begin_close(entry)
         if self._closing:
-            await asyncio.wait(self._closing.values(), timeout=patience)
+            await asyncio.wait(self._closing.values(), timeout=grace)
 
     def _begin(self, key: ModelKey) -> _Loaded:
         device = (key.spec.device, key.spec.device_index)

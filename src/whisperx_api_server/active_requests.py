@@ -1,0 +1,59 @@
+"""Counts the requests under way, so that a shutdown refuses new ones and waits for the others."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .errors import ShuttingDown
+
+logger = logging.getLogger(__name__)
+
+
+class ActiveRequests:
+    """The requests that all services of one server have under way."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.draining = False
+        self._idle = asyncio.Event()
+
+    @contextmanager
+    def track(self) -> Iterator[None]:
+        """Count a request as under way: a shutdown waits for it."""
+        self.count += 1
+        try:
+            yield
+        finally:
+            self.count -= 1
+            if not self.count:
+                self._idle.set()
+
+    def ensure_accepting(self) -> None:
+        """See whether new requests are accepted, before their body is read.
+
+        Raises:
+            ShuttingDown: the server is draining.
+        """
+        if self.draining:
+            raise ShuttingDown("the server is shutting down; try again shortly", retry_after=5)
+
+    async def drain(self, grace: float) -> bool:
+        """Refuse new requests and wait for those under way; whether all of them finished.
+
+        Only the first call waits: requests that exceed its grace period do not get a second one.
+        """
+        if self.draining:
+            return not self.count
+        self.draining = True
+        try:
+            async with asyncio.timeout(grace):
+                while self.count:
+                    self._idle.clear()
+                    await self._idle.wait()
+        except TimeoutError:
+            logger.warning("%d request(s) did not finish within %g s", self.count, grace)
+            return False
+        return True
