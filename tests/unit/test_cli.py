@@ -248,7 +248,7 @@ from whisperx_api_server.cli import app
 
 def transcribe(self, windows, options, features):
     print("decoding", flush=True)
-    time.sleep(0.5)
+    time.sleep(3)  # longer than a busy machine takes to handle the signal
     return []
 
 fake.FakeTranscriber.transcribe = transcribe
