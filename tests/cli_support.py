@@ -15,10 +15,10 @@ def run(*arguments: str) -> tuple[int, str, str]:
 
 
 class Recorder:
-    """Keeps what a recording's bar is told."""
+    """Keeps what is reported of a recording."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[float, str, float | None]] = []
 
-    def progress(self, part: float, detail: str, eta: float | None = None) -> None:
-        self.seen.append((round(part, 3), detail, eta))
+    def __call__(self, part: float, detail: str, left: float | None) -> None:
+        self.seen.append((round(part, 3), detail, left))

@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from .audio.urls import UrlFetchSettings
 from .domain import OutputFormat
+from .jobs.admission import LimitSettings
 from .jobs.store import JobSettings
 from .model_settings import (
     AlignmentSettings,
@@ -35,15 +36,13 @@ from .setting_types import (
     JsonList,
     LanguageCode,
     NonNegativeFloat,
-    PositiveFloat,
-    PositiveInt,
     Section,
     UserPath,
 )
 
 
 def _webhook_secret(value: SecretStr) -> SecretStr:
-    """What follows `whsec_` must be base64, as Standard Webhooks has it: receivers decode it."""
+    """Standard Webhooks: after `whsec_` there is base64, which receivers decode."""
     written = value.get_secret_value()
     if written.startswith("whsec_"):
         try:
@@ -57,27 +56,6 @@ def _webhook_secret(value: SecretStr) -> SecretStr:
 
 class ConfigurationError(Exception):
     """A setting has a wrong value; the message is one line that names the variable."""
-
-
-class LimitSettings(Section):
-    """Limits of a request, and of the queue."""
-
-    upload_bytes: PositiveInt = Field(
-        2 * 1024**3, description="Maximum size of an upload or a fetched file in bytes."
-    )
-    audio_seconds: PositiveFloat = Field(
-        12 * 3600.0, description="Maximum length of a recording in seconds; longer ones get 413."
-    )
-    queue_seconds: PositiveFloat = Field(
-        24 * 3600.0,
-        description="Maximum seconds of audio in the queue; further requests get 429.",
-    )
-    decode_timeout: PositiveFloat = Field(
-        1800.0, description="Seconds until ffmpeg is stopped and the request gets 503."
-    )
-    request_timeout: NonNegativeFloat = Field(
-        0.0, description="Seconds until a request is cancelled; 0 disables it."
-    )
 
 
 class Settings(BaseSettings):

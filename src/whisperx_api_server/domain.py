@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import Failure
+from .output_formats import OutputFormat as OutputFormat
 
 SAMPLE_RATE = 16_000
 """Hz; the sample rate of Whisper, wav2vec2, Parakeet, pyannote and Silero."""
@@ -206,9 +207,6 @@ class TranscriptionRequest:
         return (*source, *(speaker.reference for speaker in known))
 
 
-OutputFormat = Literal[
-    "json", "text", "verbose_json", "vtt_json", "srt", "vtt", "aud", "diarized_json"
-]
 Granularity = Literal["segment", "word"]
 
 

@@ -151,8 +151,8 @@ _CODES: Mapping[str, str] = MappingProxyType(
 )
 
 
-def parse_language(value: str) -> str:
-    """The code of a client's language: "en", "English", "pt-BR" or "zh_Hans_CN".
+def parse_language(value: str, param: str = "language") -> str:
+    """The code of a client's language in the field `param`: "en", "English" or "zh_Hans_CN".
 
     Raises:
         InvalidRequest: the language is unknown.
@@ -162,7 +162,7 @@ def parse_language(value: str) -> str:
     if code is None:
         raise InvalidRequest(
             f"{value[:40]!r} is not a known language: use an ISO-639-1 code such as 'en'",
-            param="language",
+            param=param,
         )
     return code
 

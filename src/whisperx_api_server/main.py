@@ -45,8 +45,13 @@ from .wiring import (
 
 logger = logging.getLogger(__name__)
 
+ROUTERS = (
+    *(system.router, transcriptions.router, jobs.router, models.router),
+    *(reflector.router, reflector.prefixed, asr.router),
+)
+
 LAST_BATCH = 5.0
-"""Seconds that a model may still compute when the server ends; a stuck one must not keep it."""
+"""Seconds for the models' last batches at shutdown; a stuck one must not keep the process."""
 
 
 def create_app(settings: Settings | None = None, *, port: int | None = None) -> FastAPI:
@@ -62,50 +67,16 @@ def create_app(settings: Settings | None = None, *, port: int | None = None) -> 
     catalog = build_catalog(settings)
     catalog.check_backends()  # one that does not exist stops the start, not the first request
     preloaded = preloaded_models(settings, catalog)
-
     job_store = DiskJobStore(settings.jobs.directory or default_directory(os.environ, port))
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        workdir = Path(tempfile.mkdtemp(prefix="whisperx-api-server-"))
-        try:
-            services = build_services(settings, catalog, keys, job_store, workdir)
-            app.state.services = services
-            await services.service.start()
-            background = [
-                asyncio.create_task(services.loop_lag.watch()),
-                asyncio.create_task(services.pool.sweep_forever()),
-                asyncio.create_task(_preload(preloaded, services)),
-            ]
-            try:
-                yield
-            finally:
-                await services.active.drain(settings.shutdown_grace)
-                for task in background:
-                    task.cancel()
-                await asyncio.gather(*background, return_exceptions=True)
-                await services.service.close()
-                await services.pool.close(LAST_BATCH)
-        finally:
-            await asyncio.to_thread(shutil.rmtree, workdir, ignore_errors=True)
-
     app = DescribedApi(
         title="whisperx-api-server",
         version=__version__,
         summary="Speech to transcripts behind OpenAI's audio API.",
-        lifespan=lifespan,
+        lifespan=lambda app: _running(app, settings, catalog, keys, job_store, preloaded),
     )
     app.state.job_store = job_store
     install_error_handlers(app)
-    for router in (
-        system.router,
-        transcriptions.router,
-        jobs.router,
-        models.router,
-        reflector.router,
-        reflector.prefixed,
-        asr.router,
-    ):
+    for router in ROUTERS:
         app.include_router(router)
     app.add_middleware(
         CORSMiddleware,
@@ -116,6 +87,39 @@ def create_app(settings: Settings | None = None, *, port: int | None = None) -> 
     )
     app.add_middleware(RequestContext)
     return app
+
+
+@asynccontextmanager
+async def _running(
+    app: FastAPI,
+    settings: Settings,
+    catalog: Catalog,
+    keys: KeyRing,
+    job_store: JobStore,
+    preloaded: Sequence[ModelKey],
+) -> AsyncIterator[None]:
+    """Run the services; at the end, drain them and delete all temporary files."""
+    workdir = Path(tempfile.mkdtemp(prefix="whisperx-api-server-"))
+    try:
+        services = build_services(settings, catalog, keys, job_store, workdir)
+        app.state.services = services
+        await services.service.start()
+        background = [
+            asyncio.create_task(services.loop_lag.watch()),
+            asyncio.create_task(services.pool.sweep_forever()),
+            asyncio.create_task(_preload(preloaded, services)),
+        ]
+        try:
+            yield
+        finally:
+            await services.active.drain(settings.shutdown_grace)
+            for task in background:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
+            await services.service.close()
+            await services.pool.close(LAST_BATCH)
+    finally:
+        await asyncio.to_thread(shutil.rmtree, workdir, ignore_errors=True)
 
 
 def build_services(

@@ -92,8 +92,8 @@ class TextService:
             InvalidRequest: a language is unknown, or the pair has no model.
             ServiceError: the model cannot be loaded, or fails.
         """
-        source = _language(source, "source_language")
-        target = _language(target, "target_language")
+        source = parse_language(source, "source_language")
+        target = parse_language(target, "target_language")
         if source == target or not text.strip():
             return text
         key = self._catalog.translator(source, target)
@@ -204,10 +204,3 @@ def _sentences(line: str, language: str | None) -> Iterator[str]:
             sentence, LONGEST_SENTENCE, break_long_words=False, break_on_hyphens=False
         ):
             yield f"{part} "
-
-
-def _language(value: str, param: str) -> str:
-    try:
-        return parse_language(value)
-    except InvalidRequest as error:
-        raise InvalidRequest(error.message, param=param) from error

@@ -16,7 +16,7 @@ from .backends import BUILT_IN, ModelKey, declaration, find_backend
 from .backends.base import ModelSpec
 from .catalog import Catalog, configured, resolve_device
 from .config import ConfigurationError, Settings
-from .fields.common import FormDefaults
+from .fields.transcription import FormDefaults
 from .jobs.admission import AdmissionControl, AdmittedRunner
 from .model_settings import TranscriberSettings
 from .pipeline.pipeline import Pipeline

@@ -94,7 +94,7 @@ def test_a_server_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch)
         assert errors.count("\n") == 1
         status, _, errors = run(*command, "--url", "ftp://[x")
         assert status == 1
-        assert "is no server's URL" in errors
+        assert "is not a server's URL" in errors
 
 
 def test_a_proxy_is_not_asked_for_this_machine(

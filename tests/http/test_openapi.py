@@ -50,7 +50,7 @@ CONFORMANCE = [
 ]
 RIGHT_FAILURES = {501: {"not_installed", "not_configured"}, 503: {"model_unavailable"}}
 """By contract: what is not set, or not on this machine."""
-EXAMPLES = 25
+EXAMPLES = 20
 """Requests to each operation, of either kind: those that the document allows and those not."""
 
 BODIES = (TRANSCRIPTIONS, "/v1/audio/translations", "/transcribe", "/translate", "/llm")
@@ -326,6 +326,8 @@ def test_generated_requests_are_answered_as_described(
         assert isinstance(found, Ok), found
         operation = found.ok()
         if not any(operation.iter_parameters()) and not operation.body:
+            continue
+        if operation.path.startswith("/reflector"):  # its twin at the root is asked
             continue
 
         @seed(2026)

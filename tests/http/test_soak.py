@@ -13,7 +13,7 @@ def test_mixed_load_leaves_nothing_behind() -> None:
     soak = subprocess.run(
         [sys.executable, "-m", "benchmarks.soak"],
         cwd=REPOSITORY,
-        env=os.environ | {"SOAK_SECONDS": "15", "SOAK_SEED": "7"},
+        env=os.environ | {"SOAK_SECONDS": "6", "SOAK_SEED": "7"},
         capture_output=True,
         text=True,
         timeout=250,

@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,18 +30,16 @@ from whisperx_api_server import __version__
 from whisperx_api_server.backends import fake
 from whisperx_api_server.backends.fake import say, silence
 from whisperx_api_server.cli import app
+from whisperx_api_server.cli.form_fields import FormFields
 from whisperx_api_server.cli.local import local_engine
-from whisperx_api_server.cli.options import OutputFormat as OfferedFormat
-from whisperx_api_server.cli.order import Order
 from whisperx_api_server.config import load_settings
 from whisperx_api_server.domain import (
-    OutputFormat,
     Samples,
     TranscriptionRequest,
     Upload,
     Window,
 )
-from whisperx_api_server.fields.common import FormDefaults
+from whisperx_api_server.fields.transcription import FormDefaults
 
 COMMAND = (sys.executable, "-m", "whisperx_api_server.cli")
 
@@ -102,10 +100,6 @@ def test_files_are_named_after_the_recording_and_the_format(
     assert "blue house" in body
     if extension == "json":
         assert json.loads(body)["text"] == "red door. blue house."
-
-
-def test_all_formats_of_the_api_are_offered() -> None:
-    assert set(get_args(OfferedFormat)) == set(get_args(OutputFormat))
 
 
 @pytest.mark.usefixtures("recordings")
@@ -241,19 +235,28 @@ def test_the_log_is_there_for_who_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "are torn" in run("transcribe", "a.wav")[2]
 
 
-SLOW = """
-import time
+BUSY = """
+import threading
 from whisperx_api_server.backends import fake
 from whisperx_api_server.cli import app
+from whisperx_api_server.scheduling.model_pool import ModelPool
+
+closing, close = threading.Event(), ModelPool.close
 
 def transcribe(self, windows, options, features):
     print("decoding", flush=True)
-    time.sleep(3)  # longer than a busy machine takes to handle the signal
+    closing.wait()
     return []
 
+def close_pool(self, *patience):
+    closing.set()
+    return close(self, *patience)
+
 fake.FakeTranscriber.transcribe = transcribe
+ModelPool.close = close_pool
 app()
 """
+"""Decodes until the interrupt has reached the pool."""
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -261,7 +264,7 @@ def test_an_interrupt_leaves_nothing_behind(
     recordings: Path, number: signal.Signals, status: int
 ) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", SLOW, "transcribe", "a.wav"],
+        [sys.executable, "-c", BUSY, "transcribe", "a.wav"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=os.environ | {"TMPDIR": str(recordings / "tmp")},
@@ -287,7 +290,7 @@ def test_progress_counts_audio_seconds(recordings: Path, monkeypatch: pytest.Mon
 
     async def transcribe() -> None:
         async with local_engine(load_settings()) as engine:
-            await engine.transcribe(long, Order.of({"response_format": "text"}), watch)
+            await engine.transcribe(long, FormFields.of({"response_format": "text"}), watch)
 
     asyncio.run(transcribe())
     parts = [part for part, _, _ in watch.seen]
@@ -352,11 +355,13 @@ def test_every_example_of_the_help_and_the_docs_can_be_run(
     called: list[str] = []
     requests: list[TranscriptionRequest] = []
 
-    def run_nothing(files: Sequence[Path], _targets: object, order: Order, **_: object) -> None:
+    def run_nothing(
+        files: Sequence[Path], _targets: object, fields: FormFields, **_: object
+    ) -> None:
         source = Upload(id=files[0].name)
-        form = order.translation() if order.translate else order.transcription()
-        request, output = form.request("id", "cli", source, FormDefaults(model="small"))
-        assert output.format == order.values["response_format"]
+        defaults = FormDefaults(model="small")
+        request, output = fields.request(fields.form(), "id", source, defaults)
+        assert output.format == fields.values["response_format"]
         requests.append(request)
 
     monkeypatch.setattr(
@@ -406,16 +411,15 @@ def test_the_version_is_shown() -> None:
 # On a real model.
 
 
-def test_a_real_model_transcribes_a_recording(tmp_path: Path, speech: Speech) -> None:
-    said = speech.random("en-adam", 8, seed=11)
+def test_a_real_model_transcribes_a_recording(
+    tmp_path: Path, speech: Speech, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = speech.random("en-adam", 4, seed=11)
     said.write(str(tmp_path / "talk.wav"))
-    subprocess.run(
-        [*COMMAND, "transcribe", "talk.wav", "-f", "srt", "-o", "."],
-        cwd=tmp_path,
-        env=os.environ | real_settings(WHISPER, ALIGNER) | {"HF_HUB_OFFLINE": "1"},
-        check=True,
-        timeout=250,
-    )
-    cues = list(srt.parse((tmp_path / "talk.srt").read_text()))
+    for name, value in (real_settings(WHISPER, ALIGNER) | {"HF_HUB_OFFLINE": "1"}).items():
+        monkeypatch.setenv(name, value)
+    status, body, said_wrong = run("transcribe", str(tmp_path / "talk.wav"), "-f", "srt")
+    assert (status, said_wrong) == (0, "")
+    cues = list(srt.parse(body))
     errors, words = word_errors(said.text, " ".join(cue.content for cue in cues))
     assert errors / words <= 0.02

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from cli_support import Recorder
-from whisperx_api_server.cli.order import Order, TranscriptionFailure
+from whisperx_api_server.cli.form_fields import FormFields, TranscriptionFailure
 from whisperx_api_server.cli.remote import RemoteEngine, RemoteServer
 
 Handler = Callable[[httpx.Request], httpx.Response]
@@ -55,13 +55,13 @@ class ScriptedServer:
 
 def ask(server: Handler, file: Path, **values: Any) -> tuple[str, Recorder]:
     watch = Recorder()
-    order = Order.of({"response_format": "srt", **values})
+    fields = FormFields.of({"response_format": "srt", **values})
 
     async def transcribe() -> str:
         transport = httpx.MockTransport(server)
         async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
             return await RemoteEngine(RemoteServer(client, "http://server")).transcribe(
-                file, order, watch
+                file, fields, watch
             )
 
     return asyncio.run(transcribe()), watch
@@ -192,8 +192,8 @@ def test_an_interrupt_cancels_the_job(recording: Path) -> None:
         transport = httpx.MockTransport(server)
         async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
             engine = RemoteEngine(RemoteServer(client, "http://server"))
-            order = Order.of({"response_format": "text"})
-            task = asyncio.create_task(engine.transcribe(recording, order, Recorder()))
+            fields = FormFields.of({"response_format": "text"})
+            task = asyncio.create_task(engine.transcribe(recording, fields, Recorder()))
             await following.wait()
             task.cancel()
             with pytest.raises(asyncio.CancelledError):

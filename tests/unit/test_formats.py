@@ -53,7 +53,8 @@ from whisperx_api_server.formats.reflector_json import (
     reflector_transcript,
     reflector_transcription,
 )
-from whisperx_api_server.formats.render import MEDIA_TYPES, render
+from whisperx_api_server.formats.render import render
+from whisperx_api_server.output_formats import FORMATS
 
 LONG = (
     "Well, this is a rather long sentence that goes on, and on, until nobody remembers how it "
@@ -89,7 +90,7 @@ def transcript_of(*segments: Segment, **changes: Any) -> Transcript:
 
 def body(transcript: Transcript, form: OutputFormat, **options: Any) -> str:
     rendered = render(transcript, OutputOptions(format=form, **options))
-    assert rendered.media_type == MEDIA_TYPES[form]
+    assert rendered.media_type == FORMATS[form].media_type
     return rendered.body
 
 
@@ -279,7 +280,7 @@ def test_aud_is_a_label_track() -> None:
     )
 
 
-@pytest.mark.parametrize("form", list(MEDIA_TYPES))
+@pytest.mark.parametrize("form", list(FORMATS))
 def test_silence_renders_in_every_format(form: OutputFormat) -> None:
     silence = transcript_of(languages=(), duration=0.0)
     text = body(silence, form, highlight_words=True)

@@ -11,25 +11,30 @@ from pydantic import TypeAdapter
 from whisperx_api_server.domain import (
     AlignMode,
     DiarizeOptions,
+    Job,
     KnownSpeaker,
     OutputOptions,
     RemoteUrl,
     Source,
+    Task,
     TranscriptionRequest,
     Upload,
 )
 from whisperx_api_server.errors import InvalidRequest, UnservableCombination
-from whisperx_api_server.fields.common import FormDefaults, ResultForm, validated
-from whisperx_api_server.fields.transcription import TranscriptionForm
-from whisperx_api_server.fields.translation import translation_fields
+from whisperx_api_server.fields.transcription import (
+    FormDefaults,
+    ResultForm,
+    TranscriptionForm,
+    validated,
+)
 
 SOURCE = Upload(id="a", filename="Grüße.wav", size=9, digest="0f")
 GERMAN = FormDefaults(model="small", language="de")
 
 
-def request_of(**fields: Any) -> TranscriptionRequest:
+def request_of(task: Task = "transcribe", /, **fields: Any) -> TranscriptionRequest:
     form = validated(TranscriptionForm, {name.replace("__", "[]"): v for name, v in fields.items()})
-    return form.request("id", "client", SOURCE, GERMAN)[0]
+    return form.request("id", "client", SOURCE, GERMAN, task=task)[0]
 
 
 @pytest.mark.parametrize("source", [SOURCE, RemoteUrl(url="https://a.example/b?c=d", param="url")])
@@ -85,7 +90,7 @@ def test_hotwords_and_keywords_are_one_list() -> None:
     decode = request_of(hotwords=" Ann,, Bob ,", keywords__=["Carl"]).decode
     assert decode.hotwords == "Ann, Bob, Carl"
     assert request_of(hotwords=" , ").decode.hotwords is None
-    with pytest.raises(InvalidRequest, match="hotwords must be one line"):
+    with pytest.raises(InvalidRequest, match="hotwords: must be one line"):
         request_of(hotwords="Ann,<|en|>")
 
 
@@ -96,17 +101,30 @@ def test_a_result_is_written_as_submitted_unless_asked_otherwise() -> None:
         logprobs=True,
         known_speakers=("A",),
     )
-    assert validated(ResultForm, {}).result(submitted) == submitted
+    job = Job(id="j", client="c", state="completed", submitted_at=0, output=submitted)
+    assert validated(ResultForm, {}).result(job) == submitted
     subtitles = validated(ResultForm, {"response_format": "srt", "highlight_words": True})
-    written = subtitles.result(submitted)
+    written = subtitles.result(job)
     assert (written.format, written.highlight_words) == ("srt", True)
     assert (written.logprobs, written.known_speakers) == (True, ("A",))
     with pytest.raises(UnservableCombination, match="highlight_words needs"):
-        validated(ResultForm, {"highlight_words": True}).result(submitted)
+        validated(ResultForm, {"highlight_words": True}).result(job)
 
 
 def test_a_translation_names_the_first_field_that_it_cannot_honour() -> None:
     with pytest.raises(UnservableCombination) as caught:
-        translation_fields({"num_speakers": 2, "diarize": True, "prompt": "x"})
+        request_of("translate", num_speakers=2, diarize=True, prompt="x")
     assert caught.value.param == "diarize"
-    assert translation_fields({"language": "fr", "diarize": False}).language == "fr"
+
+
+@pytest.mark.parametrize("fields", [{}, {"language": None}, {"language": "auto"}])
+def test_a_translation_detects_its_language_unless_it_is_named(fields: dict[str, Any]) -> None:
+    assert request_of("translate", **fields).decode.language is None
+    decode = request_of("translate", language="fr", diarize=False, align=False).decode
+    assert (decode.task, decode.language, decode.suppress_numerals) == ("translate", "fr", False)
+
+
+def test_a_translation_is_never_written_as_diarized_json() -> None:
+    defaults = FormDefaults(model="small", response_format="diarized_json")
+    request, output = TranscriptionForm().request("i", "c", SOURCE, defaults, task="translate")
+    assert (output.format, request.diarize) == ("json", None)

@@ -7,10 +7,9 @@ from typing import Annotated, NotRequired
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from .common import DecodedSegment, Seconds, Warnings, exact
+from .common import DecodedSegment, Seconds, Warnings
 
 
-@exact
 class AsrWord(TypedDict):
     """A word; `probability` in [0, 1] is null where nothing tells it."""
 
@@ -21,14 +20,12 @@ class AsrWord(TypedDict):
     speaker: NotRequired[str]
 
 
-@exact
 class AsrSegment(DecodedSegment):
     """A sentence; `words` with `word_timestamps`, `speaker` with `diarize`."""
 
     words: NotRequired[list[AsrWord]]
 
 
-@exact
 class AsrTranscript(TypedDict):
     """`/asr` with `output=json`."""
 
@@ -38,7 +35,6 @@ class AsrTranscript(TypedDict):
     warnings: NotRequired[Warnings]
 
 
-@exact
 class DetectedLanguage(TypedDict):
     """`/detect-language`."""
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, NotRequired
 
-from pydantic import ConfigDict, Field, with_config
+from pydantic import Field
 from typing_extensions import TypedDict
-
-exact = with_config(ConfigDict(extra="forbid"))
 
 Seconds = Annotated[float, Field(ge=0, description="Seconds.")]
 
 Warnings = Annotated[
-    list[str], Field(description="What could not be done as usual; absent if there is nothing.")
+    list[str], Field(description="Sentences about degraded results; absent if there are none.")
 ]
 
 
@@ -33,7 +31,7 @@ class DecodedSegment(TypedDict):
 
 
 class Configuration(TypedDict):
-    """What the settings make of this server."""
+    """The part of /info that follows from the settings."""
 
     version: str
     mode: str

@@ -8,21 +8,18 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from ..errors import ErrorType
-from .common import exact
 
 
-@exact
 class ErrorDetail(TypedDict):
-    """What went wrong."""
+    """OpenAI's error object."""
 
-    message: Annotated[str, Field(description="One sentence: what is wrong and what mends it.")]
+    message: Annotated[str, Field(description="One sentence: what is wrong, and the remedy.")]
     type: ErrorType
     param: Annotated[str | None, Field(description="The field at fault.")]
-    code: Annotated[str | None, Field(description="What a program can tell errors apart by.")]
+    code: Annotated[str | None, Field(description="Identifies the kind of error for programs.")]
 
 
-@exact
 class Error(TypedDict):
-    """Every answer that is no success, and the event that ends a stream that failed."""
+    """An error answer, and the last event of a stream that failed."""
 
     error: ErrorDetail

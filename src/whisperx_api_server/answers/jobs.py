@@ -8,7 +8,6 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from ..domain import JobState
-from .common import exact
 from .errors import ErrorDetail
 
 JobEventType = Literal["job.queued", "job.running", "job.completed", "job.failed", "job.cancelled"]
@@ -18,7 +17,6 @@ WebhookEventType = Literal[
 Timestamp = Annotated[float, Field(description="Seconds since the epoch.")]
 
 
-@exact
 class JobStage(TypedDict):
     """When a stage began and ended."""
 
@@ -27,9 +25,8 @@ class JobStage(TypedDict):
     finished_at: Timestamp | None
 
 
-@exact
 class JobStatus(TypedDict):
-    """A job: how far it is, and where its result will be."""
+    """A job: its state, its progress, and the URL of its result."""
 
     request_id: str
     status: JobState
@@ -40,29 +37,26 @@ class JobStatus(TypedDict):
     finished_at: Timestamp | None
     duration: Annotated[float | None, Field(description="The recording's length in seconds.")]
     percent: Annotated[float, Field(ge=0, le=100)]
-    eta_seconds: Annotated[float | None, Field(ge=0, description="What it should still take.")]
-    queue_position: Annotated[int, Field(ge=0, description="Requests before it not done yet.")]
+    eta_seconds: Annotated[float | None, Field(ge=0, description="Estimated seconds to its end.")]
+    queue_position: Annotated[int, Field(ge=0, description="Unfinished requests before it.")]
     stages: list[JobStage]
     error: Annotated[ErrorDetail | None, Field(description="Why it failed.")]
 
 
-@exact
 class CancelledJob(JobStatus):
     """A job that was cancelled, or, once it had ended, deleted."""
 
     deleted: bool
 
 
-@exact
 class JobEvent(JobStatus):
     """A job after a change."""
 
     type: JobEventType
 
 
-@exact
 class WebhookEvent(TypedDict):
-    """What `callback_url` is sent when a job has ended."""
+    """The event that `callback_url` receives when a job has ended."""
 
     id: Annotated[str, Field(description="The same in every try.")]
     object: Literal["event"]

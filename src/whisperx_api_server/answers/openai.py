@@ -8,10 +8,9 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from ..domain import Task
-from .common import DecodedSegment, Seconds, Warnings, exact
+from .common import DecodedSegment, Seconds, Warnings
 
 
-@exact
 class Usage(TypedDict):
     """The recording's length in whole seconds, rounded up."""
 
@@ -19,23 +18,20 @@ class Usage(TypedDict):
     seconds: Annotated[int, Field(ge=0)]
 
 
-@exact
 class SpokenLanguage(TypedDict):
     """A language that occurs."""
 
     code: Annotated[str, Field(description="ISO-639-1.")]
 
 
-@exact
 class Logprob(TypedDict):
     """A decoded token."""
 
     token: str
     bytes: list[Annotated[int, Field(ge=0, le=255)]]
-    logprob: Annotated[float, Field(description="Natural logarithm; -9999 for next to never.")]
+    logprob: Annotated[float, Field(description="Natural logarithm; at least -9999.")]
 
 
-@exact
 class Transcription(TypedDict):
     """`json`. `logprobs` if `include[]` asks for them; `languages` unless it is a translation."""
 
@@ -46,7 +42,6 @@ class Transcription(TypedDict):
     warnings: NotRequired[Warnings]
 
 
-@exact
 class TranscriptWord(TypedDict):
     """A word; `score` in [0, 1] says how sure the aligner is."""
 
@@ -57,14 +52,12 @@ class TranscriptWord(TypedDict):
     speaker: NotRequired[str]
 
 
-@exact
 class TranscriptSegment(DecodedSegment):
     """A sentence; `words` with granularity `word`, `speaker` with `diarize`."""
 
     words: NotRequired[list[TranscriptWord]]
 
 
-@exact
 class VerboseTranscription(TypedDict):
     """`verbose_json`. `timestamp_granularities[]` decides about `segments` and `words`."""
 
@@ -80,16 +73,14 @@ class VerboseTranscription(TypedDict):
     warnings: NotRequired[Warnings]
 
 
-@exact
 class VttTranscription(VerboseTranscription):
     """`vtt_json`."""
 
     vtt_text: Annotated[str, Field(description="The `vtt` format.")]
 
 
-@exact
 class DiarizedSegment(TypedDict):
-    """What one speaker says; also an event."""
+    """A segment of one speaker; also an event."""
 
     type: Literal["transcript.text.segment"]
     id: str
@@ -99,7 +90,6 @@ class DiarizedSegment(TypedDict):
     speaker: Annotated[str, Field(description="`A`, `B`… or a known speaker's name.")]
 
 
-@exact
 class DiarizedTranscription(TypedDict):
     """`diarized_json`."""
 
@@ -114,24 +104,21 @@ class DiarizedTranscription(TypedDict):
 # -- events ----------------------------------------------------------------------------------
 
 
-@exact
 class TextDelta(TypedDict):
-    """What a window adds to the text; all deltas together are the text."""
+    """The text that a window adds; all deltas together are the text."""
 
     type: Literal["transcript.text.delta"]
     delta: str
     logprobs: NotRequired[list[Logprob]]
 
 
-@exact
 class InputTokens(TypedDict):
-    """What the input tokens stand for."""
+    """The parts of the input tokens."""
 
     audio_tokens: Annotated[int, Field(ge=0, description="Ten per second of the recording.")]
     text_tokens: Annotated[int, Field(ge=0, description="0: a prompt is not counted.")]
 
 
-@exact
 class TokenUsage(TypedDict):
     """Tokens of the recording and of the text; words, from an engine without tokens."""
 
@@ -142,7 +129,6 @@ class TokenUsage(TypedDict):
     total_tokens: Annotated[int, Field(ge=0)]
 
 
-@exact
 class TextDone(TypedDict):
     """The whole transcript; the last event before `[DONE]`."""
 

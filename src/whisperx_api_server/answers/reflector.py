@@ -7,10 +7,9 @@ from typing import Annotated
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from .common import Seconds, exact
+from .common import Seconds
 
 
-@exact
 class ReflectorWord(TypedDict):
     """A word with the space that follows it."""
 
@@ -19,7 +18,6 @@ class ReflectorWord(TypedDict):
     end: Seconds
 
 
-@exact
 class ReflectorText(TypedDict):
     """The same under `text`, as Reflector's first GPU server had it."""
 
@@ -28,7 +26,6 @@ class ReflectorText(TypedDict):
     end: Seconds
 
 
-@exact
 class ReflectorTranscription(TypedDict):
     """Text and words."""
 
@@ -36,21 +33,18 @@ class ReflectorTranscription(TypedDict):
     words: list[ReflectorWord]
 
 
-@exact
 class ReflectorFile(ReflectorTranscription):
     """Text and words of an upload."""
 
     filename: str
 
 
-@exact
 class ReflectorFiles(TypedDict):
     """Several uploads, in the order sent."""
 
     results: list[ReflectorFile]
 
 
-@exact
 class ReflectorTranscript(TypedDict):
     """`/transcribe`."""
 
@@ -58,7 +52,6 @@ class ReflectorTranscript(TypedDict):
     words: list[ReflectorText]
 
 
-@exact
 class ReflectorTurn(TypedDict):
     """A stretch of one speaker; speakers are numbered from 0 in order of appearance."""
 
@@ -67,21 +60,18 @@ class ReflectorTurn(TypedDict):
     speaker: Annotated[int, Field(ge=0)]
 
 
-@exact
 class ReflectorDiarization(TypedDict):
     """`/diarize`."""
 
     diarization: list[ReflectorTurn]
 
 
-@exact
 class ReflectorTranslation(TypedDict):
     """`/translate`: language code to text, in the source's language and in the target's."""
 
     text: dict[str, str]
 
 
-@exact
 class ReflectorGeneration(TypedDict):
     """`/llm`."""
 

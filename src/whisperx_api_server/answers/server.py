@@ -6,10 +6,9 @@ from typing import Literal, NotRequired
 
 from typing_extensions import TypedDict
 
-from .common import Configuration, exact
+from .common import Configuration
 
 
-@exact
 class Model(TypedDict):
     """OpenAI's model object."""
 
@@ -19,7 +18,6 @@ class Model(TypedDict):
     owned_by: str
 
 
-@exact
 class ModelList(TypedDict):
     """OpenAI's list of models."""
 
@@ -27,7 +25,6 @@ class ModelList(TypedDict):
     data: list[Model]
 
 
-@exact
 class LoadedModel(TypedDict):
     """A model in the pool."""
 
@@ -41,16 +38,14 @@ class LoadedModel(TypedDict):
     memory_bytes: int
 
 
-@exact
 class LoadedModels(TypedDict):
     """The models of one stage in the pool."""
 
     models: list[LoadedModel]
 
 
-@exact
 class ModelChange(TypedDict):
-    """What happened to a model."""
+    """A model that was loaded or unloaded."""
 
     status: Literal["loaded", "unloaded"]
     model: str
@@ -58,21 +53,18 @@ class ModelChange(TypedDict):
     language: NotRequired[str]
 
 
-@exact
 class Health(TypedDict):
     """The process answers."""
 
     status: Literal["healthy"]
 
 
-@exact
 class Readiness(TypedDict):
     """Whether requests should be sent here."""
 
     status: Literal["ready"]
 
 
-@exact
 class Lane(TypedDict):
     """A loaded model's queue and what it has done; counters only grow."""
 
@@ -95,9 +87,8 @@ class Lane(TypedDict):
     restarts: int
 
 
-@exact
 class Queue(TypedDict):
-    """What is under way."""
+    """Active requests, queued audio and lanes."""
 
     requests: int
     seconds: float
@@ -106,16 +97,15 @@ class Queue(TypedDict):
     lanes: list[Lane]
 
 
-@exact
 class EventLoop(TypedDict):
-    """The longest times for which nothing was answered: at all, and by computing on the loop."""
+    """The longest time without an answer, and the longest call on the event loop, in seconds."""
 
     longest_delay_seconds: float
     longest_blocked_seconds: float
 
 
 class Info(Configuration):
-    """What this server is and does."""
+    """The server's configuration and state."""
 
     event_loop: EventLoop
     queue: Queue

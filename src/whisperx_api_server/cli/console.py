@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.progress import TaskID
 
 FAILED = 1
 """Exit status if something failed."""
@@ -25,12 +25,11 @@ def fail(message: str, status: int = FAILED) -> NoReturn:
     raise typer.Exit(status)
 
 
-class ProgressReporter(Protocol):
-    """Shows the progress of one recording."""
+Report = Callable[[float, str, float | None], None]
+"""Shows the part in [0, 1] of one recording that is done, a detail, and the seconds left.
 
-    def progress(self, part: float, detail: str, eta: float | None = None) -> None:
-        """`part`, in [0, 1], is done; `eta` in seconds, None to estimate it here."""
-        ...
+Without the seconds, they are estimated from the part.
+"""
 
 
 class Terminal:
@@ -74,11 +73,23 @@ class Terminal:
         )
 
     @contextmanager
-    def bar(self, name: str) -> Iterator[ProgressReporter]:
+    def bar(self, name: str) -> Iterator[Report]:
         """Show the bar of one recording."""
         task = self._progress.add_task(name, total=None, detail="")
+        since: float | None = None
+
+        def report(part: float, detail: str, left: float | None) -> None:
+            nonlocal since
+            if since is None:
+                since = time.monotonic()
+            elif left is None and part > 0:
+                left = (time.monotonic() - since) * (1 - part) / part
+            if left is not None:
+                detail += f", {clock(left)} left"
+            self._progress.update(task, completed=part, total=1.0, detail=detail)
+
         try:
-            yield _Bar(self._progress, task)
+            yield report
         finally:
             self._progress.remove_task(task)
             self._finished += 1
@@ -87,23 +98,6 @@ class Terminal:
 
     def _count(self) -> str:
         return f"{self._finished}/{self._files} files"
-
-
-class _Bar:
-    def __init__(self, progress: Progress, task: TaskID) -> None:
-        self._progress = progress
-        self._task = task
-        self._since: float | None = None
-
-    def progress(self, part: float, detail: str, eta: float | None = None) -> None:
-        now = time.monotonic()
-        if self._since is None:
-            self._since = now
-        elif eta is None and part > 0:
-            eta = (now - self._since) * (1 - part) / part
-        if eta is not None:
-            detail += f", {clock(eta)} left"
-        self._progress.update(self._task, completed=part, total=1.0, detail=detail)
 
 
 def clock(seconds: float) -> str:

@@ -65,7 +65,7 @@ def doctor() -> None:
 
 
 def examine() -> Iterator[Check]:
-    """Every check, in order; settings that are wrong leave only what does not depend on them."""
+    """Every check, in order; with invalid settings, only those that do not depend on them."""
     from ..config import ConfigurationError, load_settings
     from ..errors import NotConfigured, ServiceError
     from ..keys import KeyFileError, KeyRing
@@ -115,7 +115,7 @@ def examine() -> Iterator[Check]:
 
 
 def _machine() -> Iterator[Check]:
-    """What does not depend on settings."""
+    """Checks that do not depend on settings."""
     from ..audio.ffmpeg import find_ffmpeg
     from ..errors import NotInstalled
 

@@ -13,9 +13,8 @@ from pathlib import Path
 
 from ..audio.uploads import DiskBlobStore
 from ..config import Settings
-from ..domain import OutputOptions, TranscriptionRequest
 from ..errors import ServiceError
-from ..fields.common import FormDefaults
+from ..fields.transcription import FormDefaults
 from ..formats.render import render
 from ..jobs.admission import AdmissionControl
 from ..logging_setup import configure_logging
@@ -23,8 +22,8 @@ from ..pipeline.events import Emit, Event, Progress
 from ..pipeline.runner import Checkpoint, Runner
 from ..routers.voice_samples import save_references
 from ..wiring import build_catalog, build_fetcher, build_pool, build_runner, form_defaults
-from .console import ProgressReporter, clock
-from .order import Order, TranscriptionFailure
+from .console import Report, clock
+from .form_fields import FormFields, TranscriptionFailure
 
 logger = logging.getLogger(__name__)
 
@@ -63,45 +62,39 @@ class LocalEngine:
         self._uploads = uploads
         self._defaults = defaults
 
-    async def transcribe(self, file: Path, order: Order, reporter: ProgressReporter) -> str:
+    async def transcribe(self, file: Path, fields: FormFields, report: Report) -> str:
         """Transcribe a file and render the transcript.
 
         Raises:
             TranscriptionFailure: the reason, in one line.
         """
         async with AsyncExitStack() as stack:
+            source = self._uploads.adopt(file)
+            stack.push_async_callback(self._uploads.release, source)
             try:
-                request, output = await self._request(file, order, stack)
-                transcript = await self._runner.run(request, _reporting(reporter), Checkpoint())
+                form = fields.form()
+                known = await save_references(form, self._uploads, stack)
+                request, output = fields.request(
+                    form, uuid.uuid4().hex, source, self._defaults, known
+                )
+                transcript = await self._runner.run(request, _reporting(report), Checkpoint())
             except ServiceError as error:
                 raise TranscriptionFailure(_explained(error)) from error
         return (await asyncio.to_thread(render, transcript, output)).body
 
-    async def _request(
-        self, file: Path, order: Order, stack: AsyncExitStack
-    ) -> tuple[TranscriptionRequest, OutputOptions]:
-        source = self._uploads.adopt(file)
-        stack.push_async_callback(self._uploads.release, source)
-        named = (uuid.uuid4().hex, "cli", source, self._defaults)
-        if order.translate:
-            return order.translation().request(*named)
-        form = order.transcription()
-        known = await save_references(form, self._uploads, stack)
-        return form.request(*named, known)
 
-
-def _reporting(reporter: ProgressReporter) -> Emit:
+def _reporting(report: Report) -> Emit:
     """Make an emitter that reports a run's progress."""
     progress = Progress()
 
-    async def report(event: Event) -> None:
+    async def emit(event: Event) -> None:
         nonlocal progress
         progress = progress.after(event)
         if progress.duration is not None:
             detail = f"{clock(progress.reached)} of {clock(progress.duration)}"
-            reporter.progress(progress.part, detail)
+            report(progress.part, detail, None)
 
-    return report
+    return emit
 
 
 def _explained(error: ServiceError) -> str:

@@ -19,7 +19,7 @@ GATED = "it is gated: accept its conditions on the Hugging Face hub and set HF_T
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Location:
-    """What was found of a model; `fix` is empty when it is there or can be downloaded.
+    """Where a model was found; `fix` is empty when it is there or can be downloaded.
 
     `checked` is False where only the first use will tell.
     """
@@ -30,7 +30,7 @@ class Location:
 
 
 def locate(key: ModelKey) -> Location | None:
-    """Where the model is; None if it has no files of its own."""
+    """Find the model; None if it has no files of its own."""
     from ..backends import declaration, find_backend, model_source
 
     declared = declaration(find_backend(key.backend, key.stage), key.stage)
@@ -71,9 +71,9 @@ def _on_hub(repository: str, file: str, spec: ModelSpec) -> Location:
 
 
 def _refusal(url: str, token: str | None) -> str:
-    """Why the hub would not give a file, and what mends it; empty if it would.
+    """Why the hub refuses a file, and the remedy; empty if it does not.
 
-    One HEAD request: huggingface_hub's own would be tried again for most of a minute.
+    One HEAD request: huggingface_hub itself would retry for most of a minute.
     """
     from ..backends.base import require
 

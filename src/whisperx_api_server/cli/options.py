@@ -1,27 +1,30 @@
-"""Options of `transcribe`, named like the API's form fields."""
+"""Options of `transcribe`; most are named like the API's form fields."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-_WORDS = "Word times"
-_SPEAKERS = "Speakers"
-_DECODING = "Decoding"
+from ..output_formats import OutputFormat
 
-OutputFormat = Literal[
-    "text", "srt", "vtt", "json", "verbose_json", "vtt_json", "diarized_json", "aud"
+_decoding = partial(typer.Option, rich_help_panel="Decoding", show_default=False)
+_words = partial(typer.Option, rich_help_panel="Word times", show_default=False)
+_speakers = partial(typer.Option, rich_help_panel="Speakers", show_default=False)
+
+Files = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="FILE...", help="Recordings, in any container or codec.", show_default=False
+    ),
 ]
-"""Equals `domain.OutputFormat`, which is not imported because that would slow `--help` down."""
-
 Format = Annotated[OutputFormat, typer.Option("--format", "-f", help="Format of the transcript.")]
 Output = Annotated[
     Path | None,
     typer.Option(
-        "--output",
-        "-o",
+        *("--output", "-o"),
         metavar="DIR",
         help="Directory for the transcripts, named like FILE; created if absent.",
     ),
@@ -38,164 +41,103 @@ ApiKey = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Do not show progress bars.")]
 
-Model = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        "-m",
-        metavar="NAME",
-        help="A published Whisper size or Parakeet, or a model that the settings name; default: "
-        "the configured model.",
-        rich_help_panel=_DECODING,
-    ),
-]
-Language = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--language",
-        "-l",
-        metavar="CODE",
-        help="ISO-639-1 code of the spoken language; default: detected. If repeated, detected "
-        "among these languages.",
-        rich_help_panel=_DECODING,
-    ),
-]
-Translate = Annotated[
-    bool,
-    typer.Option(
-        "--translate",
-        help="Translate the speech into English.",
-        rich_help_panel=_DECODING,
-    ),
-]
+MODEL = (
+    "A published Whisper size or Parakeet, or a model that the settings name; default: the "
+    "configured model."
+)
+LANGUAGE = (
+    "ISO-639-1 code of the spoken language; default: detected. If repeated, detected among these "
+    "languages."
+)
+Model = Annotated[str | None, _decoding("--model", "-m", metavar="NAME", help=MODEL)]
+Language = Annotated[list[str] | None, _decoding("--language", "-l", metavar="CODE", help=LANGUAGE)]
+Translate = Annotated[bool, _decoding("--translate", help="Translate the speech into English.")]
 Prompt = Annotated[
-    str | None,
-    typer.Option(
-        metavar="TEXT",
-        help="Context for the decoder, for example spellings.",
-        rich_help_panel=_DECODING,
-    ),
+    str | None, _decoding(metavar="TEXT", help="Context for the decoder, for example spellings.")
 ]
 Hotwords = Annotated[
-    str | None,
-    typer.Option(
-        metavar="WORDS", help="Comma-separated words to listen for.", rich_help_panel=_DECODING
-    ),
+    str | None, _decoding(metavar="WORDS", help="Comma-separated words to listen for.")
 ]
 Temperature = Annotated[
     float | None,
-    typer.Option(
+    _decoding(
         min=0,
         max=1,
         metavar="0..1",
         help="0 (default): beam search; above 0: draws among its hypotheses.",
-        rich_help_panel=_DECODING,
     ),
 ]
 SuppressNumerals = Annotated[
     bool | None,
-    typer.Option(
+    _decoding(
         "--suppress-numerals/--numerals",
-        help="Whether to write numbers as words or with digits.",
-        show_default="suppressed",
-        rich_help_panel=_DECODING,
+        help="Whether to write numbers as words (default) or with digits.",
     ),
 ]
 BatchSize = Annotated[
     int | None,
-    typer.Option(
-        min=1,
-        metavar="N",
-        help="Maximum size of a batch that includes windows of the recording.",
-        rich_help_panel=_DECODING,
+    _decoding(
+        min=1, metavar="N", help="Maximum size of a batch that includes windows of the recording."
     ),
 ]
 ChunkSize = Annotated[
     float | None,
-    typer.Option(
+    _decoding(
         min=1,
         max=30,
         metavar="SECONDS",
         help="Maximum length of a window that is decoded at once, 1 to 30.",
-        rich_help_panel=_DECODING,
-    ),
-]
-
-Align = Annotated[
-    bool | None,
-    typer.Option(
-        "--align/--no-align",
-        help="Whether to time words by forced alignment; default: if the format shows times.",
-        show_default=False,
-        rich_help_panel=_WORDS,
-    ),
-]
-WordTimestamps = Annotated[
-    bool,
-    typer.Option(
-        "--word-timestamps",
-        help="Include the times of each word; with verbose_json and vtt_json.",
-        rich_help_panel=_WORDS,
-    ),
-]
-HighlightWords = Annotated[
-    bool | None,
-    typer.Option(
-        "--highlight-words",
-        help="Underline each word while it is spoken; with srt and vtt.",
-        show_default=False,
-        rich_help_panel=_WORDS,
     ),
 ]
 Logprobs = Annotated[
     bool,
-    typer.Option(
-        "--logprobs",
-        help="Include the log probability of each token; with json.",
-        rich_help_panel=_DECODING,
+    _decoding("--logprobs", help="Include the log probability of each token; with json."),
+]
+
+Align = Annotated[
+    bool | None,
+    _words(
+        "--align/--no-align",
+        help="Whether to time words by forced alignment; default: if the format shows times.",
     ),
+]
+WordTimestamps = Annotated[
+    bool,
+    _words(
+        "--word-timestamps",
+        help="Include the times of each word; with verbose_json and vtt_json.",
+    ),
+]
+HighlightWords = Annotated[
+    bool | None,
+    _words("--highlight-words", help="Underline each word while it is spoken; with srt and vtt."),
 ]
 
 Diarize = Annotated[
     bool | None,
-    typer.Option(
-        "--diarize",
-        help="Label the speakers; implied by the options below.",
-        show_default=False,
-        rich_help_panel=_SPEAKERS,
-    ),
+    _speakers("--diarize", help="Label the speakers; implied by the options below."),
 ]
 NumSpeakers = Annotated[
-    int | None,
-    typer.Option(min=1, max=50, metavar="N", help="Number of speakers.", rich_help_panel=_SPEAKERS),
+    int | None, _speakers(min=1, max=50, metavar="N", help="Number of speakers.")
 ]
 MinSpeakers = Annotated[
-    int | None,
-    typer.Option(
-        min=1, max=50, metavar="N", help="Minimum number of speakers.", rich_help_panel=_SPEAKERS
-    ),
+    int | None, _speakers(min=1, max=50, metavar="N", help="Minimum number of speakers.")
 ]
 MaxSpeakers = Annotated[
-    int | None,
-    typer.Option(
-        min=1, max=50, metavar="N", help="Maximum number of speakers.", rich_help_panel=_SPEAKERS
-    ),
+    int | None, _speakers(min=1, max=50, metavar="N", help="Maximum number of speakers.")
 ]
 KnownSpeakers = Annotated[
     list[str] | None,
-    typer.Option(
+    _speakers(
         "--known-speaker",
         metavar="NAME=FILE",
         help="Name of a known speaker, and a FILE with 2 to 10 s of speech; up to four times.",
-        rich_help_panel=_SPEAKERS,
     ),
 ]
 SpeakerEmbeddings = Annotated[
     bool | None,
-    typer.Option(
+    _speakers(
         "--speaker-embeddings",
         help="Include one embedding per speaker; with verbose_json and vtt_json.",
-        show_default=False,
-        rich_help_panel=_SPEAKERS,
     ),
 ]

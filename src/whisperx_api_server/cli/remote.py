@@ -11,8 +11,8 @@ from typing import Any
 
 import httpx
 
-from .console import ProgressReporter
-from .order import Order, TranscriptionFailure, Value
+from .console import Report
+from .form_fields import FormFields, TranscriptionFailure, Value
 
 TRANSCRIPTIONS = "/v1/audio/transcriptions"
 TRANSLATIONS = "/v1/audio/translations"
@@ -47,7 +47,7 @@ class RemoteServer:
         """Send a request and return its answer.
 
         Raises:
-            ServerError: it is none, or there is no answer.
+            ServerError: the server is unreachable, or answers with an error.
         """
         try:
             response = await self._client.request(method, path, **content)
@@ -75,7 +75,9 @@ class RemoteServer:
 
     def _unreachable(self, error: Exception) -> ServerError:
         if isinstance(error, (httpx.InvalidURL, httpx.UnsupportedProtocol)):
-            return ServerError(f"{self._url!r} is no server's URL: give one like http://host:8000")
+            return ServerError(
+                f"{self._url!r} is not a server's URL: give one like http://host:8000"
+            )
         if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
             return ServerError(
                 f"no server answers at {self._url}: start one with `whisperx-api-server serve`, "
@@ -106,7 +108,7 @@ class RemoteEngine:
     def __init__(self, server: RemoteServer) -> None:
         self._server = server
 
-    async def transcribe(self, file: Path, order: Order, reporter: ProgressReporter) -> str:
+    async def transcribe(self, file: Path, fields: FormFields, report: Report) -> str:
         """Transcribe a file and return the rendered transcript; waits while the queue is full.
 
         Raises:
@@ -114,31 +116,31 @@ class RemoteEngine:
         """
         while True:
             try:
-                return await self._transcribe(file, order, reporter)
+                return await self._transcribe(file, fields, report)
             except ServerError as error:
                 if error.retry_after is None:
                     raise TranscriptionFailure(str(error)) from error
-                reporter.progress(0.0, "the server is full; waiting", error.retry_after)
+                report(0.0, "the server is full; waiting", error.retry_after)
                 await asyncio.sleep(error.retry_after)
 
-    async def _transcribe(self, file: Path, order: Order, reporter: ProgressReporter) -> str:
-        reporter.progress(0.0, "sending", 0)
-        path = TRANSLATIONS if order.translate else TRANSCRIPTIONS
+    async def _transcribe(self, file: Path, fields: FormFields, report: Report) -> str:
+        report(0.0, "sending", 0)
+        path = TRANSCRIPTIONS if fields.task == "transcribe" else TRANSLATIONS
         with file.open("rb") as content:
             response = await self._server.send(
-                "POST", path, files={"file": (file.name, content)}, data=_form(order)
+                "POST", path, files={"file": (file.name, content)}, data=_form(fields)
             )
         if response.status_code != httpx.codes.ACCEPTED:
             return response.text
         job = f"{TRANSCRIPTIONS}/{response.json()['request_id']}"
         try:
-            await self._follow(job, reporter)
+            await self._follow(job, report)
             return (await self._server.send("GET", f"{job}/result")).text
         finally:
             # Cancels an unfinished job and deletes a finished one.
             await asyncio.shield(self._forget(job))
 
-    async def _follow(self, job: str, reporter: ProgressReporter) -> None:
+    async def _follow(self, job: str, report: Report) -> None:
         """Follow a job until it ends, reconnecting if the connection breaks."""
         broken = 0
         while True:
@@ -148,9 +150,7 @@ class RemoteEngine:
                         broken = 0
                         if _ended(event):
                             return
-                        reporter.progress(
-                            event["percent"] / 100, _detail(event), event["eta_seconds"]
-                        )
+                        report(event["percent"] / 100, _detail(event), event["eta_seconds"])
             except ServerError as error:
                 if broken >= RECONNECTS or error.__cause__ is None:
                     raise
@@ -164,14 +164,14 @@ class RemoteEngine:
             return  # the server deletes old jobs; the transcript has been fetched
 
 
-def _form(order: Order) -> dict[str, list[str]]:
+def _form(fields: FormFields) -> dict[str, list[str]]:
     """The fields as httpx needs them; a job is not aligned if its format needs no word times."""
-    fields = {name: _sent(value) for name, value in order.values.items()}
-    if not order.translate:
-        fields["async"] = ["true"]
-        if fields["response_format"][0] in ("json", "text") and "diarize" not in fields:
-            fields.setdefault("align", ["false"])  # a job would be ready for other formats too
-    return fields
+    sent = {name: _sent(value) for name, value in fields.values.items()}
+    if fields.task == "transcribe":
+        sent["async"] = ["true"]
+        if sent["response_format"][0] in ("json", "text") and "diarize" not in sent:
+            sent.setdefault("align", ["false"])  # a job would be ready for other formats too
+    return sent
 
 
 def _sent(value: Value) -> list[str]:

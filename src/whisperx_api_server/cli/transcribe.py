@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from . import options
 from .console import FAILED, USAGE, Terminal, fail
-from .order import Engine, Order, OrderError, TranscriptionFailure, known_speaker
+from .form_fields import FormFields, OptionError, Transcribe, TranscriptionFailure, form_values
 
 if TYPE_CHECKING:
     from ..config import Settings
@@ -22,17 +22,15 @@ if TYPE_CHECKING:
 IN_FLIGHT = 8
 """Recordings transcribed at a time: enough to fill batches, few enough for the disk."""
 
+NOT_FIELDS = frozenset({"files", "output", "url", "api_key", "quiet", "translate"})
+"""The options that are not fields of the form."""
+
 TERMINATED = 128 + signal.SIGTERM
 
 
 def transcribe(
-    files: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="FILE...", help="Recordings, in any container or codec.", show_default=False
-        ),
-    ],
-    output_format: options.Format = "text",
+    files: options.Files,
+    response_format: options.Format = "text",
     output: options.Output = None,
     url: options.Url = None,
     api_key: options.ApiKey = None,
@@ -73,45 +71,22 @@ def transcribe(
         whisperx-api-server transcribe rede.ogg --language de --translate
         whisperx-api-server transcribe talk.mp3 --url http://gpu-box:8000 --format verbose_json
     """
-    speakers = (num_speakers, min_speakers, max_speakers, known_speakers, speaker_embeddings)
+    given = locals()
+    of_field = {name: value for name, value in given.items() if name not in NOT_FIELDS}
     try:
-        known = [known_speaker(each) for each in known_speakers or ()]
-        order = Order.of(
-            {
-                "response_format": output_format,
-                "model": model,
-                "language": language[0] if language and len(language) == 1 else None,
-                "languages[]": language if language and len(language) > 1 else None,
-                "prompt": prompt,
-                "hotwords": hotwords,
-                "temperature": temperature,
-                "suppress_numerals": suppress_numerals,
-                "align": align,
-                "timestamp_granularities[]": ["segment", "word"] if word_timestamps else None,
-                "highlight_words": highlight_words,
-                "include[]": ["logprobs"] if logprobs else None,
-                "diarize": True if any(speakers) else diarize,
-                "num_speakers": num_speakers,
-                "min_speakers": min_speakers,
-                "max_speakers": max_speakers,
-                "known_speaker_names[]": [name for name, _ in known],
-                "known_speaker_references[]": [reference for _, reference in known],
-                "speaker_embeddings": speaker_embeddings,
-                "batch_size": batch_size,
-                "chunk_size": chunk_size,
-            },
-            translate=translate,
+        fields = FormFields.of(
+            form_values(of_field), task="translate" if translate else "transcribe"
         )
-        targets = _targets(files, output, order.extension)
-    except OrderError as error:
+        targets = _targets(files, output, fields.extension)
+    except OptionError as error:
         fail(str(error), USAGE)
-    _transcribe(files, targets, order, url=url, api_key=api_key, quiet=quiet)
+    _transcribe(files, targets, fields, url=url, api_key=api_key, quiet=quiet)
 
 
 def _transcribe(
     files: Sequence[Path],
     targets: Sequence[Path | None],
-    order: Order,
+    fields: FormFields,
     *,
     url: str | None,
     api_key: str | None,
@@ -124,7 +99,7 @@ def _transcribe(
         settings = None if url else load_settings()
         with Terminal(files=len(files), quiet=quiet) as terminal:
             work = _run(
-                files, targets, order, terminal, settings=settings, url=url, api_key=api_key
+                files, targets, fields, terminal, settings=settings, url=url, api_key=api_key
             )
             bodies = asyncio.run(work)
     except (ConfigurationError, ServiceError) as error:
@@ -141,7 +116,7 @@ def _transcribe(
 async def _run(
     files: Sequence[Path],
     targets: Sequence[Path | None],
-    order: Order,
+    fields: FormFields,
     terminal: Terminal,
     *,
     settings: Settings | None,
@@ -150,18 +125,18 @@ async def _run(
 ) -> list[str | None]:
     """Transcribe each file, and write the transcripts that have a target.
 
-    Returns the transcripts in order, None for a file that failed.
+    Returns the transcripts in fields, None for a file that failed.
     """
     if current := asyncio.current_task():
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, current.cancel)
     slots = asyncio.Semaphore(IN_FLIGHT)
 
-    async def one(engine: Engine, file: Path, target: Path | None) -> str | None:
+    async def one(transcribe_file: Transcribe, file: Path, target: Path | None) -> str | None:
         async with slots:
-            with terminal.bar(file.name) as reporter:
+            with terminal.bar(file.name) as report:
                 try:
                     await asyncio.to_thread(_check_file, file)
-                    body = await engine.transcribe(file, order, reporter)
+                    body = await transcribe_file(file, fields, report)
                     if target is not None:
                         await asyncio.to_thread(target.write_text, body, encoding="utf-8")
                 except TranscriptionFailure as error:
@@ -172,9 +147,9 @@ async def _run(
                     return body
                 return None
 
-    async with _engine(settings, url, api_key) as engine, asyncio.TaskGroup() as group:
+    async with _engine(settings, url, api_key) as transcribe_file, asyncio.TaskGroup() as group:
         tasks = [
-            group.create_task(one(engine, file, target))
+            group.create_task(one(transcribe_file, file, target))
             for file, target in zip(files, targets, strict=True)
         ]
     return [task.result() for task in tasks]
@@ -183,35 +158,35 @@ async def _run(
 @asynccontextmanager
 async def _engine(
     settings: Settings | None, url: str | None, api_key: str | None
-) -> AsyncIterator[Engine]:
+) -> AsyncIterator[Transcribe]:
     if settings is not None:
         from .local import local_engine
 
         async with local_engine(settings) as engine:
-            yield engine
+            yield engine.transcribe
     else:
         from .remote import RemoteEngine, connect
 
         async with connect(url or "", api_key) as server:
-            yield RemoteEngine(server)
+            yield RemoteEngine(server).transcribe
 
 
 def _targets(files: Sequence[Path], output: Path | None, extension: str) -> list[Path | None]:
     """Find the file that each transcript is written to; None is standard output.
 
     Raises:
-        OrderError: two transcripts have the same file, or the directory cannot be created.
+        OptionError: two transcripts have the same file, or the directory cannot be created.
     """
     if output is None:
         return [None] * len(files)
     targets: list[Path | None] = [output / (file.stem + extension) for file in files]
     target, count = Counter(targets).most_common(1)[0]
     if count > 1:
-        raise OrderError(f"{count} recordings would be written to {target}: run them one by one")
+        raise OptionError(f"{count} recordings would be written to {target}: run them one by one")
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OrderError(f"--output: {output} cannot be created: {error.strerror}") from error
+        raise OptionError(f"--output: {output} cannot be created: {error.strerror}") from error
     return targets
 
 

@@ -1,40 +1,122 @@
-"""The fields of `POST /v1/audio/transcriptions`: what they may be, and what they mean together."""
+"""Form fields of transcriptions and translations, and the requests that they stand for.
+
+Without HTTP: routers read the fields from forms and queries, the command line from its options.
+Their JSON schema is in the OpenAPI document.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from ..domain import (
     AlignMode,
     DecodeOptions,
     DiarizeOptions,
+    Granularity,
+    Job,
     KnownSpeaker,
-    OutputFormat,
     OutputOptions,
     Source,
+    Task,
     TranscriptionRequest,
     VadOptions,
 )
-from ..errors import InvalidRequest
-from .common import (
-    SUBTITLES,
-    WITH_SEGMENTS,
-    AudioForm,
-    FormDefaults,
-    ResultForm,
-    Rule,
-    SpeakerCount,
-    check_rules,
-    language_code,
-    one_line,
-)
+from ..errors import InvalidRequest, MissingParameter
+from ..languages import parse_language
+from ..output_formats import FORMATS, OutputFormat
+from . import rules
 
-WITH_LOGPROBS = frozenset({"json", "verbose_json", "vtt_json"})
-STREAMED = frozenset({"json", "text", "diarized_json"})
+AUTO = "auto"
+"""The `language` that means detection, whatever the configured default is."""
 
-Keyword = Annotated[str, Field(max_length=200), AfterValidator(one_line)]
+M = TypeVar("M", bound=BaseModel)
+
+
+def _one_line(value: str) -> str:
+    """Strip a text that is one line and cannot pass for a special token."""
+    if re.search(r"[\r\n<>]", value):
+        raise ValueError("must be one line without '<' and '>'")
+    return value.strip()
+
+
+def _language(value: str) -> str:
+    return AUTO if value.strip().lower() == AUTO else parse_language(value)
+
+
+def _candidate(value: str) -> str:
+    return parse_language(value, "languages[]")
+
+
+OneLine = Annotated[str, AfterValidator(_one_line)]
+
+SpeakerCount = Annotated[int, Field(ge=1, le=50)]
+"""Clustering does not work with more speakers."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FormDefaults:
+    """Defaults for fields that the client did not send."""
+
+    model: str
+    language: str | None = None
+    response_format: OutputFormat = "json"
+    beam_size: int = 5
+
+
+class ResultForm(BaseModel):
+    """How a transcript is written; also the query of a job's result."""
+
+    model_config = ConfigDict(extra="ignore", populate_by_name=True)
+
+    response_format: OutputFormat | None = Field(
+        None,
+        description="`json` unless the server is set otherwise; `diarized_json` implies `diarize`, "
+        "and is not for translations.",
+    )
+    timestamp_granularities: list[Granularity] | None = Field(
+        None,
+        alias="timestamp_granularities[]",
+        description="`segment` and `word` decide whether verbose_json has `segments` and `words`; "
+        "`segment` if absent.",
+    )
+    highlight_words: bool = Field(False, description="Underline each word in srt and vtt.")
+
+    def result(self, job: Job) -> OutputOptions:
+        """Options of the answer with a job's result; absent fields are as submitted.
+
+        Raises:
+            UnservableCombination: the format cannot show the fields, or needs results that the job
+                did not compute.
+        """
+        submitted = job.output
+        output = self.response_format or submitted.format
+        rules.check(rules.of_presentation(self, output))
+        given = "highlight_words" in self.model_fields_set
+        written = replace(
+            submitted,
+            format=output,
+            granularities=self.shown_granularities(output) or submitted.granularities,
+            highlight_words=self.highlight_words if given else submitted.highlight_words,
+        )
+        rules.check(rules.of_result(job, written))
+        return written
+
+    def shown_granularities(self, output: OutputFormat) -> frozenset[Granularity]:
+        """Those that were sent, where the format has such parts; none elsewhere."""
+        sent = self.timestamp_granularities if FORMATS[output].segments else None
+        return frozenset(sent or ())
 
 
 class ServerVad(BaseModel):
@@ -48,16 +130,43 @@ class ServerVad(BaseModel):
     threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
 
 
-class TranscriptionForm(ResultForm, AudioForm):
-    """`POST /v1/audio/transcriptions`."""
+class TranscriptionForm(ResultForm):
+    """`POST /v1/audio/transcriptions`, and, of the fields in `TRANSLATED`, translations."""
 
-    languages: list[str] = Field(
+    audio_url: str | None = Field(
+        None, description="Instead of `file`: an http(s) URL that the server fetches."
+    )
+    model: str | None = Field(
+        None,
+        description="A published Whisper size or Parakeet, or one that the settings name. "
+        "`whisper-1` and OpenAI's other names mean the configured default.",
+    )
+    language: Annotated[str, AfterValidator(_language)] | None = Field(
+        None, description="ISO-639-1 code of the speech; detected if absent or `auto`."
+    )
+    prompt: str | None = Field(None, description="Context for the decoder, such as spellings.")
+    hotwords: OneLine | None = Field(None, description="Comma-separated words to listen for.")
+    temperature: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="0 is beam search; above, the text is drawn among the beam's hypotheses.",
+    )
+    batch_size: int | None = Field(
+        None, ge=1, le=1024, description="The largest batch that this recording's windows join."
+    )
+    chunk_size: float | None = Field(
+        None, ge=1, le=30, allow_inf_nan=False, description="Longest window in seconds."
+    )
+
+    languages: list[Annotated[str, AfterValidator(_candidate)]] = Field(
         default_factory=list,
         alias="languages[]",
         max_length=20,
         description="Candidates: the language is detected among these.",
     )
-    keywords: list[Keyword] = Field(
+    keywords: list[Annotated[OneLine, Field(max_length=200)]] = Field(
         default_factory=list,
         alias="keywords[]",
         max_length=200,
@@ -105,49 +214,22 @@ class TranscriptionForm(ResultForm, AudioForm):
     )
 
     @model_validator(mode="after")
-    def _bounds(self) -> Self:
-        low, high = self.min_speakers, self.max_speakers
-        if low is not None and high is not None and low > high:
-            raise InvalidRequest("min_speakers is greater than max_speakers", param="min_speakers")
-        count = self.num_speakers
-        if count is not None and not (low or count) <= count <= (high or count):
-            raise InvalidRequest(
-                "num_speakers is not between min_speakers and max_speakers", param="num_speakers"
-            )
-        if len(self.known_speaker_names) != len(self.known_speaker_references):
-            raise InvalidRequest(
-                "known_speaker_names[] and known_speaker_references[] must be equally many",
-                param="known_speaker_references[]",
-            )
-        if len(set(self.known_speaker_names)) != len(self.known_speaker_names):
-            raise InvalidRequest("a speaker is named twice", param="known_speaker_names[]")
+    def _check_speakers(self) -> Self:
+        rules.check(rules.of_speakers(self), InvalidRequest)
         return self
 
-    def output(self, defaults: FormDefaults) -> OutputOptions:
-        """How to answer.
+    @property
+    def named_language(self) -> str | None:
+        """The code of the language that the client names; None leaves it to detection."""
+        return None if self.language == AUTO else self.language
 
-        Raises:
-            InvalidRequest: a language that is not known.
-            UnservableCombination: fields that cannot be honoured together.
-        """
-        output: OutputFormat = self.response_format or defaults.response_format
-        # OpenAI's gpt-…transcribe models have no word times, and ignore the request for them.
-        times_optional = (self.model or "").startswith("gpt-")
-        check_rules(self.presentation_rules(output, times_optional=times_optional))
-        check_rules(self._timing_rules(output))
-        check_rules(self._speaker_rules(output))
-        check_rules(self._delivery_rules(output))
-        return OutputOptions(
-            format=output,
-            granularities=self.shown_granularities(output) or frozenset({"segment"}),
-            highlight_words=self.highlight_words,
-            logprobs="logprobs" in self.include,
-            known_speakers=tuple(self.known_speaker_names),
-        )
+    def diarizes(self, output: OutputFormat) -> bool:
+        """Whether to diarize."""
+        return self.diarize or output == "diarized_json"
 
     def streams(self, output: OutputOptions) -> bool:
         """Whether to answer with events."""
-        return self.stream and output.format in STREAMED
+        return self.stream and FORMATS[output.format].streams
 
     def request(
         self,
@@ -156,145 +238,118 @@ class TranscriptionForm(ResultForm, AudioForm):
         source: Source,
         defaults: FormDefaults,
         known_speakers: tuple[KnownSpeaker, ...] = (),
+        *,
+        task: Task = "transcribe",
     ) -> tuple[TranscriptionRequest, OutputOptions]:
-        """What to do, and how to answer.
+        """Convert the fields to a request and the options of its answer.
 
         Raises:
-            InvalidRequest: a field has a value it cannot have, or not beside another.
+            UnservableCombination: fields that cannot be honoured together, or by a translation.
         """
-        output = self.output(defaults)
-        diarize = self._diarizes(output.format)
-        vad = self.chunking_strategy if isinstance(self.chunking_strategy, ServerVad) else None
-        return (
-            TranscriptionRequest(
-                id=request_id,
-                client=client,
-                source=source,
-                model=self.model or defaults.model,
-                decode=self._decode(defaults),
-                align=self._align_mode(output),
-                diarize=DiarizeOptions(
-                    min_speakers=self.min_speakers,
-                    max_speakers=self.max_speakers,
-                    num_speakers=self.num_speakers,
-                    embeddings=self.speaker_embeddings,
-                    known_speakers=known_speakers,
-                )
-                if diarize
-                else None,
-                vad=VadOptions(
-                    threshold=vad.threshold,
-                    prefix_padding_ms=vad.prefix_padding_ms,
-                    silence_duration_ms=vad.silence_duration_ms,
-                )
-                if vad
-                else VadOptions(),
-                batch_size=self.batch_size,
-                chunk_size=self.chunk_size,
-            ),
-            output,
+        if task == "translate":
+            form, output = self._for_translation(), defaults.response_format
+            output = form.response_format or ("json" if output == "diarized_json" else output)
+        else:
+            form, output = self, self.response_format or defaults.response_format
+        rules.check(rules.of_transcription(form, output))
+        request = TranscriptionRequest(
+            id=request_id,
+            client=client,
+            source=source,
+            model=form.model or defaults.model,
+            decode=form._decode_options(task, defaults),
+            align=form._align_mode(output),
+            diarize=form._diarize_options(known_speakers) if form.diarizes(output) else None,
+            vad=form._vad_options(),
+            batch_size=form.batch_size,
+            chunk_size=form.chunk_size,
+        )
+        return request, OutputOptions(
+            format=output,
+            granularities=form.shown_granularities(output) or frozenset({"segment"}),
+            highlight_words=form.highlight_words,
+            logprobs="logprobs" in form.include,
+            known_speakers=tuple(form.known_speaker_names),
         )
 
-    def _timing_rules(self, output: OutputFormat) -> list[Rule]:
-        unaligned = self.align is False
-        return [
-            (
-                unaligned and output in SUBTITLES,
-                "align",
-                f"response_format {output} needs align=true",
-            ),
-            (unaligned and self._diarizes(output), "align", "speaker labels need align=true"),
-            (
-                unaligned and "word" in self.shown_granularities(output),
-                "align",
-                "timestamp_granularities[]=word needs align=true",
-            ),
-        ]
+    def _for_translation(self) -> TranscriptionForm:
+        """The fields that a translation has; its language is detected unless it is named."""
+        if self.response_format == "diarized_json":
+            raise InvalidRequest(
+                "response_format: a translation has no diarized_json", param="response_format"
+            )
+        rules.check(rules.of_translation(self))
+        sent = {name: getattr(self, name) for name in self.model_fields_set & rules.TRANSLATED}
+        language = self.language or AUTO
+        return TranscriptionForm(**sent | {"language": language, "suppress_numerals": False})
 
-    def _speaker_rules(self, output: OutputFormat) -> list[Rule]:
-        diarize = self._diarizes(output)
-        return [
-            (
-                self.speaker_embeddings and not (diarize and output in WITH_SEGMENTS),
-                "speaker_embeddings",
-                "speaker_embeddings needs diarize=true and response_format verbose_json",
-            ),
-            (
-                bool(self.known_speaker_names) and not diarize,
-                "known_speaker_names[]",
-                "known_speaker_names[] needs diarize=true or response_format diarized_json",
-            ),
-            *(
-                (
-                    getattr(self, name) is not None and not diarize,
-                    name,
-                    f"{name} needs diarize=true",
-                )
-                for name in ("min_speakers", "max_speakers", "num_speakers")
-            ),
-        ]
-
-    def _delivery_rules(self, output: OutputFormat) -> list[Rule]:
-        language = self.named_language()
-        return [
-            (
-                "logprobs" in self.include and output not in WITH_LOGPROBS,
-                "include[]",
-                "include[]=logprobs needs response_format json or verbose_json",
-            ),
-            (
-                # OpenAI ignores `stream` with whisper-1; the other names promise a stream.
-                self.stream and output not in STREAMED and self.model != "whisper-1",
-                "stream",
-                "stream needs response_format json, text or diarized_json",
-            ),
-            (
-                self.asynchronous and self.stream,
-                "async",
-                "give either async or stream: a job's events are at its events_url",
-            ),
-            (
-                self.callback_url is not None and not self.asynchronous,
-                "callback_url",
-                "callback_url needs async=true",
-            ),
-            (
-                language is not None and not {language}.issuperset(self._candidates()),
-                "languages[]",
-                "give either language or languages[], not both",
-            ),
-        ]
-
-    def _candidates(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(language_code(each, "languages[]") for each in self.languages))
-
-    def _diarizes(self, output: OutputFormat) -> bool:
-        return self.diarize or output == "diarized_json"
-
-    def _decode(self, defaults: FormDefaults) -> DecodeOptions:
-        candidates = self._candidates()
-        language = self.named_language()
+    def _decode_options(self, task: Task, defaults: FormDefaults) -> DecodeOptions:
+        candidates = tuple(dict.fromkeys(self.languages))
+        language = self.named_language
         if len(candidates) == 1:
             language = candidates[0]
         elif self.language is None and not candidates:
             language = defaults.language
+        words = [word.strip() for word in (*(self.hotwords or "").split(","), *self.keywords)]
         return DecodeOptions(
-            task="transcribe",
+            task=task,
             language=language,
             languages=candidates if language is None else (),
             prompt=self.prompt,
-            hotwords=self.all_hotwords(self.keywords),
+            hotwords=", ".join(filter(None, words)) or None,
             temperature=self.temperature,
             suppress_numerals=self.suppress_numerals,
             beam_size=defaults.beam_size,
             logprobs="logprobs" in self.include,
         )
 
-    def _align_mode(self, output: OutputOptions) -> AlignMode:
-        """Unless the client decides, words are timed when somebody may read their times."""
+    def _align_mode(self, output: OutputFormat) -> AlignMode:
+        """Unless the client decides, words are timed if the answer may show their times."""
         if self.align:
             return AlignMode.FORCED
-        bare = output.format in ("json", "text") and not self.asynchronous
-        if bare and not self._diarizes(output.format):
+        if output in ("json", "text") and not self.asynchronous and not self.diarize:
             return AlignMode.OFF
         return AlignMode.AUTO if self.align is None else AlignMode.SEGMENTS
+
+    def _diarize_options(self, known_speakers: tuple[KnownSpeaker, ...]) -> DiarizeOptions:
+        return DiarizeOptions(
+            min_speakers=self.min_speakers,
+            max_speakers=self.max_speakers,
+            num_speakers=self.num_speakers,
+            embeddings=self.speaker_embeddings,
+            known_speakers=known_speakers,
+        )
+
+    def _vad_options(self) -> VadOptions:
+        vad = self.chunking_strategy
+        return (
+            VadOptions(**vad.model_dump(exclude={"type"}))
+            if isinstance(vad, ServerVad)
+            else VadOptions()
+        )
+
+
+class FilesForm(BaseModel):
+    """Reflector's field beside those of OpenAI's API; it selects Reflector's answer."""
+
+    batch: bool = Field(True, description="Reflector's: whether the files run side by side.")
+
+
+def validated(model: type[M], values: Mapping[str, Any]) -> M:
+    """The fields as `model`.
+
+    Raises:
+        MissingParameter: a field is absent that must be there.
+        InvalidRequest: a value that a field cannot have, or not beside another.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        param = str(first["loc"][0]) if first["loc"] else None
+        if first["type"] == "missing":
+            raise MissingParameter(f"{param} is missing", param=param) from error
+        given = first["input"]
+        shown = f", got {given[:80]!r}" if isinstance(given, str) else ""
+        message = first["msg"].removeprefix("Value error, ")
+        raise InvalidRequest(f"{param}: {message}{shown}", param=param) from error

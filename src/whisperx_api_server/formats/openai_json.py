@@ -1,7 +1,7 @@
 """Transcript -> the JSON objects and events of OpenAI's audio API.
 
-Shapes are checked against the types of its Python SDK; what is extra (`score`, `speaker`, `words`
-in a segment, `speaker_embeddings`) stands beside, never instead. Times are rounded to milliseconds,
+Shapes are checked against the types of its Python SDK; `score`, `speaker`, `words` in a segment and
+`speaker_embeddings` are additional keys. Times are rounded to milliseconds,
 and no number is infinite or NaN.
 """
 
@@ -14,6 +14,7 @@ from itertools import chain, count, groupby
 from typing import cast
 
 from ..answers.common import DecodedSegment
+from ..answers.errors import ErrorDetail
 from ..answers.openai import (
     DiarizedSegment,
     DiarizedTranscription,
@@ -37,6 +38,7 @@ from ..domain import (
     Word,
     join_texts,
 )
+from ..errors import Failure
 from ..languages import language_name
 
 LIMIT = 9999.0
@@ -108,11 +110,21 @@ def diarized_json(transcript: Transcript, options: OutputOptions) -> DiarizedTra
     return body
 
 
+def error_detail(failure: Failure) -> ErrorDetail:
+    """OpenAI's error object."""
+    return {
+        "message": failure.message,
+        "type": failure.type,
+        "param": failure.param,
+        "code": failure.code,
+    }
+
+
 # Streaming.
 
 
 def text_delta(segments: Iterable[Segment], *, first: bool) -> str:
-    """What more segments add to the text; all of a transcript's deltas make up its text exactly.
+    """The text that more segments add; all deltas together are the transcript's text exactly.
 
     `first` says that no text came before. Empty if the segments are blank.
     """
@@ -198,7 +210,7 @@ def _letter(index: int) -> str:
     return name
 
 
-# What they are made of.
+# Parts.
 
 
 def segment_json(segment: Segment, index: int) -> DecodedSegment:

@@ -1,4 +1,4 @@
-"""Transcript -> body + media type, in each output format."""
+"""Renders a transcript in each output format."""
 
 from __future__ import annotations
 
@@ -14,22 +14,10 @@ import webvtt
 from webvtt.models import Timestamp
 
 from ..answers.openai import VttTranscription
-from ..domain import OutputFormat, OutputOptions, Transcript
+from ..domain import OutputOptions, Transcript
+from ..output_formats import FORMATS, OutputFormat
 from .cues import Cue, make_cues, plain, speaker_prefix
 from .openai_json import diarized_json, plain_json, times, verbose_json
-
-MEDIA_TYPES: Mapping[OutputFormat, str] = MappingProxyType(
-    {
-        "json": "application/json",
-        "text": "text/plain; charset=utf-8",
-        "verbose_json": "application/json",
-        "vtt_json": "application/json",
-        "srt": "text/plain; charset=utf-8",
-        "vtt": "text/plain; charset=utf-8",
-        "aud": "text/plain; charset=utf-8",
-        "diarized_json": "application/json",
-    }
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,11 +29,9 @@ class Rendered:
 
 
 def render(transcript: Transcript, options: OutputOptions) -> Rendered:
-    """The transcript as the client asked for it."""
-    return Rendered(
-        body=_body(transcript, options),
-        media_type=MEDIA_TYPES[options.format],
-    )
+    """Render a transcript in the format of the options."""
+    body = _RENDERERS[options.format](transcript, options)
+    return Rendered(body=body, media_type=FORMATS[options.format].media_type)
 
 
 # Subtitles and text.
@@ -53,10 +39,6 @@ def render(transcript: Transcript, options: OutputOptions) -> Rendered:
 
 def _vtt_json(transcript: Transcript, options: OutputOptions) -> VttTranscription:
     return {**verbose_json(transcript, options), "vtt_text": _vtt(transcript, options)}
-
-
-def _text(transcript: Transcript, _: OutputOptions) -> str:
-    return transcript.text + "\n"
 
 
 def _srt(transcript: Transcript, options: OutputOptions) -> str:
@@ -107,26 +89,18 @@ def _cue_text(cue: Cue, escape: Callable[[str], str]) -> str:
     )
 
 
-_JSON: Mapping[OutputFormat, Callable[[Transcript, OutputOptions], Mapping[str, object]]] = (
-    MappingProxyType(
-        {
-            "json": plain_json,
-            "verbose_json": verbose_json,
-            "vtt_json": _vtt_json,
-            "diarized_json": diarized_json,
-        }
-    )
+_RENDERERS: Mapping[OutputFormat, Callable[[Transcript, OutputOptions], str]] = MappingProxyType(
+    {
+        "json": lambda transcript, options: dump(plain_json(transcript, options)),
+        "text": lambda transcript, _: transcript.text + "\n",
+        "verbose_json": lambda transcript, options: dump(verbose_json(transcript, options)),
+        "vtt_json": lambda transcript, options: dump(_vtt_json(transcript, options)),
+        "srt": _srt,
+        "vtt": _vtt,
+        "aud": _aud,
+        "diarized_json": lambda transcript, options: dump(diarized_json(transcript, options)),
+    }
 )
-
-_TEXT: Mapping[OutputFormat, Callable[[Transcript, OutputOptions], str]] = MappingProxyType(
-    {"text": _text, "srt": _srt, "vtt": _vtt, "aud": _aud}
-)
-
-
-def _body(transcript: Transcript, options: OutputOptions) -> str:
-    if options.format in _TEXT:
-        return _TEXT[options.format](transcript, options)
-    return dump(_JSON[options.format](transcript, options))
 
 
 def dump(body: Mapping[str, object]) -> str:

@@ -11,10 +11,13 @@ from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 
+from pydantic import Field
+
 from ..domain import Diarization, Transcript, TranscriptionRequest
 from ..errors import Overloaded, Unavailable
 from ..pipeline.events import Emit, Event, Opened, StageBegan, WindowDone
 from ..pipeline.runner import Checkpoint, Runner
+from ..setting_types import NonNegativeFloat, PositiveFloat, PositiveInt, Section
 
 HALF_LIFE = 60.0
 """Seconds after which a measured speed counts half."""
@@ -24,6 +27,27 @@ LONGEST_RETRY = 600.0
 
 DETECTION_SECONDS = 90.0
 """Seconds of audio that count for the detection of a language: it needs the first windows only."""
+
+
+class LimitSettings(Section):
+    """Limits of a request, and of the queue."""
+
+    upload_bytes: PositiveInt = Field(
+        2 * 1024**3, description="Maximum size of an upload or a fetched file in bytes."
+    )
+    audio_seconds: PositiveFloat = Field(
+        12 * 3600.0, description="Maximum length of a recording in seconds; longer ones get 413."
+    )
+    queue_seconds: PositiveFloat = Field(
+        24 * 3600.0,
+        description="Maximum seconds of audio in the queue; further requests get 429.",
+    )
+    decode_timeout: PositiveFloat = Field(
+        1800.0, description="Seconds until ffmpeg is stopped and the request gets 503."
+    )
+    request_timeout: NonNegativeFloat = Field(
+        0.0, description="Seconds until a request is cancelled; 0 disables it."
+    )
 
 
 @dataclass(kw_only=True, slots=True, eq=False)

@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
+from typing import cast
 
 from ..answers.jobs import JobEvent, JobEventType, JobStatus, WebhookEvent, WebhookEventType
-from ..domain import Job, JobState
-
-_EVENT_TYPES: Mapping[JobState, JobEventType] = MappingProxyType(
-    {
-        "queued": "job.queued",
-        "running": "job.running",
-        "completed": "job.completed",
-        "failed": "job.failed",
-        "cancelled": "job.cancelled",
-    }
-)
-_WEBHOOK_TYPES: Mapping[JobState, WebhookEventType] = MappingProxyType(
-    {
-        "completed": "transcription.completed",
-        "failed": "transcription.failed",
-        "cancelled": "transcription.cancelled",
-    }
-)
+from ..domain import Job
+from ..formats.openai_json import error_detail
 
 
 def job_object(job: Job) -> JobStatus:
     """A job in JSON: in the status, in events and in the webhook."""
     base = f"/v1/audio/transcriptions/{job.id}"
-    error = job.error
     return {
         "request_id": job.id,
         "status": job.state,
@@ -50,20 +32,13 @@ def job_object(job: Job) -> JobStatus:
             }
             for stage in job.stages
         ],
-        "error": None
-        if error is None
-        else {
-            "message": error.message,
-            "type": error.type,
-            "param": error.param,
-            "code": error.code,
-        },
+        "error": None if job.error is None else error_detail(job.error),
     }
 
 
 def job_event(job: Job) -> JobEvent:
     """The event that says how the job is now."""
-    return {"type": _EVENT_TYPES[job.state], **job_object(job)}
+    return {"type": cast("JobEventType", f"job.{job.state}"), **job_object(job)}
 
 
 def webhook_event(job: Job) -> WebhookEvent:
@@ -71,7 +46,7 @@ def webhook_event(job: Job) -> WebhookEvent:
     return {
         "id": f"evt_{job.id}",
         "object": "event",
-        "type": _WEBHOOK_TYPES[job.state],
+        "type": cast("WebhookEventType", f"transcription.{job.state}"),
         "created_at": int(job.finished_at or job.submitted_at),
         "data": job_object(job),
     }

@@ -6,33 +6,23 @@ Fields are in the query, the recording is the form's `audio_file`; errors are in
 from __future__ import annotations
 
 import asyncio
-from typing import Literal
 from urllib.parse import quote
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..answers.asr import DetectedLanguage
-from ..domain import OutputFormat, TranscriptionRequest, Upload
+from ..answers.asr import AsrTranscript, DetectedLanguage
+from ..domain import Task, Upload
 from ..errors import MissingParameter, UnservableCombination
-from ..fields.common import FormDefaults, SpeakerCount, validated
-from ..fields.transcription import TranscriptionForm
-from ..fields.translation import translation_fields
+from ..fields.transcription import AUTO, SpeakerCount, TranscriptionForm, validated
 from ..formats.asr_formats import AsrOutput, render_asr
 from ..languages import language_name
+from ..output_formats import OutputFormat
 from ..pipeline.stages import SILENCE_LANGUAGE
 from . import openapi
-from .deps import (
-    ClientDep,
-    DefaultsDep,
-    ServiceDep,
-    UploadsDep,
-    cancel_on_disconnect,
-    is_retry,
-    new_request_id,
-)
+from .deps import CallDep
 from .forms import parse_query
-from .multipart import Form, read_form
+from .multipart import Form
 
 router = APIRouter(tags=["asr"])
 
@@ -52,9 +42,7 @@ class DetectionQuery(BaseModel):
 class AsrQuery(DetectionQuery):
     """The query of `POST /asr`."""
 
-    task: Literal["transcribe", "translate"] = Field(
-        "transcribe", description="`translate` gives English."
-    )
+    task: Task = Field("transcribe", description="`translate` gives English.")
     language: str | None = Field(
         None, description="ISO-639-1 code of the speech; detected if absent or `auto`."
     )
@@ -75,8 +63,8 @@ class AsrQuery(DetectionQuery):
         """Whether the answer shows words."""
         return self.word_timestamps and self.output == "json"
 
-    def request(self, client: str, source: Upload, defaults: FormDefaults) -> TranscriptionRequest:
-        """What to do.
+    def transcription(self) -> TranscriptionForm:
+        """The same in the fields of OpenAI's API.
 
         Raises:
             InvalidRequest: a field has a value it cannot have, or not beside another.
@@ -85,23 +73,19 @@ class AsrQuery(DetectionQuery):
             raise UnservableCombination(
                 "word_timestamps needs task=transcribe", param="word_timestamps"
             )
-        values = {
-            "language": self.language,
-            "prompt": self.initial_prompt,
-            "response_format": self._format,
-            "timestamp_granularities[]": ["word"] if self.with_words else None,
-            "diarize": self.diarize,
-            "min_speakers": self.min_speakers,
-            "max_speakers": self.max_speakers,
-            "suppress_numerals": False,  # whisper-asr-webservice writes digits
-        }
-        if self.task == "translate":
-            form = translation_fields(values)
-            request, _ = form.request(new_request_id(), client, source, defaults)
-        else:
-            fields = validated(TranscriptionForm, values)
-            request, _ = fields.request(new_request_id(), client, source, defaults)
-        return request
+        return validated(
+            TranscriptionForm,
+            {
+                "language": self.language,
+                "prompt": self.initial_prompt,
+                "response_format": self._format,
+                "timestamp_granularities[]": ["word"] if self.with_words else None,
+                "diarize": self.diarize,
+                "min_speakers": self.min_speakers,
+                "max_speakers": self.max_speakers,
+                "suppress_numerals": False,  # whisper-asr-webservice writes digits
+            },
+        )
 
     @property
     def _format(self) -> OutputFormat:
@@ -111,22 +95,23 @@ class AsrQuery(DetectionQuery):
         return "text" if self.output == "txt" and not self.diarize else "verbose_json"
 
 
-@router.post("/asr", responses=openapi.ASR, openapi_extra=openapi.audio_file(AsrQuery))
-async def asr(
-    request: Request,
-    service: ServiceDep,
-    uploads: UploadsDep,
-    defaults: DefaultsDep,
-    client: ClientDep,
-) -> Response:
+_UPLOAD = openapi.form({}, files={FILE: openapi.file()}, sources=[FILE])
+_TEXT = {"text/plain": {"schema": {"type": "string"}}}
+
+
+@router.post(
+    "/asr",
+    responses=openapi.answers(AsrTranscript, others=_TEXT),
+    openapi_extra=openapi.query(AsrQuery) | _UPLOAD,
+)
+async def asr(call: CallDep) -> Response:
     """Turn speech into text, as whisper-asr-webservice does."""
-    service.admit(retry=is_retry(request))
-    query = parse_query(AsrQuery, request)
-    async with read_form(request, uploads, pcm=not query.encode) as form:
+    call.admit()
+    query = parse_query(AsrQuery, call.request)
+    async with call.form(pcm=not query.encode) as form:
         source = _upload(form)
-        job = query.request(client, source, defaults)
-        work = service.run(job, retry=is_retry(request))
-        transcript = await cancel_on_disconnect(request, work)
+        request, _ = call.transcription(query.transcription(), source, task=query.task)
+        transcript = await call.run(request)
     rendered = await asyncio.to_thread(render_asr, transcript, query.output, words=query.with_words)
     name = quote(f"{source.filename}.{query.output}")
     return Response(
@@ -139,23 +124,15 @@ async def asr(
 @router.post(
     "/detect-language",
     responses=openapi.errors(*openapi.RUN_ERRORS),
-    openapi_extra=openapi.audio_file(DetectionQuery),
+    openapi_extra=openapi.query(DetectionQuery) | _UPLOAD,
 )
-async def detect_language(
-    request: Request,
-    service: ServiceDep,
-    uploads: UploadsDep,
-    defaults: DefaultsDep,
-    client: ClientDep,
-) -> DetectedLanguage:
+async def detect_language(call: CallDep) -> DetectedLanguage:
     """Tell the language of the first windows of speech."""
-    service.admit()
-    query = parse_query(DetectionQuery, request)
-    async with read_form(request, uploads, pcm=not query.encode) as form:
-        job = TranscriptionRequest(
-            id=new_request_id(), client=client, source=_upload(form), model=defaults.model
-        )
-        found = await cancel_on_disconnect(request, service.detect_language(job))
+    call.admit()
+    query = parse_query(DetectionQuery, call.request)
+    async with call.form(pcm=not query.encode) as form:
+        request, _ = call.transcription(TranscriptionForm(language=AUTO), _upload(form))
+        found = await call.wait(call.service.detect_language(request))
     code, confidence = max(found.items(), key=lambda each: each[1], default=(SILENCE_LANGUAGE, 0.0))
     return {
         "detected_language": language_name(code),

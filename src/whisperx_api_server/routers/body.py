@@ -1,4 +1,4 @@
-"""A request's body as it arrives, bounded in size and in time."""
+"""Reads a request's body, within limits of size and time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def read_body(request: Request, *, max_bytes: int) -> AsyncIterator[bytes]
 
     Raises:
         TooLarge: more than `max_bytes`, declared or sent.
-        RequestTimeout: the body stalls, or trickles.
+        RequestTimeout: the body stalls or is slower than `MIN_RATE`.
         Cancelled: the client disconnected before its end.
     """
     declared = request.headers.get("content-length", "")

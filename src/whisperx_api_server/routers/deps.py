@@ -1,38 +1,42 @@
-"""Dependencies of the routes: each service by itself, and the client's name."""
+"""Dependencies of the routes: the services, the authenticated client, and a call with both."""
 
 from __future__ import annotations
 
 import asyncio
 import uuid
 from collections.abc import Awaitable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Annotated, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.types import Receive
 
 from ..active_requests import ActiveRequests
 from ..answers.common import Configuration
 from ..audio.uploads import BlobStore
 from ..catalog import Catalog
+from ..domain import KnownSpeaker, OutputOptions, Source, Task, Transcript, TranscriptionRequest
 from ..errors import Cancelled
-from ..fields.common import FormDefaults
+from ..fields.transcription import FormDefaults, TranscriptionForm
 from ..jobs.admission import AdmissionControl
 from ..jobs.service import LocalService
 from ..keys import KeyRing
 from ..loop_lag import LoopLag
 from ..scheduling.model_pool import ModelPool
 from ..text_service import TextService
+from .multipart import Form, read_form
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Services:
-    """What `create_app` wires together; routes find it in `app.state.services`.
+    """The objects that `create_app` wires together; routes find them in `app.state.services`.
 
-    `configuration` is what /info says of the settings; `preloaded` is set once the models that load
-    at start are loaded.
+    `configuration` is the part of /info that follows from the settings. `preloaded` is set once the
+    models that load at start are loaded.
     """
 
     service: LocalService
@@ -57,41 +61,19 @@ async def get_services(request: Request) -> Services:
 ServicesDep = Annotated[Services, Depends(get_services)]
 
 
-async def _service(services: ServicesDep) -> LocalService:
-    return services.service
+def _part(name: str) -> Any:
+    async def part(services: ServicesDep) -> object:
+        return getattr(services, name)
+
+    return Depends(part)
 
 
-async def _text(services: ServicesDep) -> TextService:
-    return services.text
-
-
-async def _active(services: ServicesDep) -> ActiveRequests:
-    return services.active
-
-
-async def _models(services: ServicesDep) -> ModelPool:
-    return services.pool
-
-
-async def _catalog(services: ServicesDep) -> Catalog:
-    return services.catalog
-
-
-async def _uploads(services: ServicesDep) -> BlobStore:
-    return services.uploads
-
-
-async def _defaults(services: ServicesDep) -> FormDefaults:
-    return services.defaults
-
-
-ServiceDep = Annotated[LocalService, Depends(_service)]
-TextDep = Annotated[TextService, Depends(_text)]
-ActiveDep = Annotated[ActiveRequests, Depends(_active)]
-ModelsDep = Annotated[ModelPool, Depends(_models)]
-CatalogDep = Annotated[Catalog, Depends(_catalog)]
-UploadsDep = Annotated[BlobStore, Depends(_uploads)]
-DefaultsDep = Annotated[FormDefaults, Depends(_defaults)]
+ServiceDep = Annotated[LocalService, _part("service")]
+ActiveDep = Annotated[ActiveRequests, _part("active")]
+TextDep = Annotated[TextService, _part("text")]
+ModelsDep = Annotated[ModelPool, _part("pool")]
+CatalogDep = Annotated[Catalog, _part("catalog")]
+UploadsDep = Annotated[BlobStore, _part("uploads")]
 
 
 _BEARER = HTTPBearer(
@@ -121,26 +103,84 @@ async def authenticate(
 ClientDep = Annotated[str, Depends(authenticate)]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Call:
+    """A request with a recording or a text, and the services that read and answer it."""
+
+    request: Request
+    client: str
+    service: LocalService
+    uploads: BlobStore
+    defaults: FormDefaults
+
+    @property
+    def retry(self) -> bool:
+        """Whether OpenAI's SDK says that it sends this once more, having got no answer before."""
+        return self.request.headers.get("x-stainless-retry-count", "0") not in ("", "0")
+
+    def admit(self) -> None:
+        """Refuse the request, before its body is read, if it cannot be served now."""
+        self.service.admit(retry=self.retry)
+
+    def form(self, *, pcm: bool = False) -> AbstractAsyncContextManager[Form]:
+        """The form in the body; its files are deleted at the end."""
+        return read_form(self.request, self.uploads, pcm=pcm)
+
+    def transcription(
+        self,
+        fields: TranscriptionForm,
+        source: Source,
+        known_speakers: tuple[KnownSpeaker, ...] = (),
+        *,
+        task: Task = "transcribe",
+    ) -> tuple[TranscriptionRequest, OutputOptions]:
+        """Convert the fields to a request and the options of its answer."""
+        return fields.request(
+            new_request_id(), self.client, source, self.defaults, known_speakers, task=task
+        )
+
+    async def run(self, request: TranscriptionRequest) -> Transcript:
+        """The transcript; the request is withdrawn when the client disconnects."""
+        return await self.wait(self.service.run(request, retry=self.retry))
+
+    async def wait(self, work: Awaitable[T]) -> T:
+        """`cancel_on_disconnect` of this client."""
+        return await cancel_on_disconnect(self.request.receive, work)
+
+
+async def _call(request: Request, client: ClientDep, services: ServicesDep) -> Call:
+    return Call(
+        request=request,
+        client=client,
+        service=services.service,
+        uploads=services.uploads,
+        defaults=services.defaults,
+    )
+
+
+CallDep = Annotated[Call, Depends(_call)]
+
+
 def new_request_id() -> str:
-    """An id for the pipeline: unlike a client's X-Request-ID it is never used twice."""
+    """Make an id for the pipeline: unlike a client's X-Request-ID it is unique."""
     return uuid.uuid4().hex
 
 
-def is_retry(request: Request) -> bool:
-    """Whether OpenAI's SDK says that it sends this once more, having got no answer before."""
-    return request.headers.get("x-stainless-retry-count", "0") not in ("", "0")
-
-
-async def cancel_on_disconnect(request: Request, work: Awaitable[T]) -> T:
-    """The result of `work`, which is cancelled when the client hangs up.
+async def cancel_on_disconnect(receive: Receive, work: Awaitable[T]) -> T:
+    """The result of `work`, which is cancelled when the client disconnects.
 
     The request's body must have been read: what comes after it is the disconnect.
 
     Raises:
-        Cancelled: the client is gone.
+        Cancelled: the client disconnected.
     """
+
+    async def disconnected() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
     working = asyncio.ensure_future(work)
-    gone = asyncio.create_task(_disconnected(request))
+    gone = asyncio.create_task(disconnected())
     try:
         await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
         if working.done():
@@ -151,8 +191,3 @@ async def cancel_on_disconnect(request: Request, work: Awaitable[T]) -> T:
         if not working.done():
             working.cancel()
             await asyncio.wait([working])
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

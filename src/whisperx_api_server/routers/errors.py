@@ -1,16 +1,15 @@
-"""Every answer that is no success, in OpenAI's shape; and the request's id on every answer."""
+"""Errors in OpenAI's format; and the request's id on every answer."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import math
 import re
 import uuid
 from http import HTTPStatus
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
@@ -18,29 +17,37 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import logging_setup
-from ..answers.errors import Error
-from ..errors import Cancelled, ErrorType, ServiceError, ShuttingDown
+from ..answers.errors import Error, ErrorDetail
+from ..errors import Cancelled, InvalidRequest, ServiceError, ShuttingDown
+from ..formats.openai_json import error_detail
 
 logger = logging.getLogger(__name__)
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 CLIENT_CLOSED_REQUEST = 499
-"""nginx's status for the log: nobody is there to read the answer."""
-
-
-def error_body(message: str, kind: ErrorType, code: str | None, param: str | None = None) -> Error:
-    """OpenAI's error object."""
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+"""nginx's status for the log: the client has disconnected."""
 
 
 def service_error_body(error: ServiceError) -> Error:
     """OpenAI's error object for one of ours."""
-    return error_body(error.message, error.type, error.code, error.param)
+    return {"error": error_detail(error.failure())}
+
+
+def error_response(error: ServiceError) -> JSONResponse:
+    """The answer to a request that failed with one of our errors."""
+    headers = {}
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(math.ceil(error.retry_after))
+    if error.status == 408:
+        headers["Connection"] = "close"  # its client is still in the middle of a request
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse(service_error_body(error), status_code=error.status, headers=headers)
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Translate what routes raise; what is nobody's fault but ours ends in the middleware."""
+    """Translate what routes raise; unexpected errors are answered by `RequestContext`."""
 
     @app.exception_handler(ServiceError)
     async def service_error(_: Request, error: ServiceError) -> JSONResponse:
@@ -48,22 +55,12 @@ def install_error_handlers(app: FastAPI) -> None:
             # A stack helps where the code is at fault, not where a package or the hub is absent.
             stack = error.__cause__ if error.status == 500 else None
             logger.error("%s: %s (%r)", error.code, error.message, error.__cause__, exc_info=stack)
-        headers = {}
-        if error.retry_after is not None:
-            headers["Retry-After"] = str(math.ceil(error.retry_after))
-        if error.status == 408:
-            headers["Connection"] = "close"  # its client is still in the middle of a request
-        if error.status == 401:
-            headers["WWW-Authenticate"] = "Bearer"
-        return JSONResponse(service_error_body(error), status_code=error.status, headers=headers)
+        return error_response(error)
 
     @app.exception_handler(ClientDisconnect)
     @app.exception_handler(Cancelled)
-    async def cancelled(_: Request, __: Exception) -> JSONResponse:
-        return JSONResponse(
-            error_body("the request was cancelled", "invalid_request_error", "cancelled"),
-            status_code=CLIENT_CLOSED_REQUEST,
-        )
+    async def cancelled(_: Request, __: Exception) -> Response:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -71,28 +68,18 @@ def install_error_handlers(app: FastAPI) -> None:
         if first["loc"][0] == "path":
             return await http_error(request, HTTPException(HTTPStatus.NOT_FOUND))
         param = str(first["loc"][-1])
-        missing = first["type"] == "missing"
-        return JSONResponse(
-            error_body(
-                f"{param}: {first['msg']}",
-                "invalid_request_error",
-                "missing_required_parameter" if missing else "invalid_value",
-                param,
-            ),
-            status_code=400,
-        )
+        return error_response(InvalidRequest(f"{param}: {first['msg']}", param=param))
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:
         name = HTTPStatus(error.status_code).phrase.lower()
-        kind: ErrorType = "server_error" if error.status_code >= 500 else "invalid_request_error"
-        return JSONResponse(
-            error_body(
-                f"{name}: {request.method} {request.url.path[:200]}", kind, name.replace(" ", "_")
-            ),
-            status_code=error.status_code,
-            headers=error.headers,
-        )
+        body: ErrorDetail = {
+            "message": f"{name}: {request.method} {request.url.path[:200]}",
+            "type": "server_error" if error.status_code >= 500 else "invalid_request_error",
+            "param": None,
+            "code": name.replace(" ", "_"),
+        }
+        return JSONResponse({"error": body}, status_code=error.status_code, headers=error.headers)
 
 
 def _at_root(scope: Scope) -> Scope:
@@ -104,7 +91,7 @@ def _at_root(scope: Scope) -> Scope:
 
 
 class RequestContext:
-    """Outermost: gives each request its id, and an answer when everything else failed."""
+    """The outermost middleware: gives each request its id, and answers unexpected errors."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -126,24 +113,16 @@ class RequestContext:
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
             await send(message)
 
-        async def answer(error: ServiceError) -> None:
-            headers = [(b"content-type", b"application/json")]
-            if error.retry_after is not None:
-                headers.append((b"retry-after", str(math.ceil(error.retry_after)).encode()))
-            await send_with_id(
-                {"type": "http.response.start", "status": error.status, "headers": headers}
-            )
-            body = json.dumps(service_error_body(error)).encode()
-            await send_with_id({"type": "http.response.body", "body": body})
-
         try:
             await self._app(scope, receive, send_with_id)
-        except asyncio.CancelledError:  # the server ends, and waits for it no longer
+        except asyncio.CancelledError:  # the grace period is over
             if started:
                 raise
-            await answer(ShuttingDown("the server shuts down; try again shortly", retry_after=5))
+            error = ShuttingDown("the server shuts down; try again shortly", retry_after=5)
+            await error_response(error)(scope, receive, send_with_id)
         except Exception:
             logger.exception("unexpected failure of %s %s", scope["method"], scope["path"])
             if started:
                 raise
-            await answer(ServiceError("the server failed; its log says why"))
+            error_of_ours = ServiceError("the server failed; its log says why")
+            await error_response(error_of_ours)(scope, receive, send_with_id)

@@ -12,16 +12,17 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ..domain import OutputOptions, Segment, WindowTranscript
-from ..errors import ServiceError
+from ..errors import Cancelled, ServiceError
 from ..formats.openai_json import SpeakerNames, delta_event, done_event, segment_event, text_delta
 from ..formats.render import dump
 from ..pipeline.events import ResultEvent, SegmentsLabelled, WindowDone
+from .deps import cancel_on_disconnect
 from .errors import service_error_body
 
 logger = logging.getLogger(__name__)
 
 SEND_TIMEOUT = 60.0
-"""Seconds for which a client may read nothing, its buffers full, before it counts as gone."""
+"""Seconds until a client that reads nothing counts as disconnected."""
 
 HEARTBEAT = 15.0
 """Seconds without an event after which a comment is sent: proxies cut connections that are idle for
@@ -35,9 +36,9 @@ SentEvent = Mapping[str, object] | str
 
 
 class EventStream(Response):
-    """Sends events as they come; when the client leaves, or reads no more, the source is closed.
+    """Sends events as they come; closes the source when the client disconnects or stalls.
 
-    `stack` holds what the source needs (uploads); it is closed after the source in any case.
+    `stack` holds the source's uploads; it is always closed, after the source.
     """
 
     media_type = "text/event-stream"
@@ -62,19 +63,12 @@ class EventStream(Response):
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         async with self._stack, aclosing(self._source):
-            sending = asyncio.create_task(self._send(send))
-            gone = asyncio.create_task(_until_disconnected(receive))
             try:
-                await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for task in (sending, gone):
-                    task.cancel()
-                await asyncio.wait({sending, gone})
-            if not sending.cancelled() and (error := sending.exception()):
-                if isinstance(error, TimeoutError):
-                    logger.info("the client reads no more: its stream is closed")
-                else:
-                    raise error
+                await cancel_on_disconnect(receive, self._send(send))
+            except Cancelled:
+                return
+            except TimeoutError:
+                logger.info("the client does not read: its stream is closed")
 
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
@@ -104,11 +98,6 @@ def _framed(event: SentEvent) -> str:
         return f"data: {event}\n\n"
     data = dump(event)
     return f"event: {event.get('type', 'error')}\ndata: {data}\n\n"
-
-
-async def _until_disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 async def transcript_events(

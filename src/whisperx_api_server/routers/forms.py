@@ -1,4 +1,4 @@
-"""From a form as it was sent to its fields, and to the recording that it names."""
+"""Converts a form or query to its fields, and to the recording that it names."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from pydantic import BaseModel
 
 from ..domain import RemoteUrl, Source
 from ..errors import InvalidRequest, MissingParameter
-from ..fields.common import validated
-from ..fields.transcription import TranscriptionForm
-from ..fields.translation import TranslationForm, translation_fields
+from ..fields.transcription import validated
 from .multipart import Form, field_name
 
 F = TypeVar("F", bound=BaseModel)
@@ -29,16 +27,6 @@ def parse_form(model: type[F], form: Form) -> F:
         InvalidRequest: a value that a field cannot have.
     """
     return validated(model, _values(model, form))
-
-
-def parse_translation(form: Form) -> TranslationForm:
-    """The form's fields as those of a translation.
-
-    Raises:
-        InvalidRequest: a value that a field cannot have.
-        UnservableCombination: a field that only transcriptions can honour.
-    """
-    return translation_fields(_values(TranscriptionForm, form))
 
 
 def parse_query(model: type[F], request: Request) -> F:
@@ -73,7 +61,7 @@ def choose_source(form: Form, audio_url: str | None) -> Source:
 
 
 def _values(model: type[BaseModel], form: Form) -> dict[str, Any]:
-    """What was sent of a model's fields, by alias; a blank value is absent."""
+    """The values that were sent of a model's fields, by alias; a blank value is absent."""
     values: dict[str, Any] = {}
     for name, info in model.model_fields.items():
         key = info.alias or name

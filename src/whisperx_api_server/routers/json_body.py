@@ -1,20 +1,16 @@
-"""A JSON body: read, parsed and checked against a model."""
+"""A JSON body: read and parsed."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import Request
-from pydantic import BaseModel, ValidationError
 
-from ..errors import InvalidRequest, MissingParameter
+from ..errors import InvalidRequest
 from .body import read_body
 
 MAX_JSON_BYTES = 1024**2
-
-M = TypeVar("M", bound=BaseModel)
 
 
 async def read_json(request: Request) -> dict[str, Any]:
@@ -39,20 +35,3 @@ async def read_json(request: Request) -> dict[str, Any]:
 
 def _no_constant(name: str) -> None:
     raise ValueError(name)
-
-
-def checked(model: type[M], values: Mapping[str, Any]) -> M:
-    """The fields as `model`.
-
-    Raises:
-        MissingParameter: a field is absent that must be there.
-        InvalidRequest: a value that a field cannot have.
-    """
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        param = str(first["loc"][0])
-        if first["type"] == "missing":
-            raise MissingParameter(f"{param} is missing", param=param) from error
-        raise InvalidRequest(f"{param}: {first['msg']}", param=param) from error

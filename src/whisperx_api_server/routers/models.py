@@ -1,10 +1,11 @@
-"""The models: OpenAI's list, and what is loaded for each stage."""
+"""Models: OpenAI's list; list, load and unload for each stage."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 from fastapi import APIRouter, Request
+from pydantic import BaseModel, Field
 
 from ..answers.server import LoadedModel, LoadedModels, Model, ModelChange, ModelList
 from ..audio.uploads import BlobStore
@@ -15,11 +16,22 @@ from ..languages import parse_language
 from ..scheduling.model_pool import ModelPool, ModelStatus
 from . import openapi
 from .deps import ActiveDep, CatalogDep, ClientDep, ModelsDep, UploadsDep
+from .forms import parse_form, parse_query
 from .multipart import read_form
 
 router = APIRouter(tags=["models"])
 
 ModelStage = Literal["models", "align_models", "diarize_models"]
+
+
+class ModelName(BaseModel):
+    """A model, in the query or the form."""
+
+    model: str | None = Field(None, description="For models and diarize_models.")
+    language: str | None = Field(None, description="For align_models.")
+
+
+NAME = openapi.query(ModelName) | openapi.form(openapi.fields(ModelName))
 
 _STAGES = {
     "models": "transcription",
@@ -30,20 +42,20 @@ _STAGES = {
 
 @router.get("/v1/models", responses=openapi.errors())
 async def list_models(pool: ModelsDep, catalog: CatalogDep, _: ClientDep) -> ModelList:
-    """The models that can be asked for by name, in OpenAI's shape."""
+    """The models that a request can name, as OpenAI lists them."""
     return {"object": "list", "data": [_model_object(name) for name in _model_names(pool, catalog)]}
 
 
 @router.get("/v1/models/{model_id:path}", responses=openapi.errors(404))
 async def get_model(model_id: str, catalog: CatalogDep, _: ClientDep) -> Model:
-    """A model that can be asked for by that name, whether or not the list has it."""
+    """One model that a request can name, listed or not."""
     catalog.transcriber(model_id)
     return _model_object(model_id)
 
 
 @router.get("/{stage}/list", responses=openapi.errors(404))
 async def list_loaded(stage: ModelStage, pool: ModelsDep, _: ClientDep) -> LoadedModels:
-    """What is loaded for a stage."""
+    """The loaded models of a stage."""
     statuses = [each for each in pool.statuses() if each.key.stage == _STAGES[stage]]
     return {"models": [_status_object(status) for status in statuses]}
 
@@ -51,7 +63,7 @@ async def list_loaded(stage: ModelStage, pool: ModelsDep, _: ClientDep) -> Loade
 @router.post(
     "/{stage}/load",
     responses=openapi.errors(400, 404, 408, 413, 501, 503),
-    openapi_extra=openapi.MODEL_NAME,
+    openapi_extra=NAME,
 )
 async def load(
     stage: ModelStage,
@@ -72,7 +84,7 @@ async def load(
 @router.post(
     "/{stage}/unload",
     responses=openapi.errors(400, 404, 408, 409, 413),
-    openapi_extra=openapi.MODEL_NAME,
+    openapi_extra=NAME,
 )
 async def unload(
     stage: ModelStage,
@@ -93,21 +105,18 @@ async def _named(
     stage: ModelStage, request: Request, catalog: Catalog, uploads: BlobStore
 ) -> ModelKey:
     """The model that a request names."""
-    param = "language" if stage == "align_models" else "model"
-    name = request.query_params.get(param)
-    if not name and request.headers.get("content-type"):
+    fields = parse_query(ModelName, request)
+    if not (fields.model or fields.language) and request.headers.get("content-type"):
         async with read_form(request, uploads) as form:
-            name = next((value for value in form.values(param) if value), None)
-    if not name and stage != "diarize_models":
+            fields = parse_form(ModelName, form)
+    if stage == "diarize_models":
+        return catalog.diarizer(fields.model)
+    param = "language" if stage == "align_models" else "model"
+    name = getattr(fields, param)
+    if not name:
         raise MissingParameter(f"{param} is missing", param=param)
-    return _key(stage, name or "", catalog)
-
-
-def _key(stage: ModelStage, name: str, catalog: Catalog) -> ModelKey:
     if stage == "models":
         return catalog.transcriber(name)
-    if stage == "diarize_models":
-        return catalog.diarizer(name or None)
     language = parse_language(name)
     key = catalog.aligner(language)
     if key is None:

@@ -1,6 +1,6 @@
-"""Reading a form as it arrives: files go to disk under the limit, fields stay small.
+"""Parses a form while it arrives: files are written to disk, within the limits.
 
-Starlette's own form reader would spool files of any size before we see them.
+Starlette's form parser would spool files of any size first.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ PCM_HEADER = (
 
 @dataclass(kw_only=True, slots=True)
 class Form:
-    """What a request sent: fields as (name, value) in order, and files by field name."""
+    """A parsed form: fields as (name, value) in the order sent, and files by field name."""
 
     fields: list[tuple[str, str]] = field(default_factory=list)
     files: list[tuple[str, Upload]] = field(default_factory=list)
@@ -68,10 +68,9 @@ async def read_form(
     `pcm`: the files are headerless 16-bit mono samples at 16 kHz, and are kept as WAV files.
 
     Raises:
-        InvalidRequest: it is no well-formed form.
-        TooLarge: the files together are over the limit, the fields are, or the whole body is,
-            whatever its parts are called.
-        RequestTimeout, Cancelled: the client stopped sending it, or disconnected.
+        InvalidRequest: the form is malformed.
+        TooLarge: the files, the fields or the whole body are over their limit.
+        RequestTimeout, Cancelled: the client stalled or disconnected.
     """
     form = Form()
     content_type = request.headers.get("content-type", "")
@@ -129,7 +128,7 @@ async def _read_multipart(
             size = saved.size
             if size or part.filename:
                 form.files.append((part.name, saved))
-            else:  # a form's file input in which nothing was chosen
+            else:  # a file input without a file
                 await store.release(saved)
             file_bytes += size
             if len(form.files) > MAX_FILES:
@@ -161,7 +160,7 @@ async def _after(header: bytes, content: AsyncIterator[bytes]) -> AsyncIterator[
 
 
 async def _read_value(parts: _Parts, name: str, limit: int) -> str:
-    """The value of a field that is no file."""
+    """Read the value of a field that is not a file."""
     shown = name[:60]
     value = bytearray()
     async for chunk in parts.content():
@@ -185,9 +184,9 @@ _DATA_ENDS = b""
 
 
 class _Parts:
-    """The parts of a multipart body, one after the other; what is not read of one is skipped.
+    """The parts of a multipart body in order; unread content of a part is skipped.
 
-    The parser calls back while it is fed; what it says is queued here until it is asked for.
+    The parser calls back while it is fed; its events are queued here until they are read.
     """
 
     def __init__(self, body: AsyncIterator[bytes], boundary: bytes) -> None:

@@ -1,7 +1,7 @@
-"""The OpenAPI document: what FastAPI cannot see of the forms, the formats, the events, the errors.
+"""The OpenAPI document: forms, formats, events and errors, which FastAPI cannot see.
 
-Bodies are parsed by hand (`multipart`, `forms`), so FastAPI knows none of their fields: they are
-described here from the same models that check them.
+Bodies are parsed by hand (`multipart`, `forms`). They are described here by the models that
+validate them.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from pydantic import BaseModel, TypeAdapter
 from ..answers import asr, jobs, openai, reflector, server
 from ..answers import errors as error_answers
 from ..answers.errors import Error
-from ..domain import OutputFormat
-from ..fields.common import ResultForm
-from ..fields.transcription import ServerVad, TranscriptionForm
-from ..fields.translation import TranslationForm
-from ..formats.render import MEDIA_TYPES
+from ..domain import OutputOptions, Segment, Transcript
+from ..fields.rules import TRANSLATED
+from ..fields.transcription import FilesForm, ServerVad, TranscriptionForm
+from ..formats.render import render
+from ..output_formats import FORMATS
 
 Json = dict[str, Any]
 Responses = dict[int | str, Json]
@@ -29,53 +29,56 @@ Responses = dict[int | str, Json]
 REFERENCE = "#/components/schemas/{model}"
 
 ERRORS: Mapping[int, str] = {
-    400: "A field is missing or has a value that it cannot have, or the file is no audio.",
+    400: "A field is missing or has a value that it cannot have, or the file is not audio.",
     401: "No API key, or a wrong one.",
-    404: "There is nothing under that name: no such job, model or path.",
-    408: "The client stopped sending its request.",
-    409: "Not now: the job has no result, or the model is in use.",
+    404: "There is no job, model or path with that name.",
+    408: "The client stalled while it sent the request.",
+    409: "The job has no result yet, or the model is in use.",
     413: "The upload, the recording or a field is over its limit.",
-    422: "Each field is fine, but not together with the others.",
-    429: "The queue is full; `Retry-After` says when to come again.",
+    422: "The fields are valid, but cannot be combined.",
+    429: "The queue is full; retry after `Retry-After` seconds.",
     500: "The server failed on this request.",
     501: "A stage's packages are not installed, or its setting is missing; the message names it.",
-    503: "For the moment only: the server shuts down, a model cannot be had, or memory is short.",
+    503: "A temporary failure: the server shuts down, a model is unavailable, or memory is short.",
 }
 
 RUN_ERRORS = (400, 404, 408, 413, 422, 429, 501, 503)
-"""How a recording may fail to become a transcript, or to be taken at all."""
+"""Statuses of a transcription that fails or is refused."""
 
 TEXT_ERRORS = (400, 404, 408, 413, 429, 501, 503)
-"""How a text may fail to become another."""
+"""Statuses of a text request that fails or is refused."""
 
 TAGS = [
     {"name": "audio", "description": "OpenAI's audio API."},
-    {"name": "jobs", "description": "Transcriptions that one watches, leaves and cancels."},
-    {"name": "models", "description": "What can be asked for, and what is loaded."},
+    {
+        "name": "jobs",
+        "description": "Transcriptions in the background.",
+    },
+    {"name": "models", "description": "Models that requests can name, and the loaded ones."},
     {"name": "asr", "description": "The API of whisper-asr-webservice, for Bazarr and others."},
-    {"name": "reflector", "description": "What Reflector asks of its GPU servers."},
-    {"name": "system", "description": "Is it alive, is it ready, what is it doing."},
+    {"name": "reflector", "description": "The API of Reflector's GPU servers."},
+    {"name": "system", "description": "Health, readiness, state."},
 ]
 
 _REQUEST_ID = {
-    "description": "The request's id; a client's own `X-Request-ID` comes back.",
+    "description": "The request's id, which is the client's `X-Request-ID` if it sent one.",
     "schema": {"type": "string"},
 }
 _RETRY_AFTER = {
-    "description": "Seconds; sent where the server can tell.",
+    "description": "Seconds until a retry may succeed, if known.",
     "schema": {"type": "integer", "minimum": 0},
 }
 
-_WORDS = "red door house."
-_EXAMPLES: Mapping[OutputFormat, tuple[str, str]] = {
-    "text": (_WORDS, f"{_WORDS}\n"),
-    "srt": ("one cue", f"1\n00:00:00,000 --> 00:00:01,200\n{_WORDS}\n\n"),
-    "vtt": ("one cue", f"WEBVTT\n\n00:00:00.000 --> 00:00:01.200\n{_WORDS}\n"),
-    "aud": ("Audacity's label track", f"0.000000\t1.200000\t{_WORDS}\n"),
-}
+_EXAMPLE = Transcript(
+    task="transcribe",
+    language="en",
+    languages=("en",),
+    duration=1.2,
+    segments=(Segment(start=0.0, end=1.2, text="red door house.", language="en"),),
+)
 
 EVENTS = (openai.TextDelta, openai.DiarizedSegment, openai.TextDone, Error)
-"""What a transcript's stream may hold before `[DONE]`."""
+"""The events of a transcript's stream before `[DONE]`."""
 
 
 # -- references -------------------------------------------------------------------------------
@@ -103,21 +106,25 @@ def errors(*statuses: int) -> Responses:
     }
 
 
-def answers(model: Any, *statuses: int) -> Responses:
-    """A JSON answer of that shape, or one of those errors."""
-    return {200: {"content": json_content(model)}, **errors(*statuses)}
+def answers(*models: Any, others: Json | None = None) -> Responses:
+    """An answer in JSON of one of those shapes, or as `others`, by media type; and its errors."""
+    return {200: {"content": json_content(*models) | (others or {})}, **errors(*RUN_ERRORS)}
 
 
-def transcripts(*json_models: Any, statuses: Iterable[int], stream: bool = False) -> Responses:
+def transcripts(
+    *json_models: Any, statuses: Iterable[int] = RUN_ERRORS, stream: bool = False
+) -> Responses:
     """A transcript in any format (`application/json` is of several), or one of those errors."""
     content = json_content(*json_models)
-    for name, (summary, example) in _EXAMPLES.items():
-        media_type = MEDIA_TYPES[name].partition(";")[0]
+    for name, kind in FORMATS.items():
+        media_type = kind.media_type.partition(";")[0]
         held = content.setdefault(media_type, {"schema": {"type": "string"}, "examples": {}})
-        held["examples"][name] = {"summary": summary, "value": example}
+        if media_type != "application/json":
+            example = render(_EXAMPLE, OutputOptions(format=name)).body
+            held["examples"][name] = {"value": example}
     if stream:
         content |= event_stream(*EVENTS)
-    described = {"description": "The transcript, in the format asked for.", "content": content}
+    described = {"description": "The transcript in the requested format.", "content": content}
     return {200: described, **errors(*statuses)}
 
 
@@ -142,22 +149,9 @@ TRANSCRIPTION: Responses = SUBMITTED | transcripts(
     openai.DiarizedTranscription,
     reflector.ReflectorFile,
     reflector.ReflectorFiles,
-    statuses=RUN_ERRORS,
     stream=True,
 )
-REFLECTOR_TRANSCRIPTION: Responses = {
-    200: {"content": json_content(reflector.ReflectorFile, reflector.ReflectorFiles)},
-    **errors(*RUN_ERRORS),
-}
-TRANSLATION: Responses = transcripts(*_FORMATS, statuses=RUN_ERRORS)
-_ASR_TEXT = {"text/plain": {"schema": {"type": "string"}}}
-ASR: Responses = {
-    200: {
-        "description": "The transcript, in the format asked for.",
-        "content": json_content(asr.AsrTranscript) | _ASR_TEXT,
-    },
-    **errors(*RUN_ERRORS),
-}
+TRANSLATION: Responses = transcripts(*_FORMATS)
 JOB_RESULT: Responses = transcripts(
     *_FORMATS, openai.DiarizedTranscription, statuses=(400, 404, 409, 422)
 )
@@ -170,25 +164,37 @@ JOB_EVENTS: Responses = {
 }
 
 
-# -- bodies -----------------------------------------------------------------------------------
+# -- queries and bodies -----------------------------------------------------------------------
 
 
-def multipart(model: type[BaseModel], *, files: Json, required: list[Json] | None = None) -> Json:
-    """A multipart body: the fields of a form, and files; one of `required` must hold."""
-    schema = model.model_json_schema(ref_template=REFERENCE)
-    schema.pop("$defs", None)
-    schema.pop("title", None)
-    schema["properties"] = files | {
-        name: _field(described) for name, described in schema["properties"].items()
+def query(model: type[BaseModel]) -> Json:
+    """The fields of a model, in the query."""
+    return {
+        "parameters": [
+            {"name": name, "in": "query", "required": False, "schema": schema}
+            for name, schema in fields(model).items()
+        ]
     }
-    if required:
+
+
+def form(fields: Json, *, files: Json | None = None, sources: Iterable[str] = ()) -> Json:
+    """A form with fields and files. Where there are `sources`, one of them must be sent."""
+    schema: Json = {"type": "object", "properties": (files or {}) | fields}
+    if required := [{"required": [name]} for name in sources]:
         schema["oneOf"] = required
-    content: Json = {"schema": schema}
-    return {"requestBody": {"content": {"multipart/form-data": content}, "required": True}}
+    kinds = ["multipart/form-data", *([] if files else ["application/x-www-form-urlencoded"])]
+    content = {kind: {"schema": schema} for kind in kinds}
+    return {"requestBody": {"content": content, "required": bool(required)}}
+
+
+def fields(model: type[BaseModel]) -> Json:
+    """The schema of each of a model's fields."""
+    properties = model.model_json_schema(ref_template=REFERENCE)["properties"]
+    return {name: _field(schema) for name, schema in properties.items()}
 
 
 def _field(schema: Json) -> Json:
-    """A form's field: absent is absent, there is no null."""
+    """A form's field, which can be absent but not null."""
     schema = {key: value for key, value in schema.items() if key != "title"}
     if "default" in schema and schema["default"] is None:
         del schema["default"]
@@ -199,77 +205,29 @@ def _field(schema: Json) -> Json:
     return schema | {"anyOf": choices} if choices else schema
 
 
-def _query(properties: Json) -> list[Json]:
-    return [
-        {"name": name, "in": "query", "required": False, "schema": _field(schema)}
-        for name, schema in properties.items()
-    ]
-
-
-def _file(description: str) -> Json:
+def file(description: str = "The recording: anything that ffmpeg reads.") -> Json:
+    """A field that is a file."""
     return {"type": "string", "format": "binary", "description": description}
 
 
-FILE = {"file": _file("The recording: anything that ffmpeg reads.")}
-_SOURCE = [{"required": ["file"]}, {"required": ["audio_url"]}]
-
-_REFLECTOR_FILES = {"type": "array", "items": _file("A recording.")}
-_REFLECTOR_FIELDS = {
-    "files": _REFLECTOR_FILES | {"description": "Reflector's way to send several recordings."},
-    "files[]": _REFLECTOR_FILES | {"description": "The same."},
-    "batch": {
-        "type": "boolean",
-        "default": True,
-        "description": "Reflector's: whether the files run side by side; chooses its answer.",
-    },
-}
-
-TRANSCRIPTION_BODY = multipart(
-    TranscriptionForm,
-    files=FILE | _REFLECTOR_FIELDS,
-    required=[*_SOURCE, {"required": ["files"]}, {"required": ["files[]"]}],
+FILE = {"file": file()}
+SOURCES = ("file", "audio_url")
+SPEECH_BODY = form(fields(TranscriptionForm), files=FILE, sources=SOURCES)
+TRANSLATION_BODY = form(
+    {name: each for name, each in fields(TranscriptionForm).items() if name in TRANSLATED},
+    files=FILE,
+    sources=SOURCES,
 )
-TRANSLATION_BODY = multipart(TranslationForm, files=FILE, required=_SOURCE)
-SPEECH_BODY = multipart(TranscriptionForm, files=FILE, required=_SOURCE)
-
-
-def audio_file(query: type[BaseModel]) -> Json:
-    """A recording as `audio_file`, and fields in the query."""
-    body = {
-        "type": "object",
-        "properties": {"audio_file": FILE["file"]},
-        "required": ["audio_file"],
-    }
-    content = {"multipart/form-data": {"schema": body}}
-    return {
-        "parameters": _query(query.model_json_schema()["properties"]),
-        "requestBody": {"content": content, "required": True},
-    }
-
-
-RESULT_QUERY: Json = {"parameters": _query(ResultForm.model_json_schema()["properties"])}
-
-DIARIZATION_BODY: Json = {
-    "requestBody": {
-        "content": {"multipart/form-data": {"schema": {"type": "object", "properties": FILE}}},
-        "description": "Absent with `audio_file_url`.",
-    }
-}
-
-_MODEL_NAMES: Json = {
-    "model": {"type": "string", "description": "For models and diarize_models."},
-    "language": {"type": "string", "description": "For align_models."},
-}
-MODEL_NAME: Json = {
-    "parameters": _query(_MODEL_NAMES),
-    "requestBody": {
-        "content": {
-            media_type: {"schema": {"type": "object", "properties": _MODEL_NAMES}}
-            for media_type in ("multipart/form-data", "application/x-www-form-urlencoded")
-        },
-        "description": "Instead of the query.",
+_FILES = {"type": "array", "items": file("A recording.")}
+TRANSCRIPTION_BODY = form(
+    fields(TranscriptionForm) | fields(FilesForm),
+    files=FILE
+    | {
+        "files": _FILES | {"description": "Reflector's way to send several recordings."},
+        "files[]": _FILES | {"description": "The same."},
     },
-}
+    sources=(*SOURCES, "files", "files[]"),
+)
 
 
 def json_body(model: type[BaseModel], *, in_query: bool = False) -> Json:
@@ -279,7 +237,7 @@ def json_body(model: type[BaseModel], *, in_query: bool = False) -> Json:
         described.pop("required")
     content = {"application/json": {"schema": described}}
     body: Json = {"requestBody": {"content": content, "required": not in_query}}
-    return body | ({"parameters": _query(described["properties"])} if in_query else {})
+    return body | (query(model) if in_query else {})
 
 
 _WEBHOOK: Json = {
@@ -313,14 +271,14 @@ class DescribedApi(FastAPI):
 
 
 def _complete(operation: Json) -> None:
-    """Drop the answer to invalid parameters that FastAPI would give: ours is the 400."""
+    """Drop FastAPI's own answer to invalid parameters: ours is 400."""
     answered = operation["responses"]
     invalid = answered.get("422", {}).get("content", {}).get("application/json", {})
     if invalid.get("schema") == {"$ref": REFERENCE.format(model="HTTPValidationError")}:
         del answered["422"]
     for status, response in answered.items():
         content = response.get("content", {}).get("application/json", {})
-        if "$ref" in content.get("schema", {}):  # beside it is what FastAPI takes a dict for
+        if "$ref" in content.get("schema", {}):  # FastAPI adds its own guess beside it
             content["schema"] = {"$ref": content["schema"]["$ref"]}
         response["headers"] = {"x-request-id": _REQUEST_ID}
         if status in ("429", "503"):
@@ -336,11 +294,14 @@ def _defined_in(module: ModuleType) -> list[Any]:
 
 
 def _components() -> Json:
-    """Everything that the document refers to by name."""
+    """The shapes that the document refers to by name; answers have no other keys."""
     modules = (asr, error_answers, jobs, openai, reflector, server)
     described = [ServerVad, *(each for module in modules for each in _defined_in(module))]
     _, schemas = TypeAdapter.json_schemas(
         [(each.__name__, "validation", TypeAdapter(each)) for each in described],
         ref_template=REFERENCE,
     )
-    return cast("Json", schemas["$defs"])
+    components = cast("Json", schemas["$defs"])
+    for schema in components.values():
+        schema["additionalProperties"] = False
+    return components

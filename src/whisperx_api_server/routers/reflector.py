@@ -1,7 +1,7 @@
 """The API of Reflector's GPU servers: words, speakers, translations, generated text.
 
-All of it is below `/reflector`. At the root are the paths that do not collide with OpenAI's; there
-`/v1/audio/transcriptions` is Reflector's only for a form with `files` or `batch`.
+All paths are below `/reflector`; those that do not collide with OpenAI's are at the root too. There
+`/v1/audio/transcriptions` answers in Reflector's shape only if the form has `files` or `batch`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pathlib import PurePosixPath
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from fastapi import APIRouter, Response
+from pydantic import BaseModel, ConfigDict, Field
 
 from ..answers.reflector import (
     ReflectorDiarization,
@@ -26,9 +26,9 @@ from ..answers.reflector import (
     ReflectorTranslation,
 )
 from ..domain import RemoteUrl, Source, Transcript, TranscriptionRequest
-from ..errors import InvalidRequest, MissingParameter, ServiceError, UnservableCombination
-from ..fields.common import FormDefaults
-from ..fields.transcription import TranscriptionForm
+from ..errors import InvalidRequest, MissingParameter, ServiceError
+from ..fields import rules
+from ..fields.transcription import FilesForm, TranscriptionForm, validated
 from ..formats.reflector_json import (
     reflector_diarization,
     reflector_file,
@@ -36,22 +36,11 @@ from ..formats.reflector_json import (
     reflector_transcription,
 )
 from ..formats.render import dump
-from ..jobs.service import LocalService
 from . import openapi
-from .deps import (
-    ActiveDep,
-    ClientDep,
-    DefaultsDep,
-    ServiceDep,
-    TextDep,
-    UploadsDep,
-    cancel_on_disconnect,
-    is_retry,
-    new_request_id,
-)
-from .forms import choose_source, parse_form
-from .json_body import checked, read_json
-from .multipart import Form, read_form
+from .deps import ActiveDep, Call, CallDep, TextDep, new_request_id
+from .forms import choose_source, parse_form, parse_query
+from .json_body import read_json
+from .multipart import Form
 
 router = APIRouter(tags=["reflector"])
 """Served at the root and below `/reflector`."""
@@ -60,7 +49,7 @@ prefixed = APIRouter(prefix="/reflector", tags=["reflector"])
 
 PARAKEET = "parakeet"
 LANGUAGE = "en"
-"""What Reflector's recordings are in when it names no language."""
+"""The language of Reflector's recordings when it names none."""
 
 URL_PARAM = "audio_file_url"
 MAX_OFFSET = 1e9  # s
@@ -75,6 +64,13 @@ class FromUrl(BaseModel):
     model: str | None = Field(None, description="The Parakeet default if absent.")
     language: str = LANGUAGE
     timestamp_offset: Offset = Field(0.0, description="Seconds that are added to every time.")
+
+
+class DiarizationQuery(BaseModel):
+    """The query of `POST /diarize`."""
+
+    audio_file_url: str | None = Field(None, description="Instead of `file`: an http(s) URL.")
+    timestamp: Offset = Field(0.0, description="Seconds that are added to every time.")
 
 
 class Translation(BaseModel):
@@ -107,28 +103,19 @@ def is_reflector_form(form: Form) -> bool:
     return bool(form.uploads("files", "files[]") or any(map(str.strip, form.values("batch"))))
 
 
-async def answer_files(
-    request: Request,
-    service: LocalService,
-    defaults: FormDefaults,
-    client: str,
-    form: Form,
-    fields: TranscriptionForm,
-) -> Response:
+async def answer_files(call: Call, form: Form, fields: TranscriptionForm) -> Response:
     """One file's words, or the words of several in the order sent.
 
     Raises:
         ServiceError: as with one file; of several, the message begins with the file's name.
     """
-    together = _flag(form, "batch", default=True)
+    together = parse_form(FilesForm, form).batch
     uploads = form.uploads("file", "files", "files[]")
     if fields.audio_url and uploads:
         raise InvalidRequest("send files or audio_url, not both", param="files")
     sources: list[Source] = [*uploads] or [choose_source(form, fields.audio_url)]
-    _check_shape(fields)
-    jobs = [_request(source, client, defaults, fields) for source in sources]
-    work = _run_all(service, jobs, together=together, retry=is_retry(request))
-    transcripts = await cancel_on_disconnect(request, work)
+    requests = [_request(call, fields, source) for source in sources]
+    transcripts = await _run_all(call, requests, together=together)
 
     def body() -> ReflectorFile | ReflectorFiles:
         results = [
@@ -142,69 +129,49 @@ async def answer_files(
 
 @prefixed.post(
     "/v1/audio/transcriptions",
-    responses=openapi.REFLECTOR_TRANSCRIPTION,
+    responses=openapi.answers(ReflectorFile, ReflectorFiles),
     openapi_extra=openapi.TRANSCRIPTION_BODY,
 )
-async def transcribe_files(
-    request: Request,
-    service: ServiceDep,
-    uploads: UploadsDep,
-    defaults: DefaultsDep,
-    client: ClientDep,
-) -> Response:
+async def transcribe_files(call: CallDep) -> Response:
     """The words of one file, or of several in the order sent."""
-    service.admit(retry=is_retry(request))
-    async with read_form(request, uploads) as form:
-        fields = parse_form(TranscriptionForm, form)
-        return await answer_files(request, service, defaults, client, form, fields)
+    call.admit()
+    async with call.form() as form:
+        return await answer_files(call, form, parse_form(TranscriptionForm, form))
 
 
 @router.post(
     "/transcribe",
-    responses=openapi.answers(ReflectorTranscript, *openapi.RUN_ERRORS),
+    responses=openapi.answers(ReflectorTranscript),
     openapi_extra=openapi.SPEECH_BODY,
 )
-async def transcribe(
-    request: Request,
-    service: ServiceDep,
-    uploads: UploadsDep,
-    defaults: DefaultsDep,
-    client: ClientDep,
-) -> Response:
+async def transcribe(call: CallDep) -> Response:
     """One file's words, as Reflector's first GPU server gave them."""
-    service.admit(retry=is_retry(request))
-    async with read_form(request, uploads) as form:
+    call.admit()
+    async with call.form() as form:
         fields = parse_form(TranscriptionForm, form)
-        _check_shape(fields)
-        source = choose_source(form, fields.audio_url)
-        job = _request(source, client, defaults, fields)
-        work = service.run(job, retry=is_retry(request))
-        transcript = await cancel_on_disconnect(request, work)
+        request = _request(call, fields, choose_source(form, fields.audio_url))
+        transcript = await call.run(request)
     return await _json(lambda: reflector_transcript(transcript))
 
 
 @router.post(
     "/v1/audio/transcriptions-from-url",
-    responses=openapi.answers(ReflectorTranscription, *openapi.RUN_ERRORS),
+    responses=openapi.answers(ReflectorTranscription),
     openapi_extra=openapi.json_body(FromUrl),
 )
-async def transcribe_url(
-    request: Request, service: ServiceDep, defaults: DefaultsDep, client: ClientDep
-) -> Response:
+async def transcribe_url(call: CallDep) -> Response:
     """The words of a recording that is fetched, `timestamp_offset` added to their times."""
-    service.admit()
-    body = checked(FromUrl, await read_json(request))
+    call.admit()
+    body = validated(FromUrl, await read_json(call.request))
     source = RemoteUrl(url=body.audio_file_url, param=URL_PARAM)
     fields = TranscriptionForm(model=body.model, language=body.language)
-    work = service.run(_request(source, client, defaults, fields))
-    transcript = await cancel_on_disconnect(request, work)
+    transcript = await call.run(_request(call, fields, source))
     return await _json(lambda: reflector_transcription(transcript, body.timestamp_offset))
 
 
-def _request(
-    source: Source, client: str, defaults: FormDefaults, fields: TranscriptionForm
-) -> TranscriptionRequest:
+def _request(call: Call, fields: TranscriptionForm, source: Source) -> TranscriptionRequest:
     """With words, by Parakeet and in English unless the client says otherwise."""
+    rules.check(rules.of_words(fields))
     asked = fields.model_copy(
         update={
             "model": fields.model or PARAKEET,
@@ -213,59 +180,37 @@ def _request(
             "timestamp_granularities": ["word"],
         }
     )
-    request, _ = asked.request(new_request_id(), client, source, defaults)
-    return request
-
-
-def _check_shape(fields: TranscriptionForm) -> None:
-    """See whether Reflector's answer, words and nothing else, can hold what is asked for.
-
-    Raises:
-        UnservableCombination: it cannot.
-    """
-    beyond = {
-        "stream": fields.stream,
-        "async": fields.asynchronous,
-        "diarize": fields.diarize,
-        "align": fields.align is False,
-        "response_format": fields.response_format not in (None, "json", "verbose_json"),
-        "include[]": bool(fields.include),
-        "highlight_words": fields.highlight_words,
-    }
-    for param, asked in beyond.items():
-        if asked:
-            raise UnservableCombination(
-                f"an answer in Reflector's shape holds words only and cannot honour {param}: send "
-                "one file as `file`, without batch, to /v1/audio/transcriptions",
-                param=param,
-            )
+    return call.transcription(asked, source)[0]
 
 
 async def _run_all(
-    service: LocalService, jobs: Sequence[TranscriptionRequest], *, together: bool, retry: bool
+    call: Call, requests: Sequence[TranscriptionRequest], *, together: bool
 ) -> list[Transcript]:
     """The transcripts in order; side by side, so that they share batches, or one by one."""
+    turns = asyncio.Semaphore(len(requests) if together else 1)
 
-    async def run(job: TranscriptionRequest) -> Transcript:
+    async def run(request: TranscriptionRequest) -> Transcript:
         try:
-            return await service.run(job, retry=retry)
+            async with turns:
+                return await call.service.run(request, retry=call.retry)
         except ServiceError as error:
-            if len(jobs) == 1:
+            if len(requests) == 1:
                 raise
-            message = f"{_filename(job.source)[:100]!r}: {error.message}"
+            message = f"{_filename(request.source)[:100]!r}: {error.message}"
             raise type(error)(
                 message, param=error.param, retry_after=error.retry_after
             ) from error.__cause__
 
-    if not together:
-        return [await run(job) for job in jobs]
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(run(job)) for job in jobs]
-    except BaseExceptionGroup as failures:
-        # the first failure has withdrawn the others
-        raise failures.exceptions[0] from failures.exceptions[0].__cause__
-    return [task.result() for task in tasks]
+    async def run_all() -> list[Transcript]:
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(run(request)) for request in requests]
+        except BaseExceptionGroup as failures:
+            # The first failure has cancelled the others.
+            raise failures.exceptions[0] from failures.exceptions[0].__cause__
+        return [task.result() for task in tasks]
+
+    return await call.wait(run_all())
 
 
 def _filename(source: Source) -> str:
@@ -279,42 +224,28 @@ def _filename(source: Source) -> str:
 
 @router.post(
     "/diarize",
-    responses=openapi.answers(ReflectorDiarization, *openapi.RUN_ERRORS),
-    openapi_extra=openapi.DIARIZATION_BODY,
+    responses=openapi.answers(ReflectorDiarization),
+    openapi_extra=openapi.query(DiarizationQuery) | openapi.form({}, files=openapi.FILE),
 )
-async def diarize(
-    request: Request,
-    service: ServiceDep,
-    uploads: UploadsDep,
-    client: ClientDep,
-    audio_file_url: str | None = None,
-    timestamp: Annotated[float, Query(ge=0, le=MAX_OFFSET, allow_inf_nan=False)] = 0.0,
-) -> Response:
-    """Who speaks when in a recording, by URL or uploaded; `timestamp` is added to every time."""
-    service.admit()
+async def diarize(call: CallDep) -> Response:
+    """The speaker turns of a recording, by URL or uploaded; `timestamp` is added to every time."""
+    call.admit()
+    query = parse_query(DiarizationQuery, call.request)
+    url = query.audio_file_url
     async with AsyncExitStack() as stack:
         form = Form()
-        if (
-            request.headers.get("content-type", "")
-            .lower()
-            .startswith(("multipart/", "application/x-www"))
-        ):
-            reading = read_form(request, uploads)
-            form = await stack.enter_async_context(reading)
-        if form.files and audio_file_url:
+        content_type = call.request.headers.get("content-type", "").lower()
+        if content_type.startswith(("multipart/", "application/x-www")):
+            form = await stack.enter_async_context(call.form())
+        if form.files and url:
             raise InvalidRequest(f"send either file or {URL_PARAM}, not both", param="file")
-        source: Source
-        if audio_file_url:
-            source = RemoteUrl(url=audio_file_url, param=URL_PARAM)
-        elif form.files or form.fields:
-            source = choose_source(form, None)
-        else:
+        if not (url or form.files or form.fields):
             raise MissingParameter(
                 f"{URL_PARAM} is missing: send it in the query, or upload a file", param=URL_PARAM
             )
-        work = service.diarize(new_request_id(), client, source)
-        diarization = await cancel_on_disconnect(request, work)
-    return await _json(lambda: reflector_diarization(diarization, timestamp))
+        source = RemoteUrl(url=url, param=URL_PARAM) if url else choose_source(form, None)
+        diarization = await call.wait(call.service.diarize(new_request_id(), call.client, source))
+    return await _json(lambda: reflector_diarization(diarization, query.timestamp))
 
 
 # -- text -------------------------------------------------------------------------------------
@@ -325,16 +256,16 @@ async def diarize(
     responses=openapi.errors(*openapi.TEXT_ERRORS),
     openapi_extra=openapi.json_body(Translation, in_query=True),
 )
-async def translate(
-    request: Request, active: ActiveDep, text: TextDep, client: ClientDep
-) -> ReflectorTranslation:
+async def translate(call: CallDep, text: TextDep, active: ActiveDep) -> ReflectorTranslation:
     """A text in its own language and in another; the fields come as JSON or in the query."""
     active.ensure_accepting()
-    body = checked(Translation, {**request.query_params, **await read_json(request)})
+    fields = {**call.request.query_params, **await read_json(call.request)}
+    body = validated(Translation, fields)
     source, target = body.source_language, body.target_language
-    work = text.translate(body.text, source, target, request_id=new_request_id(), client=client)
-    translated = await cancel_on_disconnect(request, work)
-    return {"text": {source: body.text, target: translated}}
+    translating = text.translate(
+        body.text, source, target, request_id=new_request_id(), client=call.client
+    )
+    return {"text": {source: body.text, target: await call.wait(translating)}}
 
 
 @router.post(
@@ -342,40 +273,24 @@ async def translate(
     responses=openapi.errors(*openapi.TEXT_ERRORS),
     openapi_extra=openapi.json_body(Generation),
 )
-async def generate(
-    request: Request, active: ActiveDep, text: TextDep, client: ClientDep
-) -> ReflectorGeneration:
+async def generate(call: CallDep, text: TextDep, active: ActiveDep) -> ReflectorGeneration:
     """The answer of the language model to a prompt."""
     active.ensure_accepting()
-    body = checked(Generation, await read_json(request))
-    work = text.generate(
+    body = validated(Generation, await read_json(call.request))
+    generating = text.generate(
         body.prompt,
         config=body.gen_cfg or {},
         schema=body.gen_schema,
         request_id=new_request_id(),
-        client=client,
+        client=call.client,
     )
-    return {"text": await cancel_on_disconnect(request, work)}
-
-
-# -- reading and answering --------------------------------------------------------------------
+    return {"text": await call.wait(generating)}
 
 
 async def _json(body: Callable[[], Mapping[str, object]]) -> Response:
     """A JSON answer, made on a thread: hours of speech have words by the ten thousand."""
     text = await asyncio.to_thread(lambda: dump(body()))
     return Response(text, media_type="application/json")
-
-
-def _flag(form: Form, name: str, *, default: bool) -> bool:
-    """A field as true or false, in any of the spellings that forms have."""
-    sent = [value for value in form.values(name) if value.strip()]
-    if not sent:
-        return default
-    try:
-        return TypeAdapter(bool).validate_python(sent[-1].strip())
-    except ValidationError as error:
-        raise InvalidRequest(f"{name} must be true or false", param=name) from error
 
 
 prefixed.include_router(router)

@@ -1,4 +1,4 @@
-"""Is it alive, is it ready, and what is it doing."""
+"""Health, readiness, and the state of the server."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ router = APIRouter(tags=["system"])
 @router.get("/health")
 @router.get("/healthcheck")
 async def healthcheck() -> Health:
-    """Alive; no key is needed."""
+    """200 while the process answers; needs no key."""
     return {"status": "healthy"}
 
 
 @router.get("/ready", responses=openapi.errors(503))
 async def ready(services: ServicesDep) -> Readiness:
-    """200 once the preloaded models are in and as long as requests are taken, else 503."""
+    """200 once the preloaded models are loaded, until the server drains; else 503."""
     services.active.ensure_accepting()
     if not services.preloaded.is_set():
-        raise Unavailable("the models that load at start are not in yet", retry_after=5)
+        raise Unavailable("the models that load at start are not loaded yet", retry_after=5)
     return {"status": "ready"}
 
 

@@ -18,7 +18,7 @@ PARAM = "known_speaker_references[]"
 
 _DATA_URL = re.compile(r"data:[^,;]*(;[^,;]+)*;base64,", re.IGNORECASE)
 _LONGEST_HEADER = 256
-"""Characters of a data URL in which its content must begin: the pattern is slow on megabytes."""
+"""Maximum characters of a data URL before its content: the pattern is slow on megabytes."""
 
 
 async def save_references(
@@ -27,7 +27,7 @@ async def save_references(
     """The form's known speakers; `stack` deletes their files.
 
     Raises:
-        InvalidRequest: a reference is no base64 data URL.
+        InvalidRequest: a reference is not a base64 data URL.
     """
     known = []
     for name, reference in zip(
