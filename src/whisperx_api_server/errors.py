@@ -1,27 +1,5 @@
 """The exceptions of the service, with the HTTP status and OpenAI error code of each.
 
-    ServiceError
-    ├── InvalidRequest                400 invalid_value
-    │   ├── MissingParameter          400 missing_required_parameter
-    │   ├── InvalidAudio              400 invalid_audio
-    │   └── UnservableCombination     422 invalid_value
-    ├── Unauthorized                  401 invalid_api_key
-    ├── NotFound                      404 not_found
-    │   └── ModelNotFound             404 model_not_found
-    ├── RequestTimeout                408 request_timeout
-    ├── Conflict                      409 conflict
-    ├── TooLarge                      413 file_too_large
-    ├── Overloaded                    429 overloaded, Retry-After
-    ├── TranscriptionFailed           500 transcription_failed
-    ├── Interrupted                   500 interrupted
-    ├── NotInstalled                  501 not_installed
-    │   └── NotConfigured             501 not_configured
-    ├── Unavailable                   503 service_unavailable, Retry-After
-    │   ├── DiskFull                  503 service_unavailable, Retry-After
-    │   ├── ShuttingDown              503 shutting_down
-    │   └── ModelUnavailable          503 model_unavailable
-    └── InsufficientMemory            503 insufficient_memory
-
 Foreign errors are translated once, where our code calls the foreign code, with `raise … from`.
 A message is one sentence for the client: what is wrong, and the remedy; it never contains a path
 of this machine or a traceback. `Cancelled` is never sent: the client has disconnected.
@@ -49,11 +27,17 @@ class Failure:
 
 
 class ServiceError(Exception):
-    """Base class; `param` names the invalid form field, `retry_after` is in seconds."""
+    """Base class; `param` names the invalid form field, `retry_after` is in seconds.
+
+    A subclass inherits the status and the code that it does not set.
+    """
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
-    type: ClassVar[ErrorType] = "server_error"
+
+    def __init_subclass__(cls, *, status: int | None = None, code: str | None = None) -> None:
+        cls.status = status or cls.status
+        cls.code = code or cls.code
 
     def __init__(
         self, message: str, *, param: str | None = None, retry_after: float | None = None
@@ -62,6 +46,13 @@ class ServiceError(Exception):
         self.message = message
         self.param = param
         self.retry_after = retry_after
+
+    @property
+    def type(self) -> ErrorType:
+        """OpenAI's kind of error, which follows from the status."""
+        if self.status == 429:
+            return "rate_limit_error"
+        return "invalid_request_error" if self.status < 500 else "server_error"
 
     def failure(self) -> Failure:
         """Return the error as a value; its cause stays behind, in the log."""
@@ -75,116 +66,68 @@ class ServiceError(Exception):
         )
 
 
-class InvalidRequest(ServiceError):
+class InvalidRequest(ServiceError, status=400, code="invalid_value"):
     """A field has an invalid value."""
 
-    status = 400
-    code = "invalid_value"
-    type = "invalid_request_error"
 
-
-class MissingParameter(InvalidRequest):
+class MissingParameter(InvalidRequest, code="missing_required_parameter"):
     """A required field is absent."""
 
-    code = "missing_required_parameter"
 
-
-class InvalidAudio(InvalidRequest):
+class InvalidAudio(InvalidRequest, code="invalid_audio"):
     """The file is not audio, has no audio stream, or is truncated."""
 
-    code = "invalid_audio"
 
-
-class UnservableCombination(InvalidRequest):
+class UnservableCombination(InvalidRequest, status=422):
     """The fields are valid, but cannot be combined."""
 
-    status = 422
 
-
-class Unauthorized(ServiceError):
+class Unauthorized(ServiceError, status=401, code="invalid_api_key"):
     """No API key, or a wrong one."""
 
-    status = 401
-    code = "invalid_api_key"
-    type = "invalid_request_error"
 
-
-class NotFound(ServiceError):
+class NotFound(ServiceError, status=404, code="not_found"):
     """The named object does not exist."""
 
-    status = 404
-    code = "not_found"
-    type = "invalid_request_error"
 
-
-class ModelNotFound(NotFound):
+class ModelNotFound(NotFound, code="model_not_found"):
     """The hub has no such model, or it is not on disk while downloads are off."""
 
-    code = "model_not_found"
 
-
-class RequestTimeout(ServiceError):
+class RequestTimeout(ServiceError, status=408, code="request_timeout"):
     """The client stopped sending its request."""
 
-    status = 408
-    code = "request_timeout"
-    type = "invalid_request_error"
 
-
-class Conflict(ServiceError):
+class Conflict(ServiceError, status=409, code="conflict"):
     """The object is in use."""
 
-    status = 409
-    code = "conflict"
-    type = "invalid_request_error"
 
-
-class TooLarge(ServiceError):
+class TooLarge(ServiceError, status=413, code="file_too_large"):
     """The upload or the recording exceeds a limit."""
 
-    status = 413
-    code = "file_too_large"
-    type = "invalid_request_error"
 
-
-class Overloaded(ServiceError):
+class Overloaded(ServiceError, status=429, code="overloaded"):
     """The queue is full; `retry_after` is computed from the measured speed."""
 
-    status = 429
-    code = "overloaded"
-    type = "rate_limit_error"
 
-
-class TranscriptionFailed(ServiceError):
+class TranscriptionFailed(ServiceError, code="transcription_failed"):
     """A stage failed on this recording, also in a batch of its own."""
 
-    code = "transcription_failed"
 
-
-class Interrupted(ServiceError):
+class Interrupted(ServiceError, code="interrupted"):
     """The server ended before the job did."""
 
-    code = "interrupted"
 
-
-class NotInstalled(ServiceError):
+class NotInstalled(ServiceError, status=501, code="not_installed"):
     """The packages of a stage are not installed; the message has the install command."""
 
-    status = 501
-    code = "not_installed"
 
-
-class NotConfigured(NotInstalled):
+class NotConfigured(NotInstalled, code="not_configured"):
     """A setting that a stage needs is missing; the message names it."""
 
-    code = "not_configured"
 
-
-class Unavailable(ServiceError):
+class Unavailable(ServiceError, status=503, code="service_unavailable"):
     """A temporary failure; a retry may succeed."""
-
-    status = 503
-    code = "service_unavailable"
 
 
 class DiskFull(Unavailable):
@@ -194,52 +137,43 @@ class DiskFull(Unavailable):
         super().__init__("the server's disk is full: try again later", retry_after=60.0)
 
 
-class ShuttingDown(Unavailable):
+class ShuttingDown(Unavailable, code="shutting_down"):
     """The server is draining: accepted requests complete, new ones are refused."""
 
-    code = "shutting_down"
 
-
-class ModelUnavailable(Unavailable):
+class ModelUnavailable(Unavailable, code="model_unavailable"):
     """The hub cannot be reached, or loading failed for a temporary reason."""
 
-    code = "model_unavailable"
 
-
-class InsufficientMemory(ServiceError):
+class InsufficientMemory(ServiceError, status=503, code="insufficient_memory"):
     """The device's memory is too small, even for one window."""
-
-    status = 503
-    code = "insufficient_memory"
 
 
 class Cancelled(Exception):
     """The request was cancelled: its client disconnected, it timed out, or it was deleted."""
 
 
-def error_to_tell(group: BaseExceptionGroup[BaseException]) -> ServiceError:
+def error_for_client(group: BaseExceptionGroup[BaseException]) -> ServiceError:
     """Choose the error to send to a client from an exception group.
 
     Refusals (below 500) come before failures; the first of several is used. Without a
     ServiceError, the result is TranscriptionFailed with the first error as its cause.
     """
-    leaves: list[BaseException] = []
-    pending: list[BaseException] = [group]
-    while pending:
-        error = pending.pop(0)
-        if isinstance(error, BaseExceptionGroup):
-            pending.extend(error.exceptions)
-        else:
-            leaves.append(error)
-    for error in leaves:
-        if isinstance(error, ServiceError) and error.status < 500:
-            return error
-    for error in leaves:
-        if isinstance(error, ServiceError):
-            return error
+    leaves = list(_leaves(group))
+    known = [error for error in leaves if isinstance(error, ServiceError)]
+    if known:
+        return min(known, key=lambda error: error.status >= 500)
     failure = TranscriptionFailed("the recording could not be transcribed")
     failure.__cause__ = leaves[0]
     return failure
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            yield from _leaves(each)
+    else:
+        yield error
 
 
 def error_of(failure: Failure) -> ServiceError:

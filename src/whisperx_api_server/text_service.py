@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from itertools import islice, zip_longest
 from typing import Any
 
+from pydantic import ValidationError
+
 from .active_requests import ActiveRequests
-from .backends import ModelKey, find_backend
+from .backends import ModelKey
 from .backends.base import GenerationOptions, LanguageModel, Translator
 from .catalog import Catalog
 from .domain import SPACELESS_LANGUAGES
@@ -24,7 +26,7 @@ from .errors import InvalidRequest, ModelNotFound, Overloaded, Unavailable
 from .languages import parse_language
 from .scheduling.lane import Lane
 from .scheduling.model_pool import ModelPool
-from .scheduling.work import Work
+from .scheduling.work import Entry, Work
 from .transcript.sentences import split_sentences
 
 PIECE = 500
@@ -102,11 +104,13 @@ class TextService:
         async with self._lane(key, request_id, pair=(source, target)) as lane:
             futures = [
                 lane.submit(
-                    TRANSLATE,
-                    _Piece(text=piece, source=source, target=target),
-                    client=client,
-                    request_id=request_id,
-                    key=(source, target),
+                    Entry(
+                        work=TRANSLATE,
+                        payload=_Piece(text=piece, source=source, target=target),
+                        client=client,
+                        request_id=request_id,
+                        key=(source, target),
+                    )
                 )
                 for line in lines
                 for piece in line
@@ -131,16 +135,15 @@ class TextService:
             ServiceError: the model cannot be loaded, or fails.
         """
         key = self._catalog.language_model()
-        options = find_backend(key.backend, key.stage).generation_options(config)
+        options = generation_options(config)
         async with self._lane(key, request_id) as lane:
-            return await asyncio.wrap_future(
-                lane.submit(
-                    GENERATE,
-                    _Prompt(text=prompt, options=options, schema=schema),
-                    client=client,
-                    request_id=request_id,
-                )
+            entry = Entry(
+                work=GENERATE,
+                payload=_Prompt(text=prompt, options=options, schema=schema),
+                client=client,
+                request_id=request_id,
             )
+            return await asyncio.wrap_future(lane.submit(entry))
 
     @asynccontextmanager
     async def _lane(
@@ -178,6 +181,22 @@ class TextService:
             if status.key == key and (stats := status.lane.stats).entries:
                 return max(1.0, status.waiting * stats.busy_seconds / stats.entries)
         return 1.0
+
+
+def generation_options(fields: Mapping[str, object]) -> GenerationOptions:
+    """Validate a client's `gen_cfg`; null counts as absent.
+
+    Raises:
+        InvalidRequest: an unknown field, or a value out of its range.
+    """
+    sent = {name: value for name, value in fields.items() if value is not None}
+    try:
+        return GenerationOptions.model_validate(sent)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        raise InvalidRequest(
+            f"gen_cfg: {first['loc'][0]}: {first['msg']}", param="gen_cfg"
+        ) from error
 
 
 def pieces(line: str, language: str | None = None) -> Iterator[str]:

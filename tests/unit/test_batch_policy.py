@@ -17,8 +17,17 @@ from whisperx_api_server.scheduling.batch_policy import (
     BatchLimits,
     BatchPolicy,
 )
-from whisperx_api_server.scheduling.batch_queue import Entry
 from whisperx_api_server.scheduling.batch_times import BatchTimes
+from whisperx_api_server.scheduling.work import Entry, Work
+
+AnyWork = Work[object, int, int]
+
+
+def work() -> AnyWork:
+    return Work(run=lambda _, numbers, __: numbers)
+
+
+WORK, SLOW, FAST = work(), work(), work()
 
 
 class Lane:
@@ -28,10 +37,10 @@ class Lane:
         self.now = 100.0
         self.base = base
         self.slope = slope
-        self.policy: BatchPolicy[int] = BatchPolicy(clock=lambda: self.now)
+        self.policy = BatchPolicy(clock=lambda: self.now)
         self.policy.set_limits(BatchLimits(max_batch=max_batch))
 
-    def add(self, request: str, count: int, *, watched: bool = False, work: str = "w") -> None:
+    def add(self, request: str, count: int, *, watched: bool = False, work: AnyWork = WORK) -> None:
         for number in range(count):
             self.policy.queue.add(
                 Entry(
@@ -87,15 +96,15 @@ def test_a_stream_keeps_its_throughput_on_two_cores() -> None:
     measured = [0.0, 1.68, 2.48, 3.25, 4.2, 5.1, 6.1, 7.2, 8.2, 9.2, 10.3, 11.3, 12.4]
     noise = random.Random(1)
     first = 1.0  # a short clip, which has less to decode than a whole window
-    policy: BatchPolicy[int] = BatchPolicy()
+    policy: BatchPolicy = BatchPolicy()
     policy.set_limits(BatchLimits(max_batch=16))
-    policy.queue.add(Entry(client="c", request_id="short", payload=0, work="w"))
+    policy.queue.add(Entry(client="c", request_id="short", payload=0, work=WORK))
     policy.succeeded(policy.take(), first)
     times, total = [], 0.0
     for _ in range(20):
         for number in range(12):
             policy.queue.add(
-                Entry(client="c", request_id="stream", payload=number, work="w", watched=True)
+                Entry(client="c", request_id="stream", payload=number, work=WORK, watched=True)
             )
         while batch := policy.take():
             total += measured[len(batch)]
@@ -144,10 +153,10 @@ def test_contention_lets_through_what_costs_little() -> None:
 
 def test_the_times_of_one_work_say_nothing_of_another() -> None:
     lane = Lane(8, base=0.0, slope=2.0)
-    lane.add("stream", 30, watched=True, work="slow")
+    lane.add("stream", 30, watched=True, work=SLOW)
     assert max(lane.sizes()) <= 3
     lane.base, lane.slope = 0.1, 0.0
-    lane.add("stream", 30, watched=True, work="fast")
+    lane.add("stream", 30, watched=True, work=FAST)
     assert max(lane.sizes()) == 8
 
 

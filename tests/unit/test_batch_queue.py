@@ -6,7 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from whisperx_api_server.scheduling.batch_queue import BatchQueue, Entry
+from whisperx_api_server.scheduling.batch_queue import BatchQueue
+from whisperx_api_server.scheduling.work import AnyEntry, Entry, Work
+
+WORK: Work[object, int, int] = Work(run=lambda _, numbers, __: numbers)
 
 
 def entry(
@@ -17,8 +20,9 @@ def entry(
     key: str = "k",
     padded_seconds: float = 1.0,
     max_batch: int | None = None,
-) -> Entry[int]:
+) -> AnyEntry:
     return Entry(
+        work=WORK,
         client=client,
         request_id=request,
         payload=payload,
@@ -28,24 +32,24 @@ def entry(
     )
 
 
-def ids(batch: list[Entry[int]]) -> list[tuple[str, int]]:
+def ids(batch: list[AnyEntry]) -> list[tuple[str, int]]:
     return [(e.request_id, e.payload) for e in batch]
 
 
-def fill(queue: BatchQueue[int], request: str, count: int, **kwargs: object) -> None:
+def fill(queue: BatchQueue, request: str, count: int, **kwargs: object) -> None:
     for index in range(count):
         queue.add(entry(request, index, **kwargs))  # type: ignore[arg-type]
 
 
 def test_a_short_request_joins_the_next_batch_however_much_waits() -> None:
-    queue: BatchQueue[int] = BatchQueue()
+    queue = BatchQueue()
     fill(queue, "long", 1000)
     queue.add(entry("short"))
     assert ids(queue.take(4)) == [("long", 0), ("short", 0), ("long", 1), ("long", 2)]
 
 
 def test_requests_take_turns_across_batches() -> None:
-    queue: BatchQueue[int] = BatchQueue()
+    queue = BatchQueue()
     for name in "pqr":
         fill(queue, name, 3)
     taken = [ids(queue.take(2)) for _ in range(3)]
@@ -53,7 +57,7 @@ def test_requests_take_turns_across_batches() -> None:
 
 
 def test_a_client_with_many_requests_gets_no_more_turns() -> None:
-    queue: BatchQueue[int] = BatchQueue()
+    queue = BatchQueue()
     for number in range(10):
         fill(queue, f"busy{number}", 2, client="busy")
     fill(queue, "calm", 4, client="calm")
@@ -62,7 +66,7 @@ def test_a_client_with_many_requests_gets_no_more_turns() -> None:
 
 
 def test_a_share_limits_what_one_request_adds_but_not_new_requests() -> None:
-    queue: BatchQueue[int] = BatchQueue()
+    queue = BatchQueue()
     fill(queue, "long", 10)
     assert len(queue.take(8, share=lambda _: 2)) == 2
     for name in "pqr":
@@ -72,7 +76,7 @@ def test_a_share_limits_what_one_request_adds_but_not_new_requests() -> None:
 
 
 def test_a_share_of_one_request_is_not_that_of_another() -> None:
-    queue: BatchQueue[int] = BatchQueue()
+    queue = BatchQueue()
     fill(queue, "small", 10)
     fill(queue, "large", 10)
     batch = queue.take(8, share=lambda e: 2 if e.request_id == "small" else 8)
@@ -80,7 +84,7 @@ def test_a_share_of_one_request_is_not_that_of_another() -> None:
 
 
 def test_only_one_key_shares_a_batch_and_the_other_comes_next() -> None:
-    queue: BatchQueue[int] = BatchQueue()
+    queue = BatchQueue()
     fill(queue, "p", 2, key="x")
     fill(queue, "q", 2, key="y")
     assert ids(queue.take(8)) == [("p", 0), ("p", 1)]
@@ -88,7 +92,7 @@ def test_only_one_key_shares_a_batch_and_the_other_comes_next() -> None:
 
 
 def test_a_batch_counts_its_padding() -> None:
-    queue: BatchQueue[int] = BatchQueue()
+    queue = BatchQueue()
     queue.add(entry("p", padded_seconds=30))
     queue.add(entry("q", padded_seconds=1))
     queue.add(entry("r", padded_seconds=1))
@@ -99,7 +103,7 @@ def test_a_batch_counts_its_padding() -> None:
 
 
 def test_a_request_bounds_the_batches_it_joins() -> None:
-    queue: BatchQueue[int] = BatchQueue()
+    queue = BatchQueue()
     fill(queue, "small", 4, max_batch=2)
     fill(queue, "large", 4)
     sizes = []
@@ -111,7 +115,7 @@ def test_a_request_bounds_the_batches_it_joins() -> None:
 
 
 def test_cancelling_one_request_leaves_the_others() -> None:
-    queue: BatchQueue[int] = BatchQueue()
+    queue = BatchQueue()
     fill(queue, "p", 3)
     fill(queue, "q", 2)
     assert len(queue.cancel("p")) == 3
@@ -121,7 +125,7 @@ def test_cancelling_one_request_leaves_the_others() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 30)), max_size=40), st.integers(1, 9))
 def test_peek_shows_what_take_can_take(entries: list[tuple[int, int]], count: int) -> None:
-    queue: BatchQueue[int] = BatchQueue()
+    queue = BatchQueue()
     for index, (request, seconds) in enumerate(entries):
         queue.add(entry(f"r{request}", index, padded_seconds=seconds))
     shown = queue.peek(count)
@@ -136,8 +140,8 @@ class QueueMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.queue: BatchQueue[int] = BatchQueue()
-        self.waiting: dict[str, list[Entry[int]]] = {}
+        self.queue = BatchQueue()
+        self.waiting: dict[str, list[AnyEntry]] = {}
         self.number = 0
 
     @rule(

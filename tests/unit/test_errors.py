@@ -16,8 +16,8 @@ from whisperx_api_server.errors import (
     TranscriptionFailed,
     Unavailable,
     UnservableCombination,
+    error_for_client,
     error_of,
-    error_to_tell,
 )
 
 REFUSAL, OTHER_REFUSAL = InvalidRequest("refused"), InvalidRequest("refused too")
@@ -39,11 +39,11 @@ BUG = ValueError("a bug")
 def test_a_refusal_comes_before_a_failure_and_the_first_before_later_ones(
     errors: tuple[Exception, ...], told: ServiceError
 ) -> None:
-    assert error_to_tell(ExceptionGroup("together", errors)) is told
+    assert error_for_client(ExceptionGroup("together", errors)) is told
 
 
 def test_a_bug_is_told_as_a_failure_and_is_its_cause() -> None:
-    told = error_to_tell(ExceptionGroup("together", [BUG, KeyError("later")]))
+    told = error_for_client(ExceptionGroup("together", [BUG, KeyError("later")]))
     assert isinstance(told, TranscriptionFailed)
     assert told.__cause__ is BUG
 

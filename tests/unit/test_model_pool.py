@@ -25,7 +25,7 @@ from whisperx_api_server.errors import (
 )
 from whisperx_api_server.scheduling import model_pool
 from whisperx_api_server.scheduling.model_pool import ModelPool, PoolSettings, SchedulerSettings
-from whisperx_api_server.scheduling.work import Work
+from whisperx_api_server.scheduling.work import Entry, Work
 
 
 class Model:
@@ -118,7 +118,7 @@ def play(scene: Callable[[World], Coroutine[Any, Any, None]], **settings: Any) -
 
 async def doubled(world: World, name: str, number: int = 2) -> int:
     async with world.pool.lease(key(name)) as lane:
-        work = lane.submit(DOUBLE, number, client="c", request_id="r")
+        work = lane.submit(Entry(work=DOUBLE, payload=number, client="c", request_id="r"))
         return await asyncio.wrap_future(work)
 
 
@@ -502,12 +502,14 @@ def test_cancel_reaches_every_lane() -> None:
             hold = threading.Event()
             held: Work[Model, int, int] = Work(run=lambda *_: [int(hold.wait(10))])
             running = [
-                asyncio.wrap_future(lane.submit(held, 0, client="c", request_id="other"))
+                asyncio.wrap_future(
+                    lane.submit(Entry(work=held, payload=0, client="c", request_id="other"))
+                )
                 for lane in (one, two)
             ]
             await until(lambda: one.in_flight == two.in_flight == 1)
             for lane in (one, two):
-                lane.submit(DOUBLE, 1, client="c", request_id="gone")
+                lane.submit(Entry(work=DOUBLE, payload=1, client="c", request_id="gone"))
             assert world.pool.cancel("gone") == 2
             assert [status.waiting for status in world.pool.statuses()] == [0, 0]
             hold.set()

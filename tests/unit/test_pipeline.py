@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import create_autospec
 
 import numpy as np
 import pytest
@@ -148,7 +149,7 @@ def test_who_leaves_is_dropped_at_once(stage: str) -> None:
 
 @pytest.mark.parametrize("ending", ["succeeds", "fails", "is withdrawn"])
 def test_a_remembered_run_does_not_keep_its_recording(
-    ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ending: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its disk space is freed with the last reference, not when the garbage collector runs."""
     monkeypatch.setattr(scheduler.logger, "disabled", True)  # pytest keeps what is logged
@@ -156,7 +157,7 @@ def test_a_remembered_run_does_not_keep_its_recording(
     name = "poisoned" if ending == "fails" else "english"
 
     async def scene(world: World) -> None:
-        blobs = DiskBlobStore(workdir=tmp_path, max_bytes=1)
+        blobs = create_autospec(DiskBlobStore, instance=True)
         remembering = RunRegistry(world.runner, blobs, retry_window=600)
 
         async def watch() -> None:
@@ -182,7 +183,7 @@ def test_a_remembered_run_does_not_keep_its_recording(
 
 @pytest.mark.parametrize("place", ["stitch", "Labeller"])
 def test_a_failure_is_logged_with_the_line_where_it_happened(
-    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    place: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(*_: object, **__: object) -> None:
         raise KeyError("a bug")
@@ -191,7 +192,7 @@ def test_a_failure_is_logged_with_the_line_where_it_happened(
 
     async def scene(world: World) -> None:
         request = world.request("german", diarize=DiarizeOptions())
-        blobs = DiskBlobStore(workdir=tmp_path, max_bytes=1)
+        blobs = create_autospec(DiskBlobStore, instance=True)
         async with RunRegistry(world.runner, blobs, retry_window=600).join(request, "it") as run:
             with pytest.raises((KeyError, TranscriptionFailed)):
                 await run.result()

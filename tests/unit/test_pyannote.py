@@ -15,7 +15,7 @@ import pytest
 import diarizer_fixture
 from fixtures.speech.speech import Speech, Utterance
 from whisperx_api_server.backends import pyannote
-from whisperx_api_server.backends.base import ModelSpec
+from whisperx_api_server.backends.base import ModelSpec, package_file
 from whisperx_api_server.backends.pyannote import (
     ChunkScorer,
     PyannoteDiarizer,
@@ -264,7 +264,7 @@ def test_an_absent_pipeline_is_not_found(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_another_pipeline_is_no_diarizer(tmp_path: Path) -> None:
-    weights = pyannote._whisperx_weights()
+    weights = package_file("whisperx", "assets/pytorch_model.bin", extra="cpu")
     (tmp_path / "config.yaml").write_text(
         "pipeline:\n  name: pyannote.audio.pipelines.VoiceActivityDetection\n"
         f"  params: {{segmentation: {weights}}}\n"

@@ -23,7 +23,7 @@ from whisperx_api_server.scheduling.batch_policy import BatchLimits
 from whisperx_api_server.scheduling.fair_semaphore import FairSemaphore
 from whisperx_api_server.scheduling.lane import Lane
 from whisperx_api_server.scheduling.tracebacks import release_frames
-from whisperx_api_server.scheduling.work import Work
+from whisperx_api_server.scheduling.work import Entry, Work
 
 
 class Engine:
@@ -96,7 +96,7 @@ class Fixture:
         lane.loaded.result(10)
         engine = lane.model
         engine.go.clear()
-        lane.submit(DOUBLE, 0, client="z", request_id="blocker")
+        lane.submit(Entry(work=DOUBLE, payload=0, client="z", request_id="blocker"))
         assert engine.busy.wait(10)
         return lane, engine
 
@@ -113,7 +113,9 @@ def lanes() -> Iterator[Fixture]:
 
 def submit(lane: Lane[Engine], request: str, number: int, **kwargs: object) -> Future[int]:
     work = kwargs.pop("work", DOUBLE)
-    return lane.submit(work, number, client="a", request_id=request, **kwargs)  # type: ignore[arg-type]
+    entry: Entry[Engine, int, int]
+    entry = Entry(work=work, payload=number, client="a", request_id=request, **kwargs)  # type: ignore[arg-type]
+    return lane.submit(entry)
 
 
 def test_requests_share_batches_on_one_thread(lanes: Fixture) -> None:
@@ -351,7 +353,10 @@ def test_an_idle_lane_holds_nothing_of_what_it_did(lanes: Fixture) -> None:
     lane = lanes.lane()
     audio = Audio()
     held = weakref.ref(audio)
-    assert lane.submit(work, audio, client="a", request_id="r").result(10) == "done"
+    assert (
+        lane.submit(Entry(work=work, payload=audio, client="a", request_id="r")).result(10)
+        == "done"
+    )
     del audio
     deadline = time.monotonic() + 10
     while held() is not None:
@@ -425,7 +430,7 @@ def test_a_stream_alone_has_small_batches(lanes: Fixture) -> None:
     for request, watched in (("stream", True), ("plain", False)):
         held = threading.Event()
         blocker: Work[Engine, int, bool] = Work(run=lambda *_, held=held: [held.wait(10)])
-        lane.submit(blocker, 0, client="a", request_id=request)
+        lane.submit(Entry(work=blocker, payload=0, client="a", request_id=request))
         futures = [submit(lane, request, n, work=work, watched=watched) for n in range(16)]
         held.set()
         for future in futures:

@@ -26,12 +26,12 @@ from whisperx_api_server.backends.base import (
 )
 from whisperx_api_server.backends.json_schema import tightened
 from whisperx_api_server.backends.text import (
-    generation_options,
     language_token,
     load_language_model,
     load_translator,
 )
 from whisperx_api_server.errors import InvalidRequest, ModelNotFound
+from whisperx_api_server.text_service import generation_options
 
 MARIAN = FIXTURES / "models" / "marian"
 CAUSAL = FIXTURES / "models" / "causal-lm"

@@ -28,7 +28,9 @@ break if two threads import them at once.
 Objects are synchronous and are called only by their lane's thread, except methods marked as
 thread-safe. They return one result per input, in order. They raise only
 `whisperx_api_server.errors`, with the vendor's error as the cause; `InsufficientMemory` after an
-out-of-memory error, so that the lane can retry with smaller batches.
+out-of-memory error, so that the lane can retry with smaller batches. Factories need not translate
+all errors: the model pool turns an out-of-memory error into `InsufficientMemory`, and any other
+that is not ours into `ModelUnavailable`, with its traceback in the log.
 """
 
 from __future__ import annotations
@@ -42,6 +44,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Literal, Protocol
+
+from pydantic import BaseModel, Field
 
 from ..domain import (
     AudioClip,
@@ -90,6 +94,11 @@ class ModelSpec:
     def source(self) -> str:
         """The argument of loaders that accept a path or a hub id."""
         return self.name if self.path is None else str(self.path)
+
+    @property
+    def torch_device(self) -> str:
+        """The device as torch names it."""
+        return self.device if self.device == "cpu" else f"{self.device}:{self.device_index}"
 
 
 def _same(name: str) -> str | None:
@@ -161,8 +170,7 @@ class Capabilities:
         return self.tells_silence or window.speech_probability >= MIN_SPEECH_PROBABILITY
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GenerationOptions:
+class GenerationOptions(BaseModel, frozen=True, strict=True, extra="forbid", allow_inf_nan=False):
     """Options of text generation, named as in transformers' GenerationConfig.
 
     `max_new_tokens` None is the default or what fits into the model's context. `temperature` None
@@ -170,12 +178,12 @@ class GenerationOptions:
     one beam.
     """
 
-    max_new_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    repetition_penalty: float | None = None
-    num_beams: int = 1
+    max_new_tokens: int | None = Field(None, ge=1, le=32_768)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=1, le=1_000_000)
+    repetition_penalty: float | None = Field(None, gt=0, le=10)
+    num_beams: int = Field(1, ge=1, le=16)
     do_sample: bool | None = None
     use_cache: bool = True
 
@@ -317,6 +325,19 @@ def absent(packages: Sequence[str], *, extra: str) -> NotInstalled | None:
         if importlib.util.find_spec(package) is None:
             return _not_installed(package, extra)
     return None
+
+
+def package_file(package: str, pattern: str, *, extra: str) -> Path:
+    """Find a file in an installed package by a glob pattern, without importing the package.
+
+    Raises:
+        NotInstalled: the package, or a version with the file, is missing.
+    """
+    found = importlib.util.find_spec(package)
+    for folder in (found and found.submodule_search_locations) or ():
+        for path in Path(folder).glob(pattern):
+            return path
+    raise _not_installed(package, extra)
 
 
 def _not_installed(module: str, extra: str) -> NotInstalled:

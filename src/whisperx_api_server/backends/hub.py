@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 
 from ..errors import ModelNotFound, ModelUnavailable, ServiceError
-from .base import ModelSpec, require
+from .base import ModelSpec, is_out_of_memory, require
 
 
 def snapshot(spec: ModelSpec, repo_id: str, *, patterns: Sequence[str], extra: str = "cpu") -> Path:
@@ -73,6 +73,8 @@ def translate_hub_errors(model: str, *, extra: str = "cpu", advice: str = "") ->
     try:
         yield
     except (OSError, httpx.HTTPError, errors.HFValidationError) as error:
+        if is_out_of_memory(error):
+            raise
         raise _translated(error, model, errors, advice) from error
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.abc
-import importlib.util
 import logging
 import math
 import os
@@ -12,7 +11,6 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -31,8 +29,6 @@ from ..domain import (
 from ..errors import (
     InvalidRequest,
     ModelNotFound,
-    ModelUnavailable,
-    NotInstalled,
     TranscriptionFailed,
 )
 from .base import (
@@ -42,6 +38,7 @@ from .base import (
     ModelSpec,
     Stage,
     VoiceDetector,
+    package_file,
     require,
     translate_memory_errors,
 )
@@ -286,30 +283,20 @@ def load_diarizer(spec: ModelSpec) -> Diarizer:
     pyannote would do so for every pipeline.
 
     Raises:
-        ModelNotFound, ModelUnavailable: the hub does not give the pipeline, or it is none.
+        ModelNotFound, ModelUnavailable: the hub does not have it, or it is another pipeline.
         NotInstalled: pyannote.audio is absent.
-        InsufficientMemory: it does not fit on the device.
     """
-    name = spec.name
     torch = require("torch", extra=EXTRA)
-    with _quiet(), _nemo_hidden():
+    with _quiet(), _nemo_hidden(), translate_hub_errors(spec.name, extra=EXTRA):
         audio = _pyannote_audio()
-        pipelines = require("pyannote.audio.pipelines", extra=EXTRA)
         folder = spec.path or snapshot(spec, spec.name, patterns=["*"], extra=EXTRA)
-        too_large = f"the model {name!r} does not fit into the device's memory: unload another"
-        try:
-            with translate_hub_errors(spec.name, extra=EXTRA), translate_memory_errors(too_large):
-                pipeline = audio.Pipeline.from_pretrained(
-                    folder, token=spec.hf_token, cache_dir=spec.download_root
-                )
-                if isinstance(pipeline, pipelines.SpeakerDiarization):
-                    pipeline.to(_device(spec, torch))
-        except (AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError) as e:
-            raise ModelUnavailable(
-                f"the model {name!r} could not be loaded ({type(e).__name__}): see the server's log"
-            ) from e
-    if not isinstance(pipeline, pipelines.SpeakerDiarization):
-        raise ModelNotFound(f"{name!r} is not a pyannote speaker diarization pipeline")
+        pipeline = audio.Pipeline.from_pretrained(
+            folder, token=spec.hf_token, cache_dir=spec.download_root
+        )
+        pipelines = require("pyannote.audio.pipelines", extra=EXTRA)
+        if not isinstance(pipeline, pipelines.SpeakerDiarization):
+            raise ModelNotFound(f"{spec.name!r} is not a pyannote speaker diarization pipeline")
+        pipeline.to(_device(spec, torch))
     pipeline.segmentation_batch_size = BATCH_SIZES[spec.device]
     pipeline.embedding_batch_size = BATCH_SIZES[spec.device]
     return PyannoteDiarizer(pipeline, torch)
@@ -324,21 +311,10 @@ def load_voice_detector(spec: ModelSpec) -> VoiceDetector:
     torch = require("torch", extra=EXTRA)
     with _quiet(), _nemo_hidden():
         audio = _pyannote_audio()
-        model = audio.Model.from_pretrained(_whisperx_weights())
+        model = audio.Model.from_pretrained(
+            package_file("whisperx", "assets/pytorch_model.bin", extra=EXTRA)
+        )
     return PyannoteVoiceDetector(model.eval().to(_device(spec, torch)), torch)
-
-
-def _whisperx_weights() -> Path:
-    # Importing whisperx would load its aligner and transformers for nothing.
-    package = importlib.util.find_spec("whisperx")
-    for folder in (package and package.submodule_search_locations) or ():
-        path = Path(folder) / "assets" / "pytorch_model.bin"
-        if path.exists():
-            return path
-    raise NotInstalled(
-        "pyannote voice activity detection needs the package 'whisperx': "
-        f'pip install "whisperx-api-server[{EXTRA}]"'
-    )
 
 
 def _pyannote_audio() -> ModuleType:
@@ -354,12 +330,11 @@ def _pyannote_audio() -> ModuleType:
 
 
 def _device(spec: ModelSpec, torch: ModuleType) -> Any:
-    if spec.device != "cuda":
-        return torch.device("cpu")
-    # pyannote does so at its first call, with a warning (pyannote-audio issue 1370).
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
-    return torch.device("cuda", spec.device_index)
+    if spec.device == "cuda":
+        # pyannote does so at its first call, with a warning (pyannote-audio issue 1370).
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+    return torch.device(spec.torch_device)
 
 
 @contextlib.contextmanager

@@ -6,22 +6,20 @@ each with the 64 samples before it, and carries an LSTM state from frame to fram
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from ..domain import SAMPLE_RATE, Samples, VadOptions
-from ..errors import NotInstalled
 from .base import (
     Declaration,
     Detection,
     ModelSpec,
     Stage,
     VoiceDetector,
+    package_file,
     require,
     translate_memory_errors,
 )
@@ -96,19 +94,8 @@ def load_voice_detector(spec: ModelSpec) -> VoiceDetector:  # noqa: ARG001 - one
     options.inter_op_num_threads = 1
     options.enable_cpu_mem_arena = False  # the arena keeps the largest block's memory for good
     options.log_severity_level = 3
+    weights = package_file("faster_whisper", "assets/silero_vad_v6*.onnx", extra="embedded")
     session = onnxruntime.InferenceSession(
-        str(_model_path()), sess_options=options, providers=["CPUExecutionProvider"]
+        str(weights), sess_options=options, providers=["CPUExecutionProvider"]
     )
     return SileroDetector(session)
-
-
-def _model_path() -> Path:
-    # Importing faster_whisper would load CTranslate2 and PyAV for nothing.
-    package = importlib.util.find_spec("faster_whisper")
-    for folder in (package and package.submodule_search_locations) or ():
-        for path in Path(folder).glob("assets/silero_vad_v6*.onnx"):
-            return path
-    raise NotInstalled(
-        "voice activity detection needs the package 'faster-whisper' from version 1.2.1: "
-        'pip install "whisperx-api-server[embedded]"'
-    )

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -38,71 +37,9 @@ MAX_NEW_TOKENS = 1024
 """Default of `max_new_tokens`."""
 
 
-def generation_options(fields: Mapping[str, object]) -> GenerationOptions:
-    """Validate a client's `gen_cfg`; null counts as absent.
-
-    Raises:
-        InvalidRequest: an unknown field, or a value out of its range.
-    """
-    checked: dict[str, Any] = {}
-    for name, value in fields.items():
-        rule = _GENERATION_FIELDS.get(name)
-        if rule is None:
-            known = ", ".join(_GENERATION_FIELDS)
-            raise InvalidRequest(f"gen_cfg has no field {name!r}; it has {known}", param="gen_cfg")
-        if value is None:
-            continue
-        if not rule.holds(value):
-            raise InvalidRequest(f"gen_cfg: {name} must be {rule.says}", param="gen_cfg")
-        checked[name] = value
-    return GenerationOptions(**checked)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Rule:
-    """The valid values of a field of `gen_cfg`, as a function and in words."""
-
-    holds: Callable[[object], bool]
-    says: str
-
-
-def _integer(low: int, high: int) -> _Rule:
-    return _Rule(
-        holds=lambda value: (
-            isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-        ),
-        says=f"an integer from {low} to {high}",
-    )
-
-
-def _number(low: float, high: float, *, with_low: bool = False) -> _Rule:
-    """A number in (low, high], or in [low, high]."""
-    return _Rule(
-        holds=lambda value: (
-            isinstance(value, int | float)
-            and not isinstance(value, bool)
-            and (low < value <= high or (with_low and value == low))
-        ),
-        says=f"a number {'from' if with_low else 'above'} {low:g} to {high:g}",
-    )
-
-
-_BOOLEAN = _Rule(holds=lambda value: isinstance(value, bool), says="true or false")
-_GENERATION_FIELDS: Mapping[str, _Rule] = {
-    "max_new_tokens": _integer(1, 32_768),
-    "temperature": _number(0, 2, with_low=True),
-    "top_p": _number(0, 1),
-    "top_k": _integer(1, 1_000_000),
-    "repetition_penalty": _number(0, 10),
-    "num_beams": _integer(1, 16),
-    "do_sample": _BOOLEAN,
-    "use_cache": _BOOLEAN,
-}
-
-
 def import_vendors(_stage: Stage, _spec: ModelSpec) -> None:
     """See `backends.base`."""
-    with _silenced():
+    with warnings.catch_warnings(action="ignore"):
         for module in (
             "modeling_layers",
             "models.auto.modeling_auto",
@@ -118,7 +55,6 @@ def load_translator(spec: ModelSpec) -> Translator:
         NotInstalled: transformers is not installed.
         ModelNotFound: there is no such model.
         ModelUnavailable: the hub or the load failed.
-        InsufficientMemory: it does not fit into the device's memory.
     """
     return Seq2SeqTranslator(_load(spec, "AutoModelForSeq2SeqLM"))
 
@@ -312,25 +248,16 @@ class CausalLanguageModel:
 
 def _generate_arguments(options: GenerationOptions) -> dict[str, Any]:
     """The options as arguments of transformers; sampling options only if it samples."""
-    warm = bool(options.temperature)
-    sample = options.do_sample if options.do_sample is not None else warm and options.num_beams == 1
-    arguments: dict[str, Any] = {
-        "do_sample": sample and options.temperature != 0,
-        "num_beams": options.num_beams,
-        "use_cache": options.use_cache,
-        "repetition_penalty": options.repetition_penalty,
-    }
-    if arguments["do_sample"]:
-        arguments |= {
-            "temperature": options.temperature,
-            "top_p": options.top_p,
-            "top_k": options.top_k,
-        }
-    return {name: value for name, value in arguments.items() if value is not None}
+    sample = options.do_sample
+    if sample is None:
+        sample = bool(options.temperature) and options.num_beams == 1
+    sample = sample and options.temperature != 0
+    unused = {"max_new_tokens"} if sample else {"max_new_tokens", "temperature", "top_p", "top_k"}
+    return {**options.model_dump(exclude_none=True, exclude=unused), "do_sample": sample}
 
 
 def _load(spec: ModelSpec, auto_class: str) -> _TextModel:
-    with _silenced():
+    with warnings.catch_warnings(action="ignore"), translate_hub_errors(spec.name, extra=EXTRA):
         transformers = require("transformers", extra=EXTRA)
         torch = require("torch", extra=EXTRA)
         transformers.utils.logging.set_verbosity_error()
@@ -340,26 +267,13 @@ def _load(spec: ModelSpec, auto_class: str) -> _TextModel:
             "local_files_only": spec.local_files_only,
             "token": spec.hf_token,
         }
-        device = f"{spec.device}:{spec.device_index}" if spec.device == "cuda" else spec.device
-        too_large = (
-            f"{spec.name!r} does not fit into the device's memory: "
-            "unload other models, or use a smaller one"
+        tokenizer = transformers.AutoTokenizer.from_pretrained(spec.source, **source)
+        model = getattr(transformers, auto_class).from_pretrained(
+            spec.source,
+            # CPUs compute in single precision, regardless of the file's type
+            dtype="auto" if spec.device == "cuda" else torch.float32,
+            **source,
         )
-        with translate_hub_errors(spec.name, extra=EXTRA), translate_memory_errors(too_large):
-            tokenizer = transformers.AutoTokenizer.from_pretrained(spec.source, **source)
-            model = getattr(transformers, auto_class).from_pretrained(
-                spec.source,
-                # CPUs compute in single precision, regardless of the file's type
-                dtype="auto" if spec.device == "cuda" else torch.float32,
-                **source,
-            )
-            model = model.to(device).eval()
-    return _TextModel(model=model, tokenizer=tokenizer, torch=torch)
-
-
-@contextmanager
-def _silenced() -> Iterator[None]:
-    """Suppress the warnings of imports and loads."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+        return _TextModel(
+            model=model.to(spec.torch_device).eval(), tokenizer=tokenizer, torch=torch
+        )

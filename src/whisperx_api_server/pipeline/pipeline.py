@@ -27,7 +27,7 @@ from ..domain import (
     Window,
     WindowTranscript,
 )
-from ..errors import InvalidRequest, error_to_tell
+from ..errors import InvalidRequest, error_for_client
 from ..scheduling.model_pool import ModelPool
 from ..transcript.speakers import Labeller, match_known, rename
 from .chunking import Splitter, finish_window, loudest_window, stitch, without_words
@@ -62,7 +62,7 @@ class Pipeline:
             try:
                 return await transcription.run()
             except BaseExceptionGroup as group:
-                error = error_to_tell(group)
+                error = error_for_client(group)
                 # The vendor's own words are the cause, and are for the log.
                 raise error from error.__cause__ or group
 

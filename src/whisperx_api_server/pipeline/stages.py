@@ -35,7 +35,7 @@ from ..domain import (
 from ..errors import InvalidRequest
 from ..scheduling.lane import Lane
 from ..scheduling.model_pool import ModelPool, until_loaded
-from ..scheduling.work import Work
+from ..scheduling.work import Entry, Work
 from ..transcript.numerals import spell_segment
 from ..transcript.word_times import keep_in_speech
 
@@ -112,19 +112,18 @@ class _Leased(Generic[M]):
         repeated: bool = False,
     ) -> R:
         """Wait for one payload's turn on the lane, and for its result."""
-        return await asyncio.wrap_future(
-            self.lane.submit(
-                work,
-                payload,
-                client=self.request.client,
-                request_id=self.request.id,
-                key=key,
-                padded_seconds=padded_seconds,
-                max_batch=self.request.batch_size,
-                watched=self.request.watched,
-                repeated=repeated,
-            )
+        entry = Entry(
+            work=work,
+            payload=payload,
+            client=self.request.client,
+            request_id=self.request.id,
+            key=key,
+            padded_seconds=padded_seconds,
+            max_batch=self.request.batch_size,
+            watched=self.request.watched,
+            repeated=repeated,
         )
+        return await asyncio.wrap_future(self.lane.submit(entry))
 
 
 @dataclass(frozen=True, slots=True)

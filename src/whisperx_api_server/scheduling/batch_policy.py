@@ -10,12 +10,10 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
-from .batch_queue import BatchQueue, Entry
+from .batch_queue import BatchQueue
 from .batch_times import BatchTimes
-
-P = TypeVar("P")
+from .work import AnyEntry
 
 CONTENTION_MEMORY = 30.0
 """Seconds for which requests count as competing after two of them waited at the same time."""
@@ -48,11 +46,11 @@ class BatchLimits:
     max_wait: float = 0.0
 
 
-class BatchPolicy(Generic[P]):
+class BatchPolicy:
     """Decides the batches of one lane. Not thread-safe: the owner locks."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.queue: BatchQueue[P] = BatchQueue()
+        self.queue: BatchQueue = BatchQueue()
         self.limits = BatchLimits()
         self.batch_limit = 1
         """Current maximum batch size; below `limits.max_batch` after an out-of-memory error."""
@@ -66,14 +64,14 @@ class BatchPolicy(Generic[P]):
         self.limits = limits
         self.batch_limit = limits.max_batch
 
-    def take(self) -> list[Entry[P]]:
+    def take(self) -> list[AnyEntry]:
         """Take the next batch from the queue."""
         now = self._clock()
         if self.queue.requests > 1:
             self._last_contention = now
         contended = now - self._last_contention < CONTENTION_MEMORY
 
-        def share(entry: Entry[P]) -> int | None:
+        def share(entry: AnyEntry) -> int | None:
             times = self._times[entry.work]
             single = times.seconds(1)
             if contended:
@@ -84,11 +82,11 @@ class BatchPolicy(Generic[P]):
 
         return self.queue.take(self.batch_limit, self.limits.max_padded_seconds, share)
 
-    def upcoming(self) -> list[Entry[P]]:
+    def upcoming(self) -> list[AnyEntry]:
         """Approximately the entries of the next two batches."""
         return self.queue.peek(2 * self.batch_limit)
 
-    def succeeded(self, batch: list[Entry[P]], seconds: float) -> None:
+    def succeeded(self, batch: list[AnyEntry], seconds: float) -> None:
         """Record a successful batch; after enough of them a reduced limit grows."""
         self._times[batch[0].work].observe(len(batch), seconds)
         if self.batch_limit < self.limits.max_batch:

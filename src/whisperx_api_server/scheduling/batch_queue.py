@@ -9,34 +9,12 @@ because each further entry makes the batch longer for all others.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from collections.abc import Callable
 
-P = TypeVar("P")
+from .work import AnyEntry
 
 
-@dataclass(kw_only=True, slots=True, eq=False)
-class Entry(Generic[P]):
-    """One unit of work.
-
-    Only entries with equal `work` and `key` share a batch. `max_batch` is the maximum size of a
-    batch with this entry, None for no limit. `watched`: a client streams the results as they come.
-    `repeated`: the window was computed before and holds up later ones, so it goes first.
-    """
-
-    client: str
-    request_id: str
-    payload: P
-    work: Hashable = None
-    key: Hashable = None
-    padded_seconds: float = 1.0
-    max_batch: int | None = None
-    watched: bool = False
-    repeated: bool = False
-
-
-class BatchQueue(Generic[P]):
+class BatchQueue:
     """Waiting entries: FIFO within a request, round-robin across requests.
 
     Turns rotate over clients, then over each client's requests: a client with many requests
@@ -45,7 +23,7 @@ class BatchQueue(Generic[P]):
 
     def __init__(self) -> None:
         # Both levels are in order of turn: the first was served least recently.
-        self._clients: OrderedDict[str, OrderedDict[str, deque[Entry[P]]]] = OrderedDict()
+        self._clients: OrderedDict[str, OrderedDict[str, deque[AnyEntry]]] = OrderedDict()
         self._count = 0
 
     def __len__(self) -> int:
@@ -56,7 +34,7 @@ class BatchQueue(Generic[P]):
         """How many requests have entries waiting."""
         return sum(len(requests) for requests in self._clients.values())
 
-    def add(self, entry: Entry[P]) -> None:
+    def add(self, entry: AnyEntry) -> None:
         """Append an entry to its request, or prepend a repeated one.
 
         A new request gets the last turn.
@@ -69,9 +47,9 @@ class BatchQueue(Generic[P]):
             queue.append(entry)
         self._count += 1
 
-    def cancel(self, request_id: str) -> list[Entry[P]]:
+    def cancel(self, request_id: str) -> list[AnyEntry]:
         """Remove and return all entries of a request."""
-        removed: list[Entry[P]] = []
+        removed: list[AnyEntry] = []
         for client in list(self._clients):
             requests = self._clients[client]
             removed.extend(requests.pop(request_id, ()))
@@ -84,18 +62,18 @@ class BatchQueue(Generic[P]):
         self,
         max_batch: int,
         max_padded_seconds: float | None = None,
-        share: Callable[[Entry[P]], int | None] = lambda _: None,
-    ) -> list[Entry[P]]:
+        share: Callable[[AnyEntry], int | None] = lambda _: None,
+    ) -> list[AnyEntry]:
         """Take the next batch: at most `max_batch` entries of one work and key.
 
         A batch's padded seconds are its longest entry's times its size; the first entry is taken
         regardless of its length. `share(entry)` is the batch size from which on the entry does
         not join if its request is already in the batch; None for no limit.
         """
-        batch: list[Entry[P]] = []
+        batch: list[AnyEntry] = []
         served: set[str] = set()
 
-        def may_join(entry: Entry[P]) -> bool:
+        def may_join(entry: AnyEntry) -> bool:
             if entry.request_id in served:
                 limit = share(entry)
                 if limit is not None and len(batch) >= limit:
@@ -116,7 +94,7 @@ class BatchQueue(Generic[P]):
         self._count -= len(batch)
         return batch
 
-    def _pick(self, client: str, may_join: Callable[[Entry[P]], bool]) -> Entry[P] | None:
+    def _pick(self, client: str, may_join: Callable[[AnyEntry], bool]) -> AnyEntry | None:
         """Take a client's next entry that may join; its client and request get the last turn."""
         requests = self._clients[client]
         for request_id, queue in requests.items():
@@ -132,9 +110,9 @@ class BatchQueue(Generic[P]):
             return entry
         return None
 
-    def peek(self, count: int) -> list[Entry[P]]:
+    def peek(self, count: int) -> list[AnyEntry]:
         """Approximately the next `count` entries in order, without removing them."""
-        order: list[Entry[P]] = []
+        order: list[AnyEntry] = []
         depth = 0
         queues = [queue for requests in self._clients.values() for queue in requests.values()]
         while len(order) < count and queues:
@@ -143,7 +121,7 @@ class BatchQueue(Generic[P]):
             queues = [queue for queue in queues if len(queue) > depth]
         return order[:count]
 
-    def drain(self) -> list[Entry[P]]:
+    def drain(self) -> list[AnyEntry]:
         """Remove and return all entries."""
         removed = [
             entry
@@ -156,7 +134,7 @@ class BatchQueue(Generic[P]):
         return removed
 
 
-def _fits(entry: Entry[P], batch: list[Entry[P]], max_padded_seconds: float | None) -> bool:
+def _fits(entry: AnyEntry, batch: list[AnyEntry], max_padded_seconds: float | None) -> bool:
     """Whether an entry may join a batch by work and key, the entries' limits and the padding."""
     if not batch:
         return True

@@ -13,21 +13,16 @@ import gc
 import logging
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Generic
 
-from ..errors import (
-    InsufficientMemory,
-    ModelUnavailable,
-    Unavailable,
-)
+from ..errors import InsufficientMemory, ModelUnavailable, Unavailable
 from .batch_policy import BatchLimits, BatchPolicy
-from .batch_queue import Entry
 from .fair_semaphore import FairSemaphore
 from .tracebacks import log_and_release, release_frames
-from .work import Item, M, P, R, Work, run_batch
+from .work import AnyEntry, Entry, M, P, R, run_batch
 
 logger = logging.getLogger(__name__)
 
@@ -75,10 +70,10 @@ class Lane(Generic[M]):
         self._limits_of = limits
         self._device = device
         self._clock = clock
-        self._policy: BatchPolicy[Item] = BatchPolicy(clock)
+        self._policy: BatchPolicy = BatchPolicy(clock)
         self._changed = threading.Condition()
         self._model: M | None = None
-        self._in_flight: list[Entry[Item]] = []
+        self._in_flight: list[AnyEntry] = []
         self._closing = False
         self._ended: Future[None] = Future()
         self._ended.set_running_or_notify_cancel()  # so that a waiter cannot cancel it
@@ -99,41 +94,18 @@ class Lane(Generic[M]):
             raise Unavailable("the model is not loaded at the moment; try again")
         return model
 
-    def submit(
-        self,
-        work: Work[M, P, R],
-        payload: P,
-        *,
-        client: str,
-        request_id: str,
-        key: Hashable = None,
-        padded_seconds: float = 1.0,
-        max_batch: int | None = None,
-        watched: bool = False,
-        repeated: bool = False,
-    ) -> Future[R]:
-        """Queue one payload; its future always completes. See `Entry` for the arguments."""
-        item = Item(work=work, payload=payload)
-        entry = Entry(
-            client=client,
-            request_id=request_id,
-            payload=item,
-            work=work,
-            key=key,
-            padded_seconds=padded_seconds,
-            max_batch=max_batch,
-            watched=watched,
-            repeated=repeated,
-        )
+    def submit(self, entry: Entry[M, P, R]) -> Future[R]:
+        """Queue an entry; its future always completes."""
         with self._changed:
-            if not self._closing:
+            accepted = not self._closing
+            if accepted:
                 self._policy.queue.add(entry)
-                if work.prepare is not None and self._prepare_thread is None:
+                if entry.work.prepare is not None and self._prepare_thread is None:
                     self._prepare_thread = self._start(self._prepare_ahead)
                 self._changed.notify_all()
-                return item.future
-        item.fail(Unavailable(UNLOADED))
-        return item.future
+        if not accepted:
+            entry.fail(Unavailable(UNLOADED))
+        return entry.future
 
     def cancel(self, request_id: str) -> int:
         """Remove the waiting entries of a request, and return their number.
@@ -144,7 +116,7 @@ class Lane(Generic[M]):
             dropped = self._policy.queue.cancel(request_id)
             self._count_cancelled(dropped)
         for entry in dropped:
-            entry.payload.future.cancel()
+            entry.future.cancel()
         return len(dropped)
 
     def close(self) -> Future[None]:
@@ -248,7 +220,7 @@ class Lane(Generic[M]):
             dropped = self._policy.queue.drain()
             self._changed.notify_all()
         for entry in dropped:
-            entry.payload.fail(error)
+            entry.fail(error)
 
     def _settle_stranded(self) -> None:
         """Answer the batch that was in flight when the thread died.
@@ -258,7 +230,7 @@ class Lane(Generic[M]):
         """
         with self._changed:
             self.stats.restarts += 1
-            stranded = [entry for entry in self._in_flight if not entry.payload.future.done()]
+            stranded = [entry for entry in self._in_flight if not entry.future.done()]
             self._in_flight = []
             if len(stranded) > 1 and not self._closing:
                 for entry in stranded:
@@ -267,7 +239,7 @@ class Lane(Generic[M]):
                 stranded = []
         for entry in stranded:
             self.stats.failed += 1
-            entry.payload.fail(Unavailable("the engine stopped while it computed this; try again"))
+            entry.fail(Unavailable("the engine stopped while it computed this; try again"))
 
     def _wait_for_work(self) -> bool:
         """Wait for an entry, and if idle up to `max_wait` for more; False when closed."""
@@ -282,11 +254,11 @@ class Lane(Generic[M]):
                 )
             return not self._closing
 
-    def _take_batch(self) -> list[Entry[Item]]:
+    def _take_batch(self) -> list[AnyEntry]:
         with self._changed:
             batch = []
             for entry in self._policy.take():
-                if entry.payload.begin():
+                if entry.begin():
                     batch.append(entry)
                 else:  # its future was cancelled
                     self._count_cancelled([entry])
@@ -294,11 +266,11 @@ class Lane(Generic[M]):
             self._changed.notify_all()  # features of the next batches can be computed
         return batch
 
-    def _count_cancelled(self, entries: Sequence[Entry[Item]]) -> None:
+    def _count_cancelled(self, entries: Sequence[AnyEntry]) -> None:
         self.stats.cancelled += len(entries)
         self.stats.cancelled_cost += sum(entry.padded_seconds for entry in entries)
 
-    def _compute(self, batch: list[Entry[Item]]) -> None:
+    def _compute(self, batch: list[AnyEntry]) -> None:
         if not batch:
             return
         # Counted first, so that the counters include every answered request.
@@ -314,23 +286,23 @@ class Lane(Generic[M]):
                 self._policy.succeeded(batch, seconds)
             self._in_flight = []
 
-    def _run(self, model: M, batch: list[Entry[Item]]) -> bool:
+    def _run(self, model: M, batch: list[AnyEntry]) -> bool:
         """Compute and answer one batch, in halves if it fails; whether the first try succeeded."""
         try:
-            results = run_batch(model, [entry.payload for entry in batch])
+            results = run_batch(model, batch)
         except Exception as caught:  # noqa: BLE001 - each waiter gets its own answer
             error = caught
             log_and_release(error, logger, f"lane {self.name}: a batch of {len(batch)} failed")
         else:
             for entry, result in zip(batch, results, strict=True):
-                entry.payload.future.set_result(result)
+                entry.future.set_result(result)
             return True
         if isinstance(error, InsufficientMemory):
             with self._changed:
                 self._policy.ran_out_of_memory(len(batch))
         if len(batch) == 1:
             self.stats.failed += 1
-            batch[0].payload.fail(error)
+            batch[0].fail(error)
             return False
         self.stats.retried_batches += 1
         middle = len(batch) // 2
@@ -349,18 +321,17 @@ class Lane(Generic[M]):
         A separate function, so that no entry is referenced while waiting for the next.
         """
         with self._changed:
-            item: Item | None = None
-            while not self._closing and (item := self._next_unprepared()) is None:
+            entry: AnyEntry | None = None
+            while not self._closing and (entry := self._next_unprepared()) is None:
                 self._changed.wait()
             model = self._model
-            if item is None or self._closing or model is None:
+            if entry is None or self._closing or model is None:
                 return False
-            item.features = Future()
-        item.prepare(model)
+            entry.features = Future()
+        entry.prepare(model)
         return True
 
-    def _next_unprepared(self) -> Item | None:
+    def _next_unprepared(self) -> AnyEntry | None:
         if self._model is None:
             return None
-        items = (entry.payload for entry in self._policy.upcoming())
-        return next((item for item in items if item.preparable), None)
+        return next((entry for entry in self._policy.upcoming() if entry.preparable), None)

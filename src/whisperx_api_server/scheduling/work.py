@@ -1,9 +1,9 @@
-"""The function that a lane runs on its model, and one queued payload with its future."""
+"""The functions that a lane runs on its model, and one queued payload with its future."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -31,12 +31,25 @@ class Work(Generic[M, P, R]):
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
-class Item:
-    """One payload, its features once their computation has started, and its future."""
+class Entry(Generic[M, P, R]):
+    """One payload that waits for a lane, and the future of its result.
 
-    work: Work[Any, Any, Any]
-    payload: Any
-    future: Future[Any] = field(default_factory=Future)
+    Only entries with equal `work` and `key` share a batch. `max_batch` is the maximum size of a
+    batch with this entry, None for no limit. `watched`: a client streams the results as they come.
+    `repeated`: the window was computed before and holds up later ones, so it goes first.
+    `features` is set once their computation has started.
+    """
+
+    work: Work[M, P, R]
+    payload: P
+    client: str
+    request_id: str
+    key: Hashable = None
+    padded_seconds: float = 1.0
+    max_batch: int | None = None
+    watched: bool = False
+    repeated: bool = False
+    future: Future[R] = field(default_factory=Future)
     features: Future[object | None] | None = None
 
     @property
@@ -48,7 +61,7 @@ class Item:
         """Mark it as running; False if its future was cancelled."""
         return self.future.running() or self.future.set_running_or_notify_cancel()
 
-    def prepare(self, model: object) -> None:
+    def prepare(self, model: M) -> None:
         """Compute the features; they are None after a failure."""
         assert self.work.prepare is not None
         assert self.features is not None
@@ -72,14 +85,18 @@ class Item:
             self.future.set_exception(error)
 
 
-def run_batch(model: object, items: Sequence[Item]) -> Sequence[Any]:
-    """Run items of the same work, and return their results in order.
+AnyEntry = Entry[Any, Any, Any]
+"""An entry of any model: a queue has entries of several works."""
+
+
+def run_batch(model: object, batch: Sequence[AnyEntry]) -> Sequence[Any]:
+    """Run entries of the same work, and return their results in order.
 
     Raises:
         TranscriptionFailed: the engine returned fewer or more results than payloads.
     """
-    features = [None if item.features is None else item.features.result() for item in items]
-    results: Sequence[Any] = items[0].work.run(model, [item.payload for item in items], features)
-    if len(results) != len(items):
+    features = [None if each.features is None else each.features.result() for each in batch]
+    results: Sequence[Any] = batch[0].work.run(model, [each.payload for each in batch], features)
+    if len(results) != len(batch):
         raise TranscriptionFailed("the engine returned results for only a part of the recording")
     return results

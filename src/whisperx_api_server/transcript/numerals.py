@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from decimal import Decimal
 from functools import partial
@@ -44,63 +44,26 @@ ORDINAL_SUFFIX = {
     **dict.fromkeys(("da", "no", "nn", "fi", "is", "hu", "sl", "sk", "lv"), r"\.(?=\s[^\W\d_A-Z])"),
 }
 
-UNITS: dict[str, dict[str, tuple[str, str]]] = {
-    "en": {
-        "%": (" percent", " percent"),
-        "$": (" dollar", " dollars"),
-        "£": (" pound", " pounds"),
-        "€": (" euro", " euros"),
-    },
-    "de": {
-        "%": (" Prozent", " Prozent"),
-        "$": (" Dollar", " Dollar"),
-        "£": (" Pfund", " Pfund"),
-        "€": (" Euro", " Euro"),
-    },
-    "fr": {
-        "%": (" pour cent", " pour cent"),
-        "$": (" dollar", " dollars"),
-        "£": (" livre", " livres"),
-        "€": (" euro", " euros"),
-    },
-    "es": {
-        "%": (" por ciento", " por ciento"),
-        "$": (" dólar", " dólares"),
-        "£": (" libra", " libras"),
-        "€": (" euro", " euros"),
-    },
-    "it": {
-        "%": (" per cento", " per cento"),
-        "$": (" dollaro", " dollari"),
-        "£": (" sterlina", " sterline"),
-        "€": (" euro", " euro"),
-    },
-    "pt": {
-        "%": (" por cento", " por cento"),
-        "$": (" dólar", " dólares"),
-        "£": (" libra", " libras"),
-        "€": (" euro", " euros"),
-    },
-    "nl": {
-        "%": (" procent", " procent"),
-        "$": (" dollar", " dollar"),
-        "£": (" pond", " pond"),
-        "€": (" euro", " euro"),
-    },
-    "sv": {
-        "%": (" procent", " procent"),
-        "$": (" dollar", " dollar"),
-        "£": (" pund", " pund"),
-        "€": (" euro", " euro"),
-    },
-    "ja": {
-        "%": ("パーセント", "パーセント"),
-        "$": ("ドル", "ドル"),
-        "£": ("ポンド", "ポンド"),
-        "€": ("ユーロ", "ユーロ"),
-    },
+UNITS: Mapping[str, Mapping[str, tuple[str, str]]] = {
+    language: {
+        sign: (f"{gap}{one}", f"{gap}{several}")
+        for sign, (one, _, several) in zip(
+            "%$£€", (unit.partition("/") for unit in units.split(", ")), strict=True
+        )
+    }
+    for language, gap, units in (
+        ("en", " ", "percent/percent, dollar/dollars, pound/pounds, euro/euros"),
+        ("de", " ", "Prozent/Prozent, Dollar/Dollar, Pfund/Pfund, Euro/Euro"),
+        ("fr", " ", "pour cent/pour cent, dollar/dollars, livre/livres, euro/euros"),
+        ("es", " ", "por ciento/por ciento, dólar/dólares, libra/libras, euro/euros"),
+        ("it", " ", "per cento/per cento, dollaro/dollari, sterlina/sterline, euro/euro"),
+        ("pt", " ", "por cento/por cento, dólar/dólares, libra/libras, euro/euros"),
+        ("nl", " ", "procent/procent, dollar/dollar, pond/pond, euro/euro"),
+        ("sv", " ", "procent/procent, dollar/dollar, pund/pund, euro/euro"),
+        ("ja", "", "パーセント/パーセント, ドル/ドル, ポンド/ポンド, ユーロ/ユーロ"),
+    )
 }
-"""The words for a sign, spoken after the number: singular, plural."""
+"""The words for a sign, spoken after the number: singular/plural."""
 
 _NUMBER = r"\d(?:[\d.,:/'’\u00a0\u202f–-]*\d)?"
 _SPACED = r"\d{1,3}(?:[ \u00a0\u202f]\d{3})+(?:[.,]\d+)?(?!\d)"  # 10 000

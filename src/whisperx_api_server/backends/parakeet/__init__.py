@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
-import tarfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from ...errors import ModelNotFound, ModelUnavailable, NotConfigured
+from ...errors import ModelNotFound, NotConfigured
 from ..base import (
     Capabilities,
     Declaration,
@@ -18,7 +17,6 @@ from ..base import (
     Stage,
     Transcriber,
     require,
-    translate_memory_errors,
 )
 from ..hub import snapshot, translate_hub_errors
 from .transcriber import ParakeetTranscriber
@@ -61,12 +59,7 @@ DECLARATIONS: Mapping[Stage, Declaration] = {
     ),
 }
 
-_PRECISIONS = {
-    "default": "float32",
-    "float32": "float32",
-    "bfloat16": "bfloat16",
-    "float16": "float16",
-}
+_PRECISIONS = {"default": "float32"} | {name: name for name in ("float32", "bfloat16", "float16")}
 _CHATTY_LOGGERS = ("nv_one_logger", "nemo_logger", "lightning", "lightning.pytorch", "lhotse")
 
 
@@ -103,42 +96,37 @@ def load_transcriber(spec: ModelSpec) -> Transcriber:
         NotInstalled: NeMo is not installed.
         NotConfigured: Parakeet does not support the precision.
         ModelNotFound: the model does not exist, or is not a transducer.
-        ModelUnavailable: the hub or the load failed.
-        InsufficientMemory: it does not fit into the device's memory.
+        ModelUnavailable: the hub failed.
     """
     if spec.compute_type not in _PRECISIONS:
         raise NotConfigured(
             f"PARAKEET__PRECISION cannot be {spec.compute_type!r}: "
             "set it to float32, bfloat16 or float16"
         )
-    with _silenced():
+    with _silenced(), translate_hub_errors(spec.name, extra=EXTRA):
         models = require("nemo.collections.asr.models", extra=EXTRA)
         # The import reset it. NeMo's set_verbosity would change the handlers of other loggers.
         logging.getLogger("nemo_logger").setLevel(logging.ERROR)
         torch = require("torch", extra=EXTRA)
         omegaconf = require("omegaconf", extra=EXTRA)
-        device = torch.device(
-            f"{spec.device}:{spec.device_index}" if spec.device == "cuda" else spec.device
-        )
-        file = _nemo_file(spec)
-        with _translated_load_errors(spec.name):
-            model = models.ASRModel.restore_from(str(file), map_location=device).eval()
-            if not hasattr(model, "joint"):
-                raise ModelNotFound(
-                    f"{spec.name!r} is not a transducer: use a parakeet-tdt, "
-                    "parakeet-rnnt or parakeet-tdt_ctc model"
-                )
-            model.change_decoding_strategy(
-                decoding_cfg=omegaconf.OmegaConf.merge(
-                    omegaconf.OmegaConf.to_container(model.cfg.decoding),
-                    {"strategy": "greedy_batch", "compute_timestamps": False},
-                ),
-                verbose=False,
+        device = torch.device(spec.torch_device)
+        model = models.ASRModel.restore_from(str(_nemo_file(spec)), map_location=device).eval()
+        if not hasattr(model, "joint"):
+            raise ModelNotFound(
+                f"{spec.name!r} is not a transducer: use a parakeet-tdt, "
+                "parakeet-rnnt or parakeet-tdt_ctc model"
             )
-            dtype = getattr(torch, _PRECISIONS[spec.compute_type])
-            # the preprocessor stays in float32, because half precision distorts its mel filters
-            for part in (model.encoder, model.decoder, model.joint):
-                part.to(dtype)
+        model.change_decoding_strategy(
+            decoding_cfg=omegaconf.OmegaConf.merge(
+                omegaconf.OmegaConf.to_container(model.cfg.decoding),
+                {"strategy": "greedy_batch", "compute_timestamps": False},
+            ),
+            verbose=False,
+        )
+        dtype = getattr(torch, _PRECISIONS[spec.compute_type])
+        # the preprocessor stays in float32, because half precision distorts its mel filters
+        for part in (model.encoder, model.decoder, model.joint):
+            part.to(dtype)
     return ParakeetTranscriber(
         model, torch=torch, device=device, dtype=dtype, capabilities=known_capabilities(spec)
     )
@@ -163,22 +151,5 @@ def _silenced() -> Iterator[None]:
     """Silence NeMo's loggers permanently, and Python warnings within the context."""
     for name in _CHATTY_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):
         yield
-
-
-@contextmanager
-def _translated_load_errors(name: str) -> Iterator[None]:
-    too_large = (
-        f"{name!r} does not fit into the device's memory: unload other models or use a smaller one"
-    )
-    with translate_hub_errors(name, extra=EXTRA):
-        try:
-            with translate_memory_errors(too_large):
-                yield
-        except (tarfile.TarError, RuntimeError, ValueError, KeyError) as error:
-            raise ModelUnavailable(
-                f"the model {name!r} could not be loaded ({type(error).__name__}): "
-                "see the server's log"
-            ) from error

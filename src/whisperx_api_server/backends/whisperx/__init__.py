@@ -25,7 +25,7 @@ from ..base import (
     usable_cores,
 )
 from ..whisper_names import REPOSITORIES, is_english_only, published_model
-from .align_models import PACKAGES, align_model, aligner_problem, torch_device
+from .align_models import PACKAGES, align_model, aligner_problem
 from .aligner import load_aligner
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def _gpu_log_mel(spec: ModelSpec, n_mels: int) -> Callable[[Samples], Mel] | Non
     if spec.device_index >= torch.cuda.device_count():  # 0 in a build for CPUs
         return None
     try:
-        return TorchLogMel(n_mels, torch_device(spec))
+        return TorchLogMel(n_mels, spec.torch_device)
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise

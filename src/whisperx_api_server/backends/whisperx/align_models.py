@@ -188,11 +188,6 @@ def load_ctc_model(spec: ModelSpec) -> CtcModel:
         ) from error
 
 
-def torch_device(spec: ModelSpec) -> str:
-    """The device as torch names it."""
-    return spec.device if spec.device == "cpu" else f"{spec.device}:{spec.device_index}"
-
-
 def _from_transformers(spec: ModelSpec) -> CtcModel:
     torch = require("torch", extra="cpu")
     transformers = require("transformers", extra="cpu")
@@ -213,7 +208,7 @@ def _from_transformers(spec: ModelSpec) -> CtcModel:
         raise _not_ctc(spec) from error
     if "lm_head.weight" in loading["missing_keys"] or model.wav2vec2.adapter is not None:
         raise _not_ctc(spec)
-    device = torch_device(spec)
+    device = spec.torch_device
     model = model.float().eval().to(device)
     encoder = model.wav2vec2
 
@@ -259,7 +254,7 @@ def _from_torchaudio(spec: ModelSpec) -> CtcModel:
             "set ALIGNMENT__MODELS to one on disk, or send align=false"
         ) from error
     normalize = bundle._normalize_waveform
-    device = torch_device(spec)
+    device = spec.torch_device
     model = (model.model if normalize else model).eval().to(device)
 
     def features(samples: Tensor) -> Tensor:
