@@ -179,6 +179,7 @@ def base_settings(directory: Path) -> dict[str, str]:
     }
 
 
+LOCKED_KEY = "sesame"
 REFLECTOR_KEY = "reflectors-own-key"
 
 

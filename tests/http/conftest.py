@@ -12,6 +12,7 @@ import diarizer_fixture
 from real_speech import DICKENS, Recording, excerpt, folder
 from server import (
     FAKE,
+    LOCKED_KEY,
     REFLECTOR_KEY,
     REPOSITORY,
     Server,
@@ -29,6 +30,13 @@ LIMITS = {"LIMITS__AUDIO_SECONDS": "600", "LIMITS__UPLOAD_BYTES": str(32 * 1024*
 def fake_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """On the fake backend: it hears the tones of `backends.fake.say`."""
     with serving(tmp_path_factory.mktemp("fake"), FAKE | LIMITS) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def locked_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """On the fake backend, for clients with the key."""
+    with serving(tmp_path_factory.mktemp("locked"), FAKE | {"API_KEY": LOCKED_KEY}) as server:
         yield server
 
 

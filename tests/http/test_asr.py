@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -12,7 +11,7 @@ import pytest
 import srt
 import webvtt
 
-from server import FAKE, Server
+from server import LOCKED_KEY, Server
 from support import wav
 from whisperx_api_server.backends.fake import say, silence
 from whisperx_api_server.domain import Samples
@@ -198,15 +197,9 @@ def test_silence_has_no_confidence(fake_server: Server) -> None:
 # -- keys ---------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def locked_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with Server(tmp_path_factory.mktemp("locked"), FAKE | {"API_KEY": "sesame"}) as server:
-        yield server
-
-
-def test_keys_are_checked(locked_server: Server) -> None:
+def test_keys_are_checked(locked_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     for path in ("/asr", "/detect-language"):
         assert ask(locked_server, path, wav(SOUND)).status_code == 401
-    locked_server.http.headers["authorization"] = "Bearer sesame"
+    monkeypatch.setitem(locked_server.http.headers, "authorization", f"Bearer {LOCKED_KEY}")
     assert ask(locked_server, "/asr", wav(SOUND)).text == f"{TEXT}\n"
     assert json.loads(ask(locked_server, "/detect-language", wav(SOUND)).text)["confidence"] > 0

@@ -12,7 +12,7 @@ import pytest
 
 import tones
 from cli_support import run
-from server import FAKE, Server
+from server import FAKE, LOCKED_KEY, Server
 from support import wav
 from whisperx_api_server.backends.fake import say, silence
 
@@ -108,12 +108,6 @@ def test_a_proxy_is_not_asked_for_this_machine(
 # keys
 
 
-@pytest.fixture(scope="module")
-def locked_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with Server(tmp_path_factory.mktemp("locked"), FAKE | {"API_KEY": "sesame"}) as server:
-        yield server
-
-
 @pytest.mark.usefixtures("recordings")
 def test_the_key_comes_from_the_option_or_the_environment(
     locked_server: Server, monkeypatch: pytest.MonkeyPatch
@@ -124,8 +118,8 @@ def test_the_key_comes_from_the_option_or_the_environment(
     assert status == 1
     assert errors.startswith("error: a.wav: ")
     assert errors.endswith("give the server's key with --api-key or API_KEY\n")
-    assert run(*ask, "--api-key", "sesame") == (0, "red door. blue house.\n", "")
-    monkeypatch.setenv("API_KEY", "sesame")
+    assert run(*ask, "--api-key", LOCKED_KEY) == (0, "red door. blue house.\n", "")
+    monkeypatch.setenv("API_KEY", LOCKED_KEY)
     assert run(*ask)[0] == 0
     assert run("models", "list", "--url", locked_server.url)[0] == 0
 
@@ -134,7 +128,7 @@ def test_the_key_comes_from_the_option_or_the_environment(
 
 
 def test_models_are_loaded_listed_and_unloaded(locked_server: Server) -> None:
-    to = ("--url", locked_server.url, "--api-key", "sesame")
+    to = ("--url", locked_server.url, "--api-key", LOCKED_KEY)
     named = {"transcription": ["tiny"], "alignment": ["de"], "diarization": []}
     for stage, name in named.items():
         assert run("models", "load", *name, "--stage", stage, *to) == (0, "", "")
@@ -151,7 +145,7 @@ def test_models_are_loaded_listed_and_unloaded(locked_server: Server) -> None:
 
 
 def test_models_that_cannot_be_are_one_line(locked_server: Server) -> None:
-    to = ("--url", locked_server.url, "--api-key", "sesame")
+    to = ("--url", locked_server.url, "--api-key", LOCKED_KEY)
     for arguments, message in (
         (("unload", "tiny"), "is not loaded"),
         (("load", "xx", "-s", "alignment"), "language"),

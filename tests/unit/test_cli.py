@@ -289,8 +289,8 @@ def test_progress_counts_audio_seconds(recordings: Path, monkeypatch: pytest.Mon
     watch = Recorder()
 
     async def transcribe() -> None:
-        async with local_engine(load_settings()) as engine:
-            await engine.transcribe(long, FormFields.of({"response_format": "text"}), watch)
+        async with local_engine(load_settings()) as transcribe_file:
+            await transcribe_file(long, FormFields.of({"response_format": "text"}), watch)
 
     asyncio.run(transcribe())
     parts = [part for part, _, _ in watch.seen]

@@ -68,11 +68,7 @@ class FormFields:
         return fields
 
     def form(self) -> TranscriptionForm:
-        """The fields as the API's form.
-
-        Raises:
-            InvalidRequest: a value that its field cannot have.
-        """
+        """The fields as the API's form."""
         from ..fields.transcription import TranscriptionForm, validated
 
         return validated(TranscriptionForm, self.values)
@@ -85,11 +81,7 @@ class FormFields:
         defaults: FormDefaults,
         known_speakers: tuple[KnownSpeaker, ...] = (),
     ) -> tuple[TranscriptionRequest, OutputOptions]:
-        """Convert the form to a request and the options of its transcript.
-
-        Raises:
-            InvalidRequest: fields that cannot be honoured together.
-        """
+        """Convert the form to a request and the options of its transcript."""
         return form.request(request_id, "cli", source, defaults, known_speakers, task=self.task)
 
     @property

@@ -9,6 +9,7 @@ import tempfile
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from ..audio.uploads import DiskBlobStore
@@ -23,13 +24,13 @@ from ..pipeline.runner import Checkpoint, Runner
 from ..routers.voice_samples import save_references
 from ..wiring import build_catalog, build_fetcher, build_pool, build_runner, form_defaults
 from .console import Report, clock
-from .form_fields import FormFields, TranscriptionFailure
+from .form_fields import FormFields, Transcribe, TranscriptionFailure
 
 logger = logging.getLogger(__name__)
 
 
 @asynccontextmanager
-async def local_engine(settings: Settings) -> AsyncIterator[LocalEngine]:
+async def local_engine(settings: Settings) -> AsyncIterator[Transcribe]:
     """Run the pipeline in a private temporary directory; all models are unloaded at the end.
 
     Raises:
@@ -49,38 +50,30 @@ async def local_engine(settings: Settings) -> AsyncIterator[LocalEngine]:
         admission = AdmissionControl(math.inf)
         runner = build_runner(settings, catalog, pool, admission, fetcher, uploads, workdir)
         try:
-            yield LocalEngine(runner, uploads, form_defaults(settings, catalog))
+            yield partial(_transcribe, runner, uploads, form_defaults(settings, catalog))
         finally:
             await pool.close()
 
 
-class LocalEngine:
-    """Runs recordings through one runner, so that their windows share batches."""
-
-    def __init__(self, runner: Runner, uploads: DiskBlobStore, defaults: FormDefaults) -> None:
-        self._runner = runner
-        self._uploads = uploads
-        self._defaults = defaults
-
-    async def transcribe(self, file: Path, fields: FormFields, report: Report) -> str:
-        """Transcribe a file and render the transcript.
-
-        Raises:
-            TranscriptionFailure: the reason, in one line.
-        """
-        async with AsyncExitStack() as stack:
-            source = self._uploads.adopt(file)
-            stack.push_async_callback(self._uploads.release, source)
-            try:
-                form = fields.form()
-                known = await save_references(form, self._uploads, stack)
-                request, output = fields.request(
-                    form, uuid.uuid4().hex, source, self._defaults, known
-                )
-                transcript = await self._runner.run(request, _reporting(report), Checkpoint())
-            except ServiceError as error:
-                raise TranscriptionFailure(_explained(error)) from error
-        return (await asyncio.to_thread(render, transcript, output)).body
+async def _transcribe(
+    runner: Runner,
+    uploads: DiskBlobStore,
+    defaults: FormDefaults,
+    file: Path,
+    fields: FormFields,
+    report: Report,
+) -> str:
+    async with AsyncExitStack() as stack:
+        source = uploads.adopt(file)
+        stack.push_async_callback(uploads.release, source)
+        try:
+            form = fields.form()
+            known = await save_references(form, uploads, stack)
+            request, output = fields.request(form, uuid.uuid4().hex, source, defaults, known)
+            transcript = await runner.run(request, _reporting(report), Checkpoint())
+        except ServiceError as error:
+            raise TranscriptionFailure(_explained(error)) from error
+    return (await asyncio.to_thread(render, transcript, output)).body
 
 
 def _reporting(report: Report) -> Emit:

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from .console import Report
-from .form_fields import FormFields, TranscriptionFailure, Value
+from .form_fields import FormFields, Transcribe, TranscriptionFailure, Value
 
 TRANSCRIPTIONS = "/v1/audio/transcriptions"
 TRANSLATIONS = "/v1/audio/translations"
@@ -100,6 +100,13 @@ async def connect(url: str, api_key: str | None) -> AsyncIterator[RemoteServer]:
         mounts=dict.fromkeys(_LOOPBACK),
     ) as client:
         yield RemoteServer(client, url)
+
+
+@asynccontextmanager
+async def remote_engine(url: str, api_key: str | None) -> AsyncIterator[Transcribe]:
+    """Upload recordings to a server and follow them as jobs."""
+    async with connect(url, api_key) as server:
+        yield RemoteEngine(server).transcribe
 
 
 class RemoteEngine:

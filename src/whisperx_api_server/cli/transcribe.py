@@ -5,19 +5,15 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
 
 from . import options
 from .console import FAILED, USAGE, Terminal, fail
 from .form_fields import FormFields, OptionError, Transcribe, TranscriptionFailure, form_values
-
-if TYPE_CHECKING:
-    from ..config import Settings
 
 IN_FLIGHT = 8
 """Recordings transcribed at a time: enough to fill batches, few enough for the disk."""
@@ -96,12 +92,16 @@ def _transcribe(
     from ..errors import ServiceError
 
     try:
-        settings = None if url else load_settings()
+        if url:
+            from .remote import remote_engine
+
+            engine = remote_engine(url, api_key)
+        else:
+            from .local import local_engine
+
+            engine = local_engine(load_settings())
         with Terminal(files=len(files), quiet=quiet) as terminal:
-            work = _run(
-                files, targets, fields, terminal, settings=settings, url=url, api_key=api_key
-            )
-            bodies = asyncio.run(work)
+            bodies = asyncio.run(_run(files, targets, fields, terminal, engine))
     except (ConfigurationError, ServiceError) as error:
         fail(str(error), USAGE)
     except asyncio.CancelledError:
@@ -118,14 +118,11 @@ async def _run(
     targets: Sequence[Path | None],
     fields: FormFields,
     terminal: Terminal,
-    *,
-    settings: Settings | None,
-    url: str | None,
-    api_key: str | None,
+    engine: AbstractAsyncContextManager[Transcribe],
 ) -> list[str | None]:
     """Transcribe each file, and write the transcripts that have a target.
 
-    Returns the transcripts in fields, None for a file that failed.
+    Returns the transcripts in order, None for a file that failed.
     """
     if current := asyncio.current_task():
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, current.cancel)
@@ -147,28 +144,12 @@ async def _run(
                     return body
                 return None
 
-    async with _engine(settings, url, api_key) as transcribe_file, asyncio.TaskGroup() as group:
+    async with engine as transcribe_file, asyncio.TaskGroup() as group:
         tasks = [
             group.create_task(one(transcribe_file, file, target))
             for file, target in zip(files, targets, strict=True)
         ]
     return [task.result() for task in tasks]
-
-
-@asynccontextmanager
-async def _engine(
-    settings: Settings | None, url: str | None, api_key: str | None
-) -> AsyncIterator[Transcribe]:
-    if settings is not None:
-        from .local import local_engine
-
-        async with local_engine(settings) as engine:
-            yield engine.transcribe
-    else:
-        from .remote import RemoteEngine, connect
-
-        async with connect(url or "", api_key) as server:
-            yield RemoteEngine(server).transcribe
 
 
 def _targets(files: Sequence[Path], output: Path | None, extension: str) -> list[Path | None]:

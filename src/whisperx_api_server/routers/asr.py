@@ -64,11 +64,7 @@ class AsrQuery(DetectionQuery):
         return self.word_timestamps and self.output == "json"
 
     def transcription(self) -> TranscriptionForm:
-        """The same in the fields of OpenAI's API.
-
-        Raises:
-            InvalidRequest: a field has a value it cannot have, or not beside another.
-        """
+        """The same in the fields of OpenAI's API; raises as `validated`."""
         if self.task == "translate" and self.with_words:
             raise UnservableCombination(
                 "word_timestamps needs task=transcribe", param="word_timestamps"

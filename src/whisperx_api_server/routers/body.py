@@ -1,14 +1,18 @@
-"""Reads a request's body, within limits of size and time."""
+"""Reads a request's body, within limits of size and time; whole, and as JSON."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 from fastapi import Request
+from pydantic_core import from_json
 from starlette.requests import ClientDisconnect
 
-from ..errors import Cancelled, RequestTimeout, TooLarge
+from ..errors import Cancelled, InvalidRequest, RequestTimeout, TooLarge
+
+MAX_JSON_BYTES = 1024**2
 
 STALL_TIMEOUT = 30.0
 """Maximum seconds that the server waits for the next chunk."""
@@ -55,3 +59,27 @@ async def read_body(request: Request, *, max_bytes: int) -> AsyncIterator[bytes]
 def _check_size(size: int, max_bytes: int) -> None:
     if size > max_bytes:
         raise TooLarge(f"the request is larger than {max_bytes} bytes: send less at once")
+
+
+async def read_whole(request: Request, *, max_bytes: int) -> bytes:
+    """The body of a request; raises as `read_body`."""
+    body = bytearray()
+    async for chunk in read_body(request, max_bytes=max_bytes):
+        body += chunk
+    return bytes(body)
+
+
+async def read_json(request: Request) -> dict[str, Any]:
+    """The JSON object in a request's body, {} if there is no body; raises as `read_body`.
+
+    Raises:
+        InvalidRequest: it is not a JSON object.
+    """
+    body = await read_whole(request, max_bytes=MAX_JSON_BYTES)
+    try:
+        parsed = from_json(body, allow_inf_nan=False) if body.strip() else {}
+    except ValueError as error:
+        raise InvalidRequest("the body is not valid JSON") from error
+    if not isinstance(parsed, dict):
+        raise InvalidRequest("the body must be a JSON object")
+    return parsed

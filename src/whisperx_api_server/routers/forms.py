@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from fastapi import Request
 from pydantic import BaseModel
+from pydantic_core import from_json
 
 from ..domain import RemoteUrl, Source
 from ..errors import InvalidRequest, MissingParameter
@@ -21,20 +21,12 @@ MAX_JSON_COMMAS = 10_000
 
 
 def parse_form(model: type[F], form: Form) -> F:
-    """The form's fields as `model`.
-
-    Raises:
-        InvalidRequest: a value that a field cannot have.
-    """
+    """The form's fields as `model`; raises as `validated`."""
     return validated(model, _values(model, form))
 
 
 def parse_query(model: type[F], request: Request) -> F:
-    """The fields that are in the query.
-
-    Raises:
-        InvalidRequest: a value that a field cannot have.
-    """
+    """The fields that are in the query; raises as `validated`."""
     sent = request.query_params.multi_items()
     return parse_form(model, Form(fields=[(field_name(name), value) for name, value in sent]))
 
@@ -113,6 +105,6 @@ def _json(text: str, param: str) -> Any:
     if text.count(",") > MAX_JSON_COMMAS:
         raise InvalidRequest(f"{param} has too many values", param=param)
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
+        return from_json(text)
+    except ValueError as error:
         raise InvalidRequest(f"{param} is not valid JSON", param=param) from error

@@ -20,7 +20,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from ..audio.uploads import BlobStore
 from ..domain import Upload
 from ..errors import InvalidRequest, TooLarge
-from .body import read_body
+from .body import read_body, read_whole
 
 MAX_FIELDS = 500
 MAX_FILES = 100
@@ -95,12 +95,9 @@ def field_name(sent: str) -> str:
 
 
 async def _read_urlencoded(request: Request, form: Form) -> None:
-    body = bytearray()
-    async for chunk in read_body(request, max_bytes=MAX_FIELD_BYTES):
-        body += chunk
+    body = await read_whole(request, max_bytes=MAX_FIELD_BYTES)
     try:
-        text = body.decode()
-        sent = parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_FIELDS)
+        sent = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MAX_FIELDS)
         form.fields.extend((field_name(name), value) for name, value in sent)
     except ValueError as error:
         raise InvalidRequest("the form is malformed") from error

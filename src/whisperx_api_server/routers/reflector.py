@@ -37,9 +37,9 @@ from ..formats.reflector_json import (
 )
 from ..formats.render import dump
 from . import openapi
+from .body import read_json
 from .deps import ActiveDep, Call, CallDep, TextDep, new_request_id
 from .forms import choose_source, parse_form, parse_query
-from .json_body import read_json
 from .multipart import Form
 
 router = APIRouter(tags=["reflector"])
