@@ -50,7 +50,7 @@ CONFORMANCE = [
 ]
 RIGHT_FAILURES = {501: {"not_installed", "not_configured"}, 503: {"model_unavailable"}}
 """By contract: what is not set, or not on this machine."""
-EXAMPLES = 20
+EXAMPLES = 12
 """Requests to each operation, of either kind: those that the document allows and those not."""
 
 BODIES = (TRANSCRIPTIONS, "/v1/audio/translations", "/transcribe", "/translate", "/llm")

@@ -201,7 +201,7 @@ def test_logprobs(parakeet_server: Server, speech: Speech) -> None:
     assert all(each["logprob"] <= 0 for each in answer["logprobs"])
 
 
-def test_speakers_are_told_apart(parakeet_server: Server, speech: Speech) -> None:
+def test_speakers_are_labelled(parakeet_server: Server, speech: Speech) -> None:
     dialogue = speech.dialogue(("en-adam", "en-beth"), 40, seed=1)
 
     answer = ask(parakeet_server, dialogue.audio, diarize="true", **WORDS)

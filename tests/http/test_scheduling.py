@@ -387,7 +387,7 @@ def test_what_was_accepted_is_answered_before_the_end(start: Callable[..., Unrul
 # -- too much -------------------------------------------------------------------------------------
 
 
-def test_beyond_the_bound_clients_are_told_when_to_return(start: Callable[..., Unruly]) -> None:
+def test_a_full_queue_answers_retry_after(start: Callable[..., Unruly]) -> None:
     unruly = start(LIMITS__QUEUE_SECONDS="4")
     server = unruly.server
     unruly.hold()

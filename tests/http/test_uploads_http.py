@@ -130,9 +130,7 @@ def test_a_trickling_upload_is_ended(server: Server) -> None:
     assert server.temp_files() == []
 
 
-def test_uploads_are_served_beside_names_that_nobody_resolves(
-    server: Server, release: Path
-) -> None:
+def test_unresolved_names_do_not_delay_uploads(server: Server, release: Path) -> None:
     def from_url(number: int) -> int:
         fields = {"audio_url": f"http://{number}.silent.example/a.wav"}
         return server.http.post(PATH, data=fields).status_code

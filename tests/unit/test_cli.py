@@ -103,7 +103,7 @@ def test_files_are_named_after_the_recording_and_the_format(
 
 
 @pytest.mark.usefixtures("recordings")
-def test_speakers_are_told_apart_when_only_their_number_is_given() -> None:
+def test_a_number_of_speakers_implies_diarization() -> None:
     status, subtitles, _ = run("transcribe", "a.wav", "-f", "srt", "--num-speakers", "2")
     assert status == 0
     assert [cue.content for cue in srt.parse(subtitles)] == [
@@ -221,7 +221,7 @@ def test_a_wrong_setting_is_one_line(
 
 
 @pytest.mark.usefixtures("recordings")
-def test_the_log_is_there_for_who_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_level_shows_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(_: object) -> None:
         raise RuntimeError("the weights\nare torn")
 

@@ -62,7 +62,7 @@ def respond(connection: Connection, source: Source) -> asyncio.Task[None]:
     return asyncio.create_task(response({"type": "http"}, connection.receive, connection.send))
 
 
-def test_who_reads_no_more_is_gone_after_a_while() -> None:
+def test_stalled_reader_is_dropped() -> None:
     async def scenario() -> None:
         connection = Connection()
         source = Source(connection)
@@ -75,7 +75,7 @@ def test_who_reads_no_more_is_gone_after_a_while() -> None:
     asyncio.run(scenario())
 
 
-def test_who_leaves_is_gone_at_once() -> None:
+def test_disconnected_reader_is_dropped() -> None:
     async def scenario() -> None:
         connection = Connection()
         source = Source(connection)
@@ -108,7 +108,7 @@ def test_a_stream_that_waits_sends_comments() -> None:
     asyncio.run(scenario())
 
 
-def test_an_unforeseen_failure_reaches_the_log_s_keeper() -> None:
+def test_an_unexpected_error_is_raised() -> None:
     async def broken() -> AsyncGenerator[dict[str, Any] | str, None]:
         yield {}
         raise ZeroDivisionError
@@ -131,7 +131,7 @@ def window(index: int, text: str, language: str) -> WindowTranscript:
     )
 
 
-async def told(events: list[ResultEvent | Exception], **output: Any) -> list[Any]:
+async def events_sent(events: list[ResultEvent | Exception], **output: Any) -> list[Any]:
     async def happening() -> AsyncGenerator[ResultEvent, None]:
         for event in events:
             if isinstance(event, Exception):
@@ -149,7 +149,7 @@ def test_deltas_join_as_their_languages_are_written() -> None:
         WindowDone(transcript=each, until=0.0) for each in windows
     ]
 
-    deltas = asyncio.run(told(events))
+    deltas = asyncio.run(events_sent(events))
 
     assert [each["delta"] for each in deltas[:-1]] == ["red.", "赤。"]
 
@@ -164,16 +164,16 @@ def test_segments_are_numbered_through_and_only_where_they_are_asked_for() -> No
         SegmentsLabelled(segments=tuple(parts[1:])),
     ]
 
-    segments = asyncio.run(told(events, format="diarized_json"))[:-1]
+    segments = asyncio.run(events_sent(events, format="diarized_json"))[:-1]
 
     assert [each["id"] for each in segments] == ["seg_001", "seg_002", "seg_003"]
     assert [each["speaker"] for each in segments] == ["A", "Ann", "A"]
-    assert asyncio.run(told(events)) == ["[DONE]"]
+    assert asyncio.run(events_sent(events)) == ["[DONE]"]
 
 
 def test_the_end_comes_after_a_failure_too() -> None:
     heard = WindowDone(transcript=window(0, "red.", "en"), until=1.0)
-    events = asyncio.run(told([heard, TranscriptionFailed("it broke")]))
+    events = asyncio.run(events_sent([heard, TranscriptionFailed("it broke")]))
 
     assert events[1]["error"]["message"] == "it broke"
     assert events[2:] == ["[DONE]"]
@@ -188,6 +188,6 @@ def test_done_has_the_whole_text() -> None:
         segments=(Segment(start=0, end=1, text="red."),),
     )
 
-    (done, end) = asyncio.run(told([Finished(transcript=transcript)]))
+    (done, end) = asyncio.run(events_sent([Finished(transcript=transcript)]))
 
     assert (done["type"], done["text"], end) == ("transcript.text.done", "red.", "[DONE]")

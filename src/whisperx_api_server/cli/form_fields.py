@@ -6,9 +6,9 @@ import base64
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from ..output_formats import FORMATS
+from ..output_formats import FORMATS, OutputFormat
 from .console import Report
 
 if TYPE_CHECKING:
@@ -87,8 +87,7 @@ class FormFields:
     @property
     def extension(self) -> str:
         """Of the file that the transcript is written to."""
-        name = self.values["response_format"]
-        return next(each.extension for format_, each in FORMATS.items() if format_ == name)
+        return FORMATS[cast("OutputFormat", self.values["response_format"])].extension
 
 
 Transcribe = Callable[[Path, FormFields, Report], Awaitable[str]]
