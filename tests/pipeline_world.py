@@ -240,8 +240,8 @@ class World:
         return transcript.text
 
     def assert_nothing_left(self) -> None:
-        for status in self.pool.models():
-            assert (len(status.lane), status.leases) == (0, 0), status
+        for status in self.pool.statuses():
+            assert (status.waiting, status.leases) == (0, 0), status
         assert self.admission.seconds == 0
         assert self.clips.open_now == 0
 
@@ -257,7 +257,7 @@ class World:
     async def settled(self) -> None:
         """All lanes idle."""
         deadline = time.monotonic() + 10
-        while any(status.lane.in_flight for status in self.pool.models()):
+        while any(status.lane.in_flight for status in self.pool.statuses()):
             assert time.monotonic() < deadline
             await asyncio.sleep(0.002)
 

@@ -18,6 +18,8 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from .audio.urls import UrlFetchSettings
+from .distributed.bucket import S3Settings
+from .distributed.connection import KafkaSettings
 from .domain import OutputFormat
 from .jobs.admission import LimitSettings
 from .jobs.store import JobSettings
@@ -82,6 +84,8 @@ class Settings(BaseSettings):
     scheduler: SchedulerSettings = SchedulerSettings()
     pool: PoolSettings = PoolSettings()
     jobs: JobSettings = JobSettings()
+    kafka: KafkaSettings = KafkaSettings()
+    s3: S3Settings = S3Settings()
 
     hf_token: SecretStr | None = Field(None, description="Hugging Face token, for gated models.")
     api_key: SecretStr | None = Field(

@@ -177,9 +177,9 @@ class TextService:
 
     def _retry_after(self, key: ModelKey) -> float:
         """Estimated seconds until the waiting entries are done, at the measured speed."""
-        for status in self._pool.models():
+        for status in self._pool.statuses():
             if status.key == key and (stats := status.lane.stats).entries:
-                return max(1.0, len(status.lane) * stats.busy_seconds / stats.entries)
+                return max(1.0, status.waiting * stats.busy_seconds / stats.entries)
         return 1.0
 
 

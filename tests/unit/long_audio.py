@@ -100,7 +100,7 @@ async def transcribe(path: Path) -> dict[str, float]:
     threading.setprofile(None)
     minutes = transcript.duration / 60
     assert len(transcript.words) == 14 * minutes
-    done = {status.key.stage: status.lane.stats.entries for status in pool.models()}
+    done = {status.key.stage: status.lane.stats.entries for status in pool.statuses()}
     await pool.close()
     return {
         "windows": done["transcription"],

@@ -122,8 +122,8 @@ def test_an_unclear_window_holds_a_stream_up_for_few_windows() -> None:
 
     async def scene(world: World) -> None:
         def waiting() -> int:
-            statuses = world.pool.models()
-            return sum(len(each.lane) for each in statuses if each.key.stage == "transcription")
+            statuses = world.pool.statuses()
+            return sum(each.waiting for each in statuses if each.key.stage == "transcription")
 
         world.engines["transcription"] = Held
         world.clips.recordings = {"long": sentences("day night", *["red door"] * 20)}

@@ -88,7 +88,7 @@ class World:
         return model
 
     def loaded(self) -> list[str]:
-        return [status.key.spec.name for status in self.pool.models()]
+        return [status.key.spec.name for status in self.pool.statuses()]
 
 
 def key(name: str) -> ModelKey:
@@ -109,7 +109,7 @@ def play(scene: Callable[[World], Coroutine[Any, Any, None]], **settings: Any) -
 
     world = asyncio.run(run())
     assert all(model.closed.is_set() for model in world.models.values())
-    assert world.pool.models() == []
+    assert world.pool.statuses() == []
     deadline = time.monotonic() + 10
     while any("test" in thread.name for thread in threading.enumerate()):
         assert time.monotonic() < deadline
@@ -146,10 +146,10 @@ def test_first_models_of_two_backends_load_side_by_side() -> None:
         world.may_load.clear()
         both = asyncio.gather(world.pool.load(key("a")), world.pool.load(other))
         await until(lambda: sorted(world.loads) == ["a", "b"])
-        assert [status.state for status in world.pool.models()] == ["loading", "loading"]
+        assert [status.state for status in world.pool.statuses()] == ["loading", "loading"]
         world.may_load.set()
         await both
-        assert [status.state for status in world.pool.models()] == ["ready", "ready"]
+        assert [status.state for status in world.pool.statuses()] == ["ready", "ready"]
 
     play(scene)
 
@@ -211,7 +211,7 @@ def test_a_model_that_loads_with_nobody_waiting_is_not_unloaded() -> None:
         with pytest.raises(Conflict, match="still loading"):
             await world.pool.unload(key("a"))
         world.may_load.set()
-        await until(lambda: world.pool.models()[0].state == "ready")
+        await until(lambda: world.pool.statuses()[0].state == "ready")
         assert await world.pool.unload(key("a"))
 
     play(scene)
@@ -242,7 +242,7 @@ async def stuck(world: World, name: str) -> Model:
     model = world.models[name]
     model.may_end.clear()
     request = asyncio.create_task(doubled(world, name))
-    await until(lambda: any(status.lane.in_flight for status in world.pool.models()))
+    await until(lambda: any(status.lane.in_flight for status in world.pool.statuses()))
     request.cancel()
     await asyncio.wait([request])
     return model
@@ -371,7 +371,7 @@ def test_a_load_whose_requester_left_is_there_and_goes_in_time() -> None:
         load.cancel()
         await asyncio.wait([load])
         world.may_load.set()
-        await until(lambda: world.pool.models()[0].state == "ready")
+        await until(lambda: world.pool.statuses()[0].state == "ready")
         assert await doubled(world, "a") == 4
         assert world.loads == ["a"]
         world.now += 301
@@ -390,7 +390,7 @@ def test_a_load_that_failed_with_nobody_waiting_leaves_nothing() -> None:
         load.cancel()
         await asyncio.wait([load])
         world.may_load.set()
-        await until(lambda: not world.pool.models())
+        await until(lambda: not world.pool.statuses())
 
     play(scene)
 
@@ -430,7 +430,7 @@ def test_a_lane_that_died_goes_on_with_a_model_loaded_anew(
         with pytest.raises(Unavailable):
             await doubled(world, "a", -1)
         assert await doubled(world, "a") == 4
-        assert world.pool.models()[0].lane.stats.restarts == 1
+        assert world.pool.statuses()[0].lane.stats.restarts == 1
 
     assert play(scene).loads == ["a", "a"]
 
@@ -441,7 +441,7 @@ def test_a_lane_that_cannot_load_again_is_replaced(caplog: pytest.LogCaptureFixt
         world.failures = [ModelUnavailable("the hub is away")]
         with pytest.raises(Unavailable):
             await doubled(world, "a", -1)
-        await until(lambda: world.pool.models()[0].lane.closed)
+        await until(lambda: world.pool.statuses()[0].lane.closed)
         assert await doubled(world, "a") == 4
 
     assert play(scene).loads == ["a", "a", "a"]
@@ -490,7 +490,7 @@ def test_a_model_loaded_again_keeps_its_measured_size(monkeypatch: pytest.Monkey
     async def scene(world: World) -> None:
         for _ in range(2):
             await world.pool.load(key("a"))
-            assert world.pool.models()[0].memory_bytes == 100
+            assert world.pool.statuses()[0].memory_bytes == 100
             await world.pool.unload(key("a"))
 
     play(scene)
@@ -511,7 +511,7 @@ def test_cancel_reaches_every_lane() -> None:
             for lane in (one, two):
                 lane.submit(Entry(work=DOUBLE, payload=1, client="c", request_id="gone"))
             assert world.pool.cancel("gone") == 2
-            assert [len(status.lane) for status in world.pool.models()] == [0, 0]
+            assert [status.waiting for status in world.pool.statuses()] == [0, 0]
             hold.set()
             await asyncio.gather(*running)
 

@@ -91,7 +91,7 @@ class House:
         )
 
     async def until_waiting(self, count: int) -> None:
-        while len(self.pool.models()[0].lane) != count:  # noqa: ASYNC110 - the pool has no event
+        while self.pool.statuses()[0].waiting != count:  # noqa: ASYNC110 - the pool has no event
             await asyncio.sleep(0.001)
 
 
@@ -158,7 +158,7 @@ def test_a_sentence_does_not_wait_for_a_page() -> None:
             page = asyncio.create_task(it.translate(PAGE, name="page"))
             await asyncio.to_thread(it.engine.busy.wait, 10)
             sentence = asyncio.create_task(it.translate("bonjour", name="sentence"))
-            before = len(it.pool.models()[0].lane)
+            before = it.pool.statuses()[0].waiting
             await it.until_waiting(before + 1)
             it.engine.go.set()
             assert await sentence == "BONJOUR"
@@ -178,7 +178,7 @@ def test_what_waits_is_dropped_when_the_client_leaves() -> None:
             page.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await page
-            assert len(it.pool.models()[0].lane) == 0
+            assert it.pool.statuses()[0].waiting == 0
             it.engine.go.set()
             assert await it.translate("bonjour") == "BONJOUR"
             assert len(it.engine.batches) == 2
@@ -192,7 +192,7 @@ def test_time_is_bounded() -> None:
             it.engine.go.clear()
             with pytest.raises(Unavailable, match=r"0\.05 s"):
                 await it.translate(PAGE)
-            assert len(it.pool.models()[0].lane) == 0
+            assert it.pool.statuses()[0].waiting == 0
 
     asyncio.run(run())
 

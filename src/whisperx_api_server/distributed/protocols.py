@@ -14,6 +14,10 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 
+class ClusterError(Exception):
+    """The broker or the bucket cannot be used; the message is one line that names the remedy."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Delivery:
     """A record that this consumer has taken and holds a lock on.
@@ -120,7 +124,10 @@ class Bucket(Protocol):
     """Objects by key, under one prefix that callers do not see."""
 
     async def create(self, key: str, data: bytes) -> bool:
-        """Store an object unless the key exists; of all callers, one gets True."""
+        """Store an object unless the key exists; of all callers, one gets True.
+
+        After `Unavailable` it may have been stored: read it, and compare.
+        """
 
     async def put(self, key: str, data: bytes) -> None:
         """Store an object, in place of one that exists."""
@@ -145,7 +152,7 @@ class Bucket(Protocol):
         """
 
     async def list(self, prefix: str) -> Sequence[str]:
-        """The keys that start with a prefix."""
+        """The keys below a prefix, which ends where a `/` follows: `runs/7` has `runs/7/end`."""
 
     async def delete(self, prefix: str) -> None:
-        """Delete the objects whose keys start with a prefix; none is fine."""
+        """Delete the object of a key and all below it; none is fine."""

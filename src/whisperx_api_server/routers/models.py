@@ -13,7 +13,7 @@ from ..backends import ModelKey
 from ..catalog import ALIASES, Catalog
 from ..errors import MissingParameter, NotFound
 from ..languages import parse_language
-from ..scheduling.model_pool import ModelPool, PooledModel
+from ..scheduling.model_pool import ModelPool, ModelStatus
 from . import openapi
 from .deps import ActiveDep, CatalogDep, ClientDep, ModelsDep, UploadsDep
 from .forms import parse_form, parse_query
@@ -56,7 +56,7 @@ async def get_model(model_id: str, catalog: CatalogDep, _: ClientDep) -> Model:
 @router.get("/{stage}/list", responses=openapi.errors(404))
 async def list_loaded(stage: ModelStage, pool: ModelsDep, _: ClientDep) -> LoadedModels:
     """The loaded models of a stage."""
-    statuses = [each for each in pool.models() if each.key.stage == _STAGES[stage]]
+    statuses = [each for each in pool.statuses() if each.key.stage == _STAGES[stage]]
     return {"models": [_status_object(status) for status in statuses]}
 
 
@@ -125,7 +125,7 @@ async def _named(
 
 
 def _model_names(pool: ModelPool, catalog: Catalog) -> list[str]:
-    loaded = [status.key.name for status in pool.models() if status.key.stage == "transcription"]
+    loaded = [status.key.name for status in pool.statuses() if status.key.stage == "transcription"]
     names = [
         catalog.default_model,
         *ALIASES,
@@ -146,7 +146,7 @@ def _change(status: Literal["loaded", "unloaded"], key: ModelKey) -> ModelChange
     return body
 
 
-def _status_object(status: PooledModel) -> LoadedModel:
+def _status_object(status: ModelStatus) -> LoadedModel:
     spec = status.key.spec
     body: LoadedModel = {
         "model": spec.name,
@@ -154,7 +154,7 @@ def _status_object(status: PooledModel) -> LoadedModel:
         "device": spec.device,
         "state": status.state,
         "requests": status.leases,
-        "waiting": len(status.lane),
+        "waiting": status.waiting,
         "memory_bytes": status.memory_bytes,
     }
     if spec.language:

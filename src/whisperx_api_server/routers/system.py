@@ -10,7 +10,7 @@ from ..answers.server import Health, Info, Lane, Readiness
 from ..backends import model_source
 from ..backends.base import ModelSource
 from ..errors import Unavailable
-from ..scheduling.model_pool import PooledModel
+from ..scheduling.model_pool import ModelStatus
 from . import openapi
 from .deps import ClientDep, ServicesDep
 
@@ -36,7 +36,7 @@ async def ready(services: ServicesDep) -> Readiness:
 @router.get("/info", responses=openapi.errors())
 async def info(services: ServicesDep, _: ClientDep) -> Info:
     """Version, configuration, limits, and the state of each model's queue."""
-    statuses = services.pool.models()
+    statuses = services.pool.statuses()
     sources = await asyncio.to_thread(
         lambda: [model_source(each.key) if each.state == "ready" else None for each in statuses]
     )
@@ -58,7 +58,7 @@ async def info(services: ServicesDep, _: ClientDep) -> Info:
     }
 
 
-def _lane(status: PooledModel, source: ModelSource | None) -> Lane:
+def _lane(status: ModelStatus, source: ModelSource | None) -> Lane:
     stats = status.lane.stats
     return {
         "model": status.key.name,
@@ -66,7 +66,7 @@ def _lane(status: PooledModel, source: ModelSource | None) -> Lane:
         "source": source,
         "state": status.state,
         "requests": status.leases,
-        "waiting": len(status.lane),
+        "waiting": status.waiting,
         "in_flight": status.lane.in_flight,
         "batch_limit": status.lane.batch_limit,
         "batches": stats.batches,

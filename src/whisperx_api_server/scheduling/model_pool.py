@@ -33,14 +33,13 @@ logger = logging.getLogger(__name__)
 ALIGN_BATCH = 16
 """Maximum number of segments per batch; the aligner limits the padded seconds itself."""
 
-ALIGN_SECONDS = 30.0
-"""Mean seconds of the segments of a full batch, padding included."""
-
 TRANSLATION_BATCH = 8
 """Maximum number of pieces of text per batch, of one request or several."""
 
 CLOSE_TIMEOUT = 30.0
 """Seconds that an unloading model has for its last batch, before requests for it are refused."""
+
+State = Literal["loading", "ready"]
 
 
 class SchedulerSettings(Section):
@@ -68,29 +67,31 @@ class PoolSettings(Section):
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
-class PooledModel:
-    """A model that is loaded or loading, and how many requests lease it."""
-
+class _Loaded:
     key: ModelKey
     lane: Lane[Any]
     leases: int = 0
     last_used: float = 0.0
-    memory_bytes: int = 0
 
     @property
     def ready(self) -> bool:
-        """Whether it is loaded."""
         return self.lane.loaded.done() and not self.lane.closed
 
     @property
-    def state(self) -> Literal["loading", "ready"]:
-        """`ready`, as the list endpoints show it."""
-        return "ready" if self.ready else "loading"
+    def device(self) -> tuple[str, int]:
+        return self.key.spec.device, self.key.spec.device_index
 
-    @property
-    def idle(self) -> bool:
-        """Whether it may be unloaded."""
-        return self.ready and not self.leases
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelStatus:
+    """A model's state, as the list endpoints show it."""
+
+    key: ModelKey
+    state: State
+    leases: int
+    memory_bytes: int
+    waiting: int
+    lane: Lane[Any]
 
 
 class ModelPool:
@@ -112,9 +113,9 @@ class ModelPool:
         self._load = load
         self._import_vendors = import_vendors
         self._clock = clock
-        self._models: dict[ModelKey, PooledModel] = {}
+        self._models: dict[ModelKey, _Loaded] = {}
         self._sizes: dict[ModelKey, int] = {}
-        self._devices: dict[str, FairSemaphore] = {}
+        self._devices: dict[tuple[str, int], FairSemaphore] = {}
         self._closing: dict[ModelKey, asyncio.Future[None]] = {}
         self._importing = threading.Lock()
 
@@ -169,9 +170,19 @@ class ModelPool:
             raise Conflict("the model's last batch is still running; it is unloaded after that")
         return True
 
-    def models(self) -> list[PooledModel]:
-        """All models that are loaded or loading."""
-        return list(self._models.values())
+    def statuses(self) -> list[ModelStatus]:
+        """The state of all models that are loaded or loading."""
+        return [
+            ModelStatus(
+                key=entry.key,
+                state="ready" if entry.ready else "loading",
+                leases=entry.leases,
+                memory_bytes=self._sizes.get(entry.key, 0),
+                waiting=len(entry.lane),
+                lane=entry.lane,
+            )
+            for entry in self._models.values()
+        ]
 
     def cancel(self, request_id: str) -> int:
         """Remove a request's waiting entries from all lanes, and return their number."""
@@ -180,10 +191,11 @@ class ModelPool:
     def sweep(self) -> None:
         """Start unloading the models that have been idle for longer than the TTL."""
         oldest = self._clock() - self._settings.ttl
-        for entry in self.models():
-            if not entry.leases:
-                self._forget_dead(entry)
-            if self._settings.ttl >= 0 and entry.idle and entry.last_used < oldest:
+        for entry in list(self._models.values()):
+            if entry.leases:
+                continue
+            self._forget_dead(entry)
+            if self._settings.ttl >= 0 and entry.ready and entry.last_used < oldest:
                 logger.info("unloading %s: idle", entry.key)
                 self._begin_close(entry)
 
@@ -195,12 +207,13 @@ class ModelPool:
 
     async def close(self, grace: float | None = None) -> None:
         """Unload all models, in use or not, and wait up to `grace` seconds for them."""
-        for entry in self.models():
+        for entry in list(self._models.values()):
             self._begin_close(entry)
         if self._closing:
             await asyncio.wait(self._closing.values(), timeout=grace)
 
-    def _begin(self, key: ModelKey) -> PooledModel:
+    def _begin(self, key: ModelKey) -> _Loaded:
+        device = (key.spec.device, key.spec.device_index)
         loop = asyncio.get_running_loop()
         logger.info("loading %s on %s", key, key.spec.device)
         lane = Lane(
@@ -208,30 +221,24 @@ class ModelPool:
             lambda: self._load_measured(key, loop),
             limits=lambda model: self._limits(key, model),
             device=self._devices.setdefault(
-                key.spec.torch_device, FairSemaphore(self._scheduling.concurrent_per_device)
+                device, FairSemaphore(self._scheduling.concurrent_per_device)
             ),
         )
-        entry = PooledModel(
-            key=key,
-            lane=lane,
-            last_used=self._clock(),
-            memory_bytes=self._sizes.get(key, 0),
-        )
+        entry = _Loaded(key=key, lane=lane, last_used=self._clock())
         # Not done by the waiting requests, because all of them may be cancelled by then.
         lane.loaded.add_done_callback(
             lambda loaded: loop.call_soon_threadsafe(self._load_ended, entry, loaded.exception())
         )
         return entry
 
-    def _load_ended(self, entry: PooledModel, error: BaseException | None) -> None:
+    def _load_ended(self, entry: _Loaded, error: BaseException | None) -> None:
         if error is not None:
             self._forget_dead(entry)
             return
         logger.info("loaded %s", entry.key)
-        entry.memory_bytes = self._sizes[entry.key]
         self._make_room(keep=entry)
 
-    def _forget_dead(self, entry: PooledModel) -> None:
+    def _forget_dead(self, entry: _Loaded) -> None:
         """Remove a model that could not be loaded; the next lease tries again."""
         if entry.lane.closed and self._models.get(entry.key) is entry:
             del self._models[entry.key]
@@ -277,44 +284,48 @@ class ModelPool:
 
     async def _evict_idle(self, key: ModelKey) -> bool:
         """Unload the idle models on a model's device; whether memory was freed."""
-        device = key.spec.torch_device
-        idle = [e for e in self.models() if e.idle and e.key.spec.torch_device == device]
+        device = (key.spec.device, key.spec.device_index)
+        idle = [
+            entry
+            for entry in self._models.values()
+            if entry.device == device and entry.ready and not entry.leases
+        ]
         closing = [self._begin_close(entry) for entry in idle]
         return bool(closing) and await self._ends_in_time(closing)
 
     def _limits(self, key: ModelKey, model: Any) -> BatchLimits:
-        longest: float | None = None
+        wait = self._scheduling.max_wait_ms / 1000
         if key.stage == "transcription":
             capabilities: Capabilities = model.capabilities
             batch = min(key.spec.max_batch, capabilities.max_batch or key.spec.max_batch)
-            longest = capabilities.max_window
-        elif key.stage == "alignment":
-            batch, longest = ALIGN_BATCH, ALIGN_SECONDS
-        elif key.stage == "translation":
-            batch = TRANSLATION_BATCH
-        else:
-            return BatchLimits()
-        return BatchLimits(
-            max_batch=batch,
-            max_padded_seconds=longest and batch * longest,
-            max_wait=self._scheduling.max_wait_ms / 1000,
-        )
+            return BatchLimits(
+                max_batch=batch,
+                max_padded_seconds=batch * capabilities.max_window,
+                max_wait=wait,
+            )
+        if key.stage == "alignment":
+            return BatchLimits(
+                max_batch=ALIGN_BATCH, max_padded_seconds=ALIGN_BATCH * 30.0, max_wait=wait
+            )
+        if key.stage == "translation":
+            return BatchLimits(max_batch=TRANSLATION_BATCH, max_wait=wait)
+        return BatchLimits()
 
-    def _make_room(self, keep: PooledModel) -> None:
+    def _make_room(self, keep: _Loaded) -> None:
         """Unload the least recently used idle models until the others fit the memory budget."""
         budget = self._settings.memory_bytes
         if not budget:
             return
-        used = sum(entry.memory_bytes for entry in self._models.values())
+        used = sum(self._sizes.get(key, 0) for key in self._models)
         for entry in sorted(self._models.values(), key=lambda entry: entry.last_used):
             if used <= budget:
                 return
-            if entry is not keep and entry.idle:
+            if entry is not keep and entry.ready and not entry.leases:
                 logger.info("unloading %s: over the memory budget", entry.key)
-                used -= entry.memory_bytes
+                used -= self._sizes.get(entry.key, 0)
                 self._begin_close(entry)
 
-    def _begin_close(self, entry: PooledModel) -> asyncio.Future[None]:
+    def _begin_close(self, entry: _Loaded) -> asyncio.Future[None]:
         """Close a model's lane in the background; the model is not loaded again until then."""
         del self._models[entry.key]
         closing = self._closing[entry.key] = asyncio.wrap_future(entry.lane.close())

@@ -1,0 +1,145 @@
+"""The topics of MODE=kafka and the groups of its queues, made at start."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from .connection import KafkaSettings
+from .protocols import ClusterError
+
+if TYPE_CHECKING:
+    from aiokafka.client import AIOKafkaClient
+
+logger = logging.getLogger(__name__)
+
+RUNS = "runs"
+EVENTS = "events"
+CONTROL = "control"
+MEMBERS = "members"
+DEAD = "dead"
+WEBHOOKS = "webhooks"
+
+_HOUR = 3_600_000
+_CREATE_MS = 30_000
+_ALREADY_EXISTS = 36
+_PARTITIONS = 8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Topic:
+    """A topic, named without the prefix; `group` is the share group of a queue.
+
+    A queue has one partition, which all members of its group share: the assignor would divide
+    several, and a busy member would hold up its own.
+    """
+
+    name: str
+    partitions: int = 1
+    config: Mapping[str, str] = field(default_factory=dict)
+    group: str | None = None
+
+
+def queue_name(number: int) -> str:
+    """The topic of a queue of runs; the version changes with its messages' format."""
+    return f"queue.v1.{number}"
+
+
+def topics(queues: int) -> list[Topic]:
+    """All topics of a cluster with a number of queues."""
+    compacted = {
+        "cleanup.policy": "compact",
+        "segment.ms": str(_HOUR),
+        "min.cleanable.dirty.ratio": "0.1",
+    }
+    return [
+        *(
+            Topic(name=queue_name(number), config=_kept(7 * 24), group=f"workers.v1.{number}")
+            for number in range(queues)
+        ),
+        Topic(name=WEBHOOKS, config=_kept(7 * 24), group="notifiers"),
+        Topic(name=RUNS, partitions=_PARTITIONS, config=compacted),
+        Topic(name=EVENTS, partitions=_PARTITIONS, config=_kept(24)),
+        Topic(name=CONTROL, config=_kept(1)),
+        Topic(name=MEMBERS, config=compacted),
+        Topic(name=DEAD, config=_kept(7 * 24)),
+    ]
+
+
+def _kept(hours: int) -> dict[str, str]:
+    """Whole segments are deleted, so a segment is not longer than what it keeps."""
+    return {
+        "cleanup.policy": "delete",
+        "retention.ms": str(hours * _HOUR),
+        "segment.ms": str(min(hours, 24) * _HOUR),
+    }
+
+
+async def make_topics(options: Mapping[str, object], settings: KafkaSettings) -> None:
+    """Create the topics that are absent, and configure the groups of queues.
+
+    Raises:
+        ClusterError: the broker refuses it.
+    """
+    from aiokafka.client import AIOKafkaClient
+    from aiokafka.errors import KafkaError
+
+    from .rpc_formats import RpcError
+
+    client = AIOKafkaClient(**options)
+    try:
+        await client.bootstrap()
+        await _create(client, settings)
+        await _configure_groups(client, settings)
+    except (KafkaError, RpcError) as error:
+        raise ClusterError(
+            f"the broker refuses to make topics and share groups: {error}"
+        ) from error
+    finally:
+        await client.close()
+
+
+async def _create(client: AIOKafkaClient, settings: KafkaSettings) -> None:
+    from aiokafka.protocol.admin import CreateTopicsRequest
+
+    request = CreateTopicsRequest(
+        create_topic_requests=[
+            (
+                f"{settings.prefix}.{topic.name}",
+                topic.partitions,
+                settings.replication,
+                [],
+                list(topic.config.items()),
+            )
+            for topic in topics(settings.queues)
+        ],
+        timeout=_CREATE_MS,
+        validate_only=False,
+    )
+    answer = await client.send(client.get_random_node(), request)
+    for name, code, message in answer.topic_errors:
+        if code not in (0, _ALREADY_EXISTS):
+            raise ClusterError(f"the broker does not create the topic {name}: {message}")
+
+
+async def _configure_groups(client: AIOKafkaClient, settings: KafkaSettings) -> None:
+    """Set what must hold before the first record: a new group would skip earlier ones."""
+    from .rpc import alter_group_configs
+    from .rpc_formats import RpcError
+
+    groups = [
+        f"{settings.prefix}.{topic.group}" for topic in topics(settings.queues) if topic.group
+    ]
+    essential = {
+        "share.auto.offset.reset": "earliest",
+        "share.record.lock.duration.ms": str(round(settings.lock_seconds * 1000)),
+    }
+    await alter_group_configs(client, groups, essential)
+    # The worker gives up first. This ends what no worker lives long enough to give up.
+    backstop = {"share.delivery.count.limit": str(settings.max_attempts + 3)}
+    try:
+        await alter_group_configs(client, groups, backstop)
+    except RpcError as error:  # before 4.4 it is a setting of the broker
+        logger.info("The broker's own limit of deliveries holds: %s", error)
