@@ -56,6 +56,11 @@ class WhisperSettings(Section):
     chunk_size: Annotated[float, Field(ge=1, le=30)] = Field(
         30.0, description="Maximum length of a window in seconds, 1 to 30."
     )
+    context: Literal["auto", "full"] = Field(
+        "auto",
+        description="Audio that the encoder gets for a window: auto, on a CPU its speech and some "
+        "seconds of silence; or full, always 30 s.",
+    )
     beam_size: Annotated[int, Field(ge=1, le=20)] = Field(
         5, description="Number of beams at temperature 0, for requests that name none."
     )
@@ -71,6 +76,11 @@ class WhisperSettings(Section):
     def precision(self) -> str:
         """The type to compute in."""
         return self.compute_type
+
+    @property
+    def short_contexts(self) -> bool:
+        """Whether windows may be encoded in less than 30 s."""
+        return self.context == "auto"
 
 
 class ModelSettings(Section):
@@ -141,6 +151,11 @@ class ParakeetSettings(Section):
     )
     batch_size: PositiveInt = Field(16, description="Maximum number of windows per batch.")
     preload: bool = Field(False, description="Whether to load the model at start.")
+
+    @property
+    def short_contexts(self) -> bool:
+        """Parakeet encodes what is spoken and no more."""
+        return False
 
 
 TranscriberSettings = WhisperSettings | ParakeetSettings

@@ -56,6 +56,7 @@ def build_catalog(settings: Settings) -> Catalog:
                 device=resolve_device(section.inference_device),
                 compute_type=section.precision,
                 max_batch=section.batch_size,
+                short_contexts=section.short_contexts,
             )
             for backend, section in transcriber_settings(settings).items()
         },

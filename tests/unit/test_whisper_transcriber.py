@@ -20,6 +20,7 @@ from support import WHISPER
 from whisperx_api_server.backends.base import ModelSpec
 from whisperx_api_server.backends.base import Transcriber as TranscriberProtocol
 from whisperx_api_server.backends.whisperx import engine_info, load_transcriber
+from whisperx_api_server.backends.whisperx.contexts import Contexts
 from whisperx_api_server.backends.whisperx.decoding import Decoding, best
 from whisperx_api_server.backends.whisperx.encoding import EncodedBatch
 from whisperx_api_server.backends.whisperx.features import LogMel
@@ -40,6 +41,7 @@ from whisperx_api_server.errors import (
 )
 
 RATE = 16000
+FULL = Contexts("whisper", short=False)
 Run = Callable[..., list[WindowTranscript]]
 
 
@@ -598,7 +600,9 @@ class BrokenModel(ScriptedModel):
 def test_the_engines_errors_become_ours(
     vocabulary: Vocabulary, speech: Speech, error: Exception, ours: type[Exception]
 ) -> None:
-    broken = WhisperTranscriber(BrokenModel(vocabulary, error), vocabulary, fallback=True)
+    broken = WhisperTranscriber(
+        BrokenModel(vocabulary, error), vocabulary, contexts=FULL, fallback=True
+    )
     window = a_window(speech, "en-adam")
     with pytest.raises(ours) as caught:
         run(broken, [window], DecodeOptions())
@@ -615,7 +619,7 @@ def test_an_english_only_model_says_so() -> None:
     model = ScriptedModel(english, [])
     model.is_multilingual = False
     model.device = "cpu"
-    transcriber = WhisperTranscriber(model, english, fallback=True)
+    transcriber = WhisperTranscriber(model, english, contexts=FULL, fallback=True)
     assert transcriber.capabilities.tasks == {"transcribe"}
     assert transcriber.capabilities.languages == frozenset({"en"})
 

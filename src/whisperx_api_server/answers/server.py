@@ -65,6 +65,17 @@ class Readiness(TypedDict):
     status: Literal["ready"]
 
 
+class Contexts(TypedDict):
+    """Windows that were encoded in a short context, and those of them that were decoded again.
+
+    `short`: whether new windows get one.
+    """
+
+    short: bool
+    windows: int
+    repeated: int
+
+
 class Lane(TypedDict):
     """A loaded model's queue and what it has done; counters only grow."""
 
@@ -85,6 +96,7 @@ class Lane(TypedDict):
     failed: int
     retried_batches: int
     restarts: int
+    contexts: NotRequired[Contexts]
 
 
 class Queue(TypedDict):

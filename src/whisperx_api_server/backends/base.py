@@ -43,7 +43,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel, Field
 
@@ -75,7 +75,8 @@ class ModelSpec:
     `name` is a published size ("large-v3") or a hub id. If a setting is a path, `path` is
     that path and `name` its last part, for messages: clients can select only names, so that
     their input is never used as a path. `device` is "cpu" or "cuda", already resolved. `threads`
-    0 is the vendor's default. A batch has at most `max_batch` windows.
+    0 is the vendor's default. A batch has at most `max_batch` windows. `short_contexts`:
+    windows may be encoded in less than the model's context length.
     """
 
     name: str
@@ -89,6 +90,7 @@ class ModelSpec:
     hf_token: str | None = field(default=None, repr=False)
     language: str | None = None
     max_batch: int = 16
+    short_contexts: bool = False
 
     @property
     def source(self) -> str:
@@ -254,6 +256,29 @@ class AlignItem:
     samples: Samples
     offset: float
     language: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ContextStats:
+    """How a transcriber uses short contexts: features of less than its model's context length.
+
+    `short` is whether new windows get one; of the `windows` that got one, `repeated` were decoded
+    again in the full context.
+    """
+
+    short: bool
+    windows: int
+    repeated: int
+
+
+@runtime_checkable
+class ShortContexts(Protocol):
+    """A transcriber that uses short contexts."""
+
+    @property
+    def context_stats(self) -> ContextStats:
+        """Its counters since it was loaded. Thread-safe."""
+        ...
 
 
 class Aligner(Protocol):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 from fastapi import APIRouter
 
 from ..answers.server import Health, Info, Lane, Readiness
 from ..backends import model_source
-from ..backends.base import ModelSource
+from ..backends.base import ModelSource, ShortContexts
 from ..errors import Unavailable
 from ..scheduling.model_pool import ModelStatus
 from . import openapi
@@ -60,7 +61,7 @@ async def info(services: ServicesDep, _: ClientDep) -> Info:
 
 def _lane(status: ModelStatus, source: ModelSource | None) -> Lane:
     stats = status.lane.stats
-    return {
+    lane: Lane = {
         "model": status.key.name,
         "stage": status.key.stage,
         "source": source,
@@ -79,3 +80,13 @@ def _lane(status: ModelStatus, source: ModelSource | None) -> Lane:
         "retried_batches": stats.retried_batches,
         "restarts": stats.restarts,
     }
+    with suppress(Unavailable):  # not loaded
+        model = status.lane.model
+        if isinstance(model, ShortContexts):
+            used = model.context_stats
+            lane["contexts"] = {
+                "short": used.short,
+                "windows": used.windows,
+                "repeated": used.repeated,
+            }
+    return lane

@@ -92,6 +92,7 @@ def load_transcriber(spec: ModelSpec, *, fallback: bool = True) -> Transcriber:
     extra = "cuda" if spec.device == "cuda" else "cpu"
     ctranslate2 = require("ctranslate2", extra=extra)
     require("faster_whisper", extra=extra)
+    from .contexts import Contexts
     from .hub import model_directory
     from .transcriber import WhisperTranscriber
     from .vocabulary import Vocabulary
@@ -129,6 +130,8 @@ def load_transcriber(spec: ModelSpec, *, fallback: bool = True) -> Transcriber:
     return WhisperTranscriber(
         model,
         vocabulary,
+        # On a GPU the decoder costs most: it would lose more by smaller batches than this gains.
+        contexts=Contexts(spec.name, short=spec.short_contexts and spec.device == "cpu"),
         fallback=fallback,
         log_mel=log_mel,
     )

@@ -22,6 +22,9 @@ MAX_TOKEN_RUN = 8
 RUNAWAY_TOKENS_PER_SECOND = 4
 """A repetitive text with more tokens per second is a loop of the decoder, not speech."""
 
+MIN_RESTART_BYTES = 8
+"""Minimum length of a beginning that ends a text too: two words in Latin, three in Chinese."""
+
 _THRICE = re.compile(r"(.{6,}?)\1\1")
 """A phrase of six letters or more, three times in a row."""
 
@@ -72,6 +75,15 @@ class Decoding:
     def repeats(self) -> bool:
         """Whether it is repetitive, or says a phrase three times in a row: perhaps a loop."""
         return self.repetitive or _THRICE.search(letters_of(self.text)) is not None
+
+    @property
+    def restarts(self) -> bool:
+        """Whether it ends as it begins: perhaps the speech is written twice."""
+        letters = letters_of(self.text)
+        return any(
+            letters.startswith(end) and len(end.encode()) >= MIN_RESTART_BYTES
+            for end in (letters[place:] for place in range(1, len(letters)))
+        )
 
     def echoes(self, context: str) -> bool:
         """Whether speech is improbable and all words are from the context (prompt and hotwords)."""

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..base import require
+from .features import N_FRAMES
 
 
 class EncodedBatch:
@@ -34,6 +35,11 @@ class EncodedBatch:
             self._whole = self._storage.from_array(np.concatenate([np.asarray(first), *rest]))
         else:
             self._whole = self._encode(mels)
+
+    @property
+    def short(self) -> bool:
+        """Whether the context is shorter than Whisper's."""
+        return bool(self._mels.shape[-1] < N_FRAMES)
 
     @property
     def sliceable(self) -> bool:

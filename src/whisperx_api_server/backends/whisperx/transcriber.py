@@ -13,11 +13,17 @@ from numpy.typing import NDArray
 
 from ...domain import SAMPLE_RATE, DecodeOptions, Samples, Segment, Window, WindowTranscript
 from ...errors import InvalidRequest, TranscriptionFailed
-from ..base import MIN_SPEECH_PROBABILITY, Capabilities, translate_memory_errors
+from ..base import (
+    MIN_SPEECH_PROBABILITY,
+    Capabilities,
+    ContextStats,
+    translate_memory_errors,
+)
+from .contexts import Contexts, is_doubtful
 from .decoding import Decoding, letters_of
 from .encoding import EncodedBatch
-from .features import LogMel, Mel
-from .search import MIN_BEAM_TO_SAMPLE, BeamSearch, Row
+from .features import N_FRAMES, LogMel, Mel
+from .search import MIN_BEAM_TO_SAMPLE, PLAIN, BeamSearch, Row
 from .spelling import NumeralSpeller
 from .timing import CrossAttention, Heard, cut_window
 from .vocabulary import Vocabulary
@@ -47,9 +53,9 @@ class WhisperTranscriber:
     """A `Transcriber` over `ctranslate2.models.Whisper`.
 
     Deterministic: a window's text does not depend on the rest of the batch. It equals the text of
-    WhisperX's pipeline, unless numerals are spelled or the window is doubtful or partly unheard.
-    `fallback` False does not decode doubtful and partly unheard windows again. `log_mel`
-    must be thread-safe; None computes features with numpy.
+    WhisperX's pipeline, unless numerals are spelled, the window is doubtful or partly unheard, or
+    `contexts` gives it a short context. `fallback` False does not decode doubtful and partly
+    unheard windows again. `log_mel` must be thread-safe; None computes features with numpy.
     """
 
     def __init__(
@@ -57,10 +63,12 @@ class WhisperTranscriber:
         model: Any,
         vocabulary: Vocabulary,
         *,
+        contexts: Contexts,
         fallback: bool,
         log_mel: Callable[[Samples], Mel] | None = None,
     ) -> None:
         self._model = model
+        self._contexts = contexts
         self._fallback = fallback
         self._vocabulary = vocabulary
         self._search = BeamSearch(model, vocabulary, fallback=fallback)
@@ -76,8 +84,13 @@ class WhisperTranscriber:
     def capabilities(self) -> Capabilities:
         return self._capabilities
 
+    @property
+    def context_stats(self) -> ContextStats:
+        """See `base.ShortContexts`."""
+        return self._contexts.stats
+
     def batch_key(self, options: DecodeOptions) -> Hashable:
-        """What one `generate` call shares: context length, beam, temperature. Thread-safe."""
+        """What one `generate` call shares: prompt length, beam, temperature. Thread-safe."""
         context = self._vocabulary.context(options.prompt, options.hotwords)
         sampled = options.temperature > 0
         beam = max(options.beam_size, MIN_BEAM_TO_SAMPLE) if sampled else options.beam_size
@@ -108,12 +121,10 @@ class WhisperTranscriber:
         """
         if not windows:
             return []
-        mels = np.stack(
-            [
-                mel if isinstance(mel, np.ndarray) else self.features(window)
-                for window, mel in zip(windows, features, strict=True)
-            ]
-        )
+        mels = [
+            mel if isinstance(mel, np.ndarray) else self.features(window)
+            for window, mel in zip(windows, features, strict=True)
+        ]
         with _translated_errors():
             return self._transcribe(windows, options, mels, depth=0)
 
@@ -121,10 +132,51 @@ class WhisperTranscriber:
         self,
         windows: Sequence[Window],
         options: Sequence[DecodeOptions],
-        mels: NDArray[np.float32],
+        mels: Sequence[Mel],
         *,
         depth: int,
     ) -> list[WindowTranscript]:
+        """Decode windows, those with equal contexts together.
+
+        Those with a doubtful text are decoded again in the full context.
+        """
+        found: dict[int, WindowTranscript] = {}
+
+        def decode(places: Sequence[int], frames: int) -> list[int]:
+            """Decode some of the windows; returns those that are doubtful."""
+            transcripts, doubtful = self._in_context(
+                [windows[place] for place in places],
+                [options[place] for place in places],
+                np.stack([mels[place][:, :frames] for place in places]),
+                depth=depth,
+            )
+            found.update(zip(places, transcripts, strict=True))
+            return [places[index] for index in doubtful]
+
+        groups = self._contexts.groups(windows)
+        full = groups.pop(N_FRAMES, [])
+        repeated = [place for frames, places in groups.items() for place in decode(places, frames)]
+        again = decode([*full, *repeated], N_FRAMES) if full or repeated else []
+        self._contexts.count(
+            windows=len(windows) - len(full),
+            repeated=len(repeated),
+            failed=len(set(repeated) - set(again)),
+        )
+        return [found[place] for place in range(len(windows))]
+
+    def _in_context(
+        self,
+        windows: Sequence[Window],
+        options: Sequence[DecodeOptions],
+        mels: NDArray[np.float32],
+        *,
+        depth: int,
+    ) -> tuple[list[WindowTranscript], list[int]]:
+        """Decode windows in one context, the frames of `mels`.
+
+        Returns their transcripts, and the indices of doubtful ones. If the context is short, these
+        have no text.
+        """
         encoded = EncodedBatch(self._model, mels)
         languages = self._languages(encoded, options)
         rows = [
@@ -133,6 +185,7 @@ class WhisperTranscriber:
                 zip(windows, options, languages, strict=True)
             )
         ]
+        decodings, doubtful = self._decode(encoded, rows, windows, options)
         heard = [
             Heard(
                 row=rows[place],
@@ -140,7 +193,7 @@ class WhisperTranscriber:
                 options=options[place],
                 segment=_segment(windows[place], decoding, languages[place][0]),
             )
-            for place, decoding in self._decode(encoded, rows, windows, options).items()
+            for place, decoding in decodings.items()
         ]
         around: dict[int, tuple[list[Segment], list[Segment]]] = {}
         if self._fallback and depth < MAX_DEPTH:
@@ -149,7 +202,7 @@ class WhisperTranscriber:
         for one, segment in zip(heard, self._attention.detailed(encoded, heard), strict=True):
             before, behind = around.get(one.row.place, ([], []))
             segments[one.row.place] = [*before, segment, *behind]
-        return [
+        transcripts = [
             WindowTranscript(
                 window_index=window.index,
                 language=language,
@@ -160,6 +213,7 @@ class WhisperTranscriber:
                 zip(windows, languages, strict=True)
             )
         ]
+        return transcripts, doubtful
 
     def _row(self, place: int, window: Window, options: DecodeOptions, language: str) -> Row:
         context = self._vocabulary.context(options.prompt, options.hotwords)
@@ -178,15 +232,26 @@ class WhisperTranscriber:
         rows: Sequence[Row],
         windows: Sequence[Window],
         options: Sequence[DecodeOptions],
-    ) -> dict[int, Decoding]:
-        """Decode the windows; returns those with speech, by their index in the batch."""
+    ) -> tuple[dict[int, Decoding], list[int]]:
+        """Decode the windows; returns those with speech, by their index, and the doubtful ones.
+
+        In a short context, a doubtful window is neither decoded again nor returned with a text.
+        """
         beam, temperature = options[0].beam_size, options[0].temperature
+        if encoded.short:
+            decodings = self._search.generate(encoded, rows, PLAIN, beam, temperature)
+        else:
+            decodings = self._search.decode(encoded, rows, beam, temperature)
+        doubtful = [
+            row.place
+            for row, decoding in zip(rows, decodings, strict=True)
+            if is_doubtful(decoding, row)
+        ]
         found = {
             row.place: decoding
-            for row, decoding in zip(
-                rows, self._search.decode(encoded, rows, beam, temperature), strict=True
-            )
-            if _is_speech(decoding, windows[row.place], options[row.place])
+            for row, decoding in zip(rows, decodings, strict=True)
+            if not (encoded.short and row.place in doubtful)
+            and _is_speech(decoding, windows[row.place], options[row.place])
         }
         in_words = [place for place in found if options[place].suppress_numerals]
         spelled = self._speller.spelled(
@@ -196,7 +261,7 @@ class WhisperTranscriber:
             beam,
             temperature,
         )
-        return found | dict(zip(in_words, spelled, strict=True))
+        return found | dict(zip(in_words, spelled, strict=True)), doubtful
 
     def _with_parts(
         self, encoded: EncodedBatch, heard: Sequence[Heard], depth: int
@@ -247,7 +312,7 @@ class WhisperTranscriber:
     def _again(self, part: Window, whole: Heard, depth: int) -> list[Segment]:
         """Decode a part of a window separately."""
         options = replace(whole.options, language=whole.segment.language)
-        [found] = self._transcribe([part], [options], self.features(part)[np.newaxis], depth=depth)
+        [found] = self._transcribe([part], [options], [self.features(part)], depth=depth)
         return list(found.segments)
 
     def _detect(self, encoded: EncodedBatch, rows: Sequence[int]) -> list[Mapping[str, float]]:

@@ -1,0 +1,95 @@
+"""Short contexts: how much of Whisper's 30 s the encoder gets for a window.
+
+The encoder's cost follows its context, not the speech in it. A context of the speech and a few
+seconds of silence gives the same text; with less silence, the decoder says everything twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+
+from ...domain import SAMPLE_RATE, Window
+from ..base import ContextStats
+from .decoding import Decoding
+from .features import HOP, N_FRAMES
+from .search import Row
+
+logger = logging.getLogger(__name__)
+
+SILENCE = 8.0
+"""Minimum seconds of silence after the speech."""
+
+STEP = 5.0
+"""Contexts are multiples of this many seconds, so that windows of similar length share a call."""
+
+MIN_WINDOWS = 20
+"""Minimum number of windows from which a model is judged."""
+
+MAX_FAILED = 0.1
+"""Maximum share of windows whose text is only right in the full context."""
+
+
+class Contexts:
+    """Chooses the contexts of a model's windows, and counts how often a short one failed.
+
+    If that is more than `MAX_FAILED` of the windows, all later ones get the full context.
+    `short` False gives it to all of them. The model's `name` is for the log.
+    """
+
+    def __init__(self, name: str, *, short: bool) -> None:
+        self._name = name
+        self._short = short
+        self._windows = 0
+        self._repeated = 0
+        self._failed = 0
+
+    @property
+    def stats(self) -> ContextStats:
+        """What was counted. Thread-safe."""
+        return ContextStats(short=self._short, windows=self._windows, repeated=self._repeated)
+
+    def groups(self, windows: Sequence[Window]) -> dict[int, list[int]]:
+        """Group windows by their context in frames of the spectrogram; returns their indices."""
+        groups: defaultdict[int, list[int]] = defaultdict(list)
+        for index, window in enumerate(windows):
+            groups[self._frames(window)].append(index)
+        return groups
+
+    def _frames(self, window: Window) -> int:
+        if not self._short:
+            return N_FRAMES
+        seconds = STEP * math.ceil((len(window.samples) / SAMPLE_RATE + SILENCE) / STEP)
+        return min(round(seconds * SAMPLE_RATE / HOP), N_FRAMES)
+
+    def count(self, *, windows: int, repeated: int, failed: int) -> None:
+        """Count windows with a short context.
+
+        `repeated` of them were decoded again in the full one, `failed` of these were sure then.
+        """
+        self._windows += windows
+        self._repeated += repeated
+        self._failed += failed
+        if not self._short or self._windows < MIN_WINDOWS:
+            return
+        if self._failed > MAX_FAILED * self._windows:
+            self._short = False
+            logger.warning(
+                "%s gets the full context of 30 s from now on: a short one failed for %d of %d "
+                "windows",
+                self._name,
+                self._failed,
+                self._windows,
+            )
+
+
+def is_doubtful(decoding: Decoding, row: Row) -> bool:
+    """Whether a short context may be the reason for a text."""
+    return (
+        decoding.unlikely
+        or decoding.repeats
+        or decoding.restarts
+        or len(decoding.tokens) >= row.max_tokens
+    )
