@@ -100,7 +100,7 @@ def make(
 def request_() -> TranscriptionRequest:
     return TranscriptionRequest(
         id="one",
-        source=Upload(id="upload", digest="sound"),
+        source=Upload(id=32 * "0", digest="sound"),
         model="tiny",
         client="ann",
     )

@@ -23,7 +23,7 @@ from ..domain import (
     Transcript,
     TranscriptionRequest,
 )
-from ..errors import Conflict, NotFound, Overloaded, ServiceError, Unavailable
+from ..errors import Conflict, Interrupted, NotFound, Overloaded, ServiceError, Unavailable
 from ..pipeline.events import Event, ResultEvent
 from ..pipeline.runner import Runner
 from ..scheduling.tracebacks import released
@@ -94,7 +94,10 @@ class LocalService:
         """
         for job in await self._store.load():
             if not job.ended:
-                job = job_states.interrupted(job, time.time())
+                error = Interrupted(
+                    "the server was restarted before the job was done: submit it again"
+                )
+                job = job_states.ended(job, "failed", time.time(), error)
                 await self._keep(job)
             self._records[job.id] = _Record(job=job)
             self._notify(job)
@@ -249,17 +252,17 @@ class LocalService:
                 with self._active.track():
                     transcript = await self._transcribe(record, request)
                     await self._store.save_transcript(request.id, transcript)
-            ended = job_states.completed(record.job, time.time())
+            ended = job_states.ended(record.job, "completed", time.time())
         except ServiceError as error:
-            ended = job_states.failed(record.job, error, time.time())
+            ended = job_states.ended(record.job, "failed", time.time(), error)
         except asyncio.CancelledError:
             if not record.withdrawn:
                 raise  # the server ends: the next start finds the job unfinished
-            ended = job_states.cancelled(record.job, time.time())
+            ended = job_states.ended(record.job, "cancelled", time.time())
         except Exception:  # the job's watchers must learn of its end
             logger.exception("unexpected failure of job %s", request.id)
             unforeseen = ServiceError("the server failed; its log says why")
-            ended = job_states.failed(record.job, unforeseen, time.time())
+            ended = job_states.ended(record.job, "failed", time.time(), unforeseen)
         await self._end(record, ended)
 
     async def _transcribe(self, record: _Record, request: TranscriptionRequest) -> Transcript:

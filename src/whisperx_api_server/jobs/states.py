@@ -10,9 +10,11 @@ from dataclasses import replace
 from typing import Literal
 
 from ..domain import Job
-from ..errors import Interrupted, ServiceError
+from ..errors import ServiceError
 from ..pipeline.events import Progress
 from .store import JobSettings
+
+EndState = Literal["completed", "failed", "cancelled"]
 
 MAX_RUNNING_PROGRESS = 0.999
 """Maximum progress of a job that is under way: its speakers may still be missing."""
@@ -33,25 +35,20 @@ def under_way(job: Job, progress: Progress, *, position: int, now: float) -> Job
     )
 
 
-def completed(job: Job, now: float) -> Job:
-    """The job at its end, its transcript being kept."""
-    return replace(_ended(job, "completed", now), progress=1.0)
-
-
-def cancelled(job: Job, now: float) -> Job:
-    """The job at its end, withdrawn by its client."""
-    return _ended(job, "cancelled", now)
-
-
-def failed(job: Job, error: ServiceError, now: float) -> Job:
-    """The job at its end, with the reason."""
-    return replace(_ended(job, "failed", now), error=error.failure())
-
-
-def interrupted(job: Job, now: float) -> Job:
-    """The job at its end, which came with its server's."""
-    error = Interrupted("the server was restarted before the job was done: submit it again")
-    return failed(job, error, now)
+def ended(job: Job, state: EndState, now: float, error: ServiceError | None = None) -> Job:
+    """The job at its end; with its error if it failed."""
+    return replace(
+        job,
+        state=state,
+        finished_at=now,
+        progress=1.0 if state == "completed" else job.progress,
+        eta=None,
+        queue_position=0,
+        stages=tuple(
+            stage if stage.finished_at else replace(stage, finished_at=now) for stage in job.stages
+        ),
+        error=None if error is None else error.failure(),
+    )
 
 
 def surplus(jobs: Iterable[Job], settings: JobSettings, now: float) -> list[Job]:
@@ -62,10 +59,3 @@ def surplus(jobs: Iterable[Job], settings: JobSettings, now: float) -> list[Job]
         for place, job in enumerate(ended)
         if place >= settings.max_count or now - (job.finished_at or now) > settings.max_age
     ]
-
-
-def _ended(job: Job, state: Literal["completed", "failed", "cancelled"], now: float) -> Job:
-    stages = tuple(
-        stage if stage.finished_at else replace(stage, finished_at=now) for stage in job.stages
-    )
-    return replace(job, state=state, finished_at=now, eta=None, queue_position=0, stages=stages)

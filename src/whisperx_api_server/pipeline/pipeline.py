@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ..audio.sources import SourceOpener
 from ..backends.base import Capabilities
@@ -36,7 +36,7 @@ from .known_voices import embed_samples, open_samples
 from .language_vote import VotingTranscriber, language_probabilities
 from .runner import Checkpoint
 from .stages import SILENCE_LANGUAGE, Engines, check_options
-from .word_timing import Aligners, WordTiming
+from .word_timing import Aligners, transcribe_timed
 
 
 class Pipeline:
@@ -91,9 +91,9 @@ class Pipeline:
         """What one request needs; whatever happens, nothing of it waits on a lane afterwards."""
         try:
             yield _Transcription(
-                request,
-                emit,
-                checkpoint,
+                request=request,
+                emit=emit,
+                checkpoint=checkpoint,
                 engines=Engines(self._pool, self._catalog, request),
                 aligners=self._aligners,
                 opener=self._opener,
@@ -103,35 +103,25 @@ class Pipeline:
             self._pool.cancel(request.id)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Transcription:
     """One request under way."""
 
-    def __init__(
-        self,
-        request: TranscriptionRequest,
-        emit: Emit,
-        checkpoint: Checkpoint,
-        *,
-        engines: Engines,
-        aligners: Aligners,
-        opener: SourceOpener,
-        chunk_size: float,
-    ) -> None:
-        self._request = request
-        self._emit = emit
-        self._checkpoint = checkpoint
-        self._engines = engines
-        self._aligners = aligners
-        self._opener = opener
-        self._chunk_size = chunk_size
+    request: TranscriptionRequest
+    emit: Emit
+    checkpoint: Checkpoint
+    engines: Engines
+    aligners: Aligners
+    opener: SourceOpener
+    chunk_size: float
 
     async def run(self) -> Transcript:
-        self._engines.check_request()
-        decode, diarize = self._request.decode, self._request.diarize
-        if self._request.align is AlignMode.FORCED and decode.task == "transcribe":
-            await self._aligners.require(decode.language)
-        known = diarize.known_speakers if diarize and not self._checkpoint.diarization else ()
-        async with open_samples(known, self._opener) as samples, self.opened() as clip:
+        self.engines.check_request()
+        decode, diarize = self.request.decode, self.request.diarize
+        if self.request.align is AlignMode.FORCED and decode.task == "transcribe":
+            await self.aligners.require(decode.language)
+        known = diarize.known_speakers if diarize and not self.checkpoint.diarization else ()
+        async with open_samples(known, self.opener) as samples, self.opened() as clip:
             done: asyncio.Queue[WindowTranscript | None] = asyncio.Queue()
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._transcribe(clip, group, done))
@@ -143,22 +133,22 @@ class _Transcription:
     async def opened(self) -> AsyncIterator[AudioClip]:
         """The recording, decoded."""
         await self._begin("open")
-        async with self._opener.open(self._request.source) as clip:
-            await self._emit(Opened(duration=clip.duration))
+        async with self.opener.open(self.request.source) as clip:
+            await self.emit(Opened(duration=clip.duration))
             yield clip
 
     async def _begin(self, stage: Stage) -> None:
-        await self._emit(StageBegan(stage=stage, at=time.time()))
+        await self.emit(StageBegan(stage=stage, at=time.time()))
 
     def _stitched(self, windows: Sequence[WindowTranscript], duration: float) -> Transcript:
-        decode, diarize = self._request.decode, self._request.diarize
+        decode, diarize = self.request.decode, self.request.diarize
         transcript = stitch(
             windows,
             task=decode.task,
             duration=duration,
             default_language=decode.language or SILENCE_LANGUAGE,
         )
-        diarization = self._checkpoint.diarization
+        diarization = self.checkpoint.diarization
         if diarization is None or diarize is None or not diarize.embeddings:
             return transcript
         return replace(transcript, speaker_embeddings=diarization.embeddings)
@@ -173,8 +163,8 @@ class _Transcription:
     ) -> None:
         """Transcribe and time every window, each in a task of `group`; in order, then None."""
         await self._begin("transcribe")
-        async with self._engines.transcriber() as engine:
-            options = check_options(self._request, engine.capabilities)
+        async with self.engines.transcriber() as engine:
+            options = check_options(self.request, engine.capabilities)
             transcriber = VotingTranscriber(engine)
             ordered: asyncio.Queue[tuple[Window, asyncio.Task[WindowTranscript]] | None]
             ordered = asyncio.Queue()
@@ -193,7 +183,7 @@ class _Transcription:
             while (item := await ordered.get()) is not None:
                 window, task = item
                 transcript = await task
-                await self._emit(WindowDone(transcript=transcript, until=window.end))
+                await self.emit(WindowDone(transcript=transcript, until=window.end))
                 done.put_nowait(transcript)
         done.put_nowait(None)
 
@@ -205,7 +195,7 @@ class _Transcription:
         A transcriber that tells silence by itself also gets those with doubtful speech, and where
         there are none the loudest part of the recording.
         """
-        limit = min(self._chunk_size, capabilities.max_window)
+        limit = min(self.chunk_size, capabilities.max_window)
         count = 0
         async with aclosing(self._windows_with_speech(clip, limit)) as windows:
             async for window in windows:
@@ -214,7 +204,7 @@ class _Transcription:
                     count += 1
         if capabilities.tells_silence and not count:
             loudest = await asyncio.to_thread(
-                loudest_window, clip, request_id=self._request.id, max_window=limit
+                loudest_window, clip, request_id=self.request.id, max_window=limit
             )
             if loudest is not None:
                 yield loudest
@@ -222,10 +212,10 @@ class _Transcription:
     async def _windows_with_speech(
         self, clip: AudioClip, limit: float
     ) -> AsyncGenerator[Window, None]:
-        splitter = Splitter(clip, request_id=self._request.id, max_window=limit)
+        splitter = Splitter(clip, request_id=self.request.id, max_window=limit)
         async with (
-            self._engines.voice_detector() as detector,
-            aclosing(detector.regions(clip, self._request.vad)) as blocks,
+            self.engines.voice_detector() as detector,
+            aclosing(detector.regions(clip, self.request.vad)) as blocks,
         ):
             async for regions in blocks:
                 for window in splitter.push(regions):
@@ -235,10 +225,10 @@ class _Transcription:
 
     async def detect_language(self, clip: AudioClip) -> Mapping[str, float]:
         """See `Pipeline.detect_language`."""
-        async with self._engines.transcriber() as engine:
+        async with self.engines.transcriber() as engine:
             if not engine.capabilities.detects_language:
                 raise InvalidRequest(
-                    f"the model {self._request.model} does not detect languages", param="model"
+                    f"the model {self.request.model} does not detect languages", param="model"
                 )
             async with aclosing(self._windows(clip, engine.capabilities)) as windows:
                 return await language_probabilities(windows, engine)
@@ -247,17 +237,23 @@ class _Transcription:
         self, window: Window, options: DecodeOptions, transcriber: VotingTranscriber
     ) -> WindowTranscript:
         """One window, transcribed and, where words are asked for, with their times."""
-        known = self._checkpoint.windows.get(window.index)
-        if known is None:
-            timing = WordTiming(self._request, self._engines, self._aligners)
-            transcript = await timing.transcribe(window, options, transcriber)
-            known = finish_window(transcript, window, options.task)
-            if self._request.align is AlignMode.SEGMENTS:
-                known = without_words(known)
-            self._checkpoint.windows[window.index] = known
-        else:
+        known = self.checkpoint.windows.get(window.index)
+        if known is not None:
             await transcriber.vote(known)
-        return known
+            return known
+        transcript = await transcribe_timed(
+            window,
+            options,
+            transcriber,
+            mode=self.request.align,
+            engines=self.engines,
+            aligners=self.aligners,
+        )
+        finished = finish_window(transcript, window, options.task)
+        if self.request.align is AlignMode.SEGMENTS:
+            finished = without_words(finished)
+        self.checkpoint.windows[window.index] = finished
+        return finished
 
     # -- diarization --------------------------------------------------------------------------
 
@@ -269,15 +265,15 @@ class _Transcription:
     ) -> list[WindowTranscript]:
         """All windows, in order; each with its speakers where those are asked for."""
         labeller = None
-        if self._request.diarize is not None:
-            diarization = await self.diarize(clip, self._request.diarize, samples)
+        if self.request.diarize is not None:
+            diarization = await self.diarize(clip, self.request.diarize, samples)
             labeller = Labeller(diarization.exclusive)
         finished: list[WindowTranscript] = []
         while batch := await _all_waiting(done):
             if labeller is not None:
                 batch = await asyncio.to_thread(_labelled, batch, labeller)
                 for transcript in batch:
-                    await self._emit(SegmentsLabelled(segments=transcript.segments))
+                    await self.emit(SegmentsLabelled(segments=transcript.segments))
             finished += batch
         return finished
 
@@ -285,14 +281,14 @@ class _Transcription:
         self, clip: AudioClip, options: DiarizeOptions, samples: Mapping[str, AudioClip]
     ) -> Diarization:
         """Who spoke when; speakers whose voice sample is known have their name."""
-        if self._checkpoint.diarization is None:
+        if self.checkpoint.diarization is None:
             await self._begin("diarize")
-            async with self._engines.diarizer() as engine:
+            async with self.engines.diarizer() as engine:
                 voices = await embed_samples(samples, engine)
                 diarization = await engine.diarize(clip, options)
                 names = match_known(diarization.embeddings, voices, engine.match_threshold)
-            self._checkpoint.diarization = rename(diarization, names)
-        return self._checkpoint.diarization
+            self.checkpoint.diarization = rename(diarization, names)
+        return self.checkpoint.diarization
 
 
 async def _all_waiting(

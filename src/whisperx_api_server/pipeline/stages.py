@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
-from ..backends import ModelKey
 from ..backends.base import (
     Aligner,
     AlignItem,
@@ -248,8 +247,10 @@ class Engines:
             yield VoiceDetecting(lane, self._request)
 
     @asynccontextmanager
-    async def aligner(self, key: ModelKey) -> AsyncIterator[Aligning]:
-        """The aligner of one language."""
+    async def aligner(self, language: str) -> AsyncIterator[Aligning]:
+        """The aligner of one language, which must have one."""
+        key = self._catalog.aligner(language)
+        assert key is not None
         async with self._pool.lease(key) as lane:
             yield Aligning(lane, self._request)
 

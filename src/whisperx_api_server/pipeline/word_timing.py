@@ -9,9 +9,8 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from ..backends import ModelKey
 from ..catalog import Catalog
-from ..domain import AlignMode, DecodeOptions, TranscriptionRequest, Window, WindowTranscript
+from ..domain import AlignMode, DecodeOptions, Window, WindowTranscript
 from ..errors import NotConfigured, NotInstalled, ServiceError
 from ..scheduling.model_pool import ModelPool
 from .language_vote import VotingTranscriber
@@ -50,10 +49,6 @@ class Aligners:
         """Whether the settings have an aligner."""
         return self._catalog.aligns
 
-    def key(self, language: str) -> ModelKey | None:
-        """The language's align model; None where there is none."""
-        return self._catalog.aligner(language)
-
     def foreseen_problem(self, language: str | None) -> str | None:
         """Why the language cannot be aligned, as far as that is known without loading anything.
 
@@ -85,7 +80,7 @@ class Aligners:
                 "forced alignment is off: leave align out to get the decoder's word times, or set "
                 "BACKENDS__ALIGNMENT=whisperx on the server"
             )
-        key = self.key(language or ANY_LANGUAGE)
+        key = self._catalog.aligner(language or ANY_LANGUAGE)
         if key is None:
             return
         if (error := self._error(language)) is not None:
@@ -107,54 +102,51 @@ class Aligners:
         return None
 
 
-class WordTiming:
-    """Transcribes the windows of one request, and times their words as it asks for."""
+async def transcribe_timed(
+    window: Window,
+    options: DecodeOptions,
+    engine: VotingTranscriber,
+    *,
+    mode: AlignMode,
+    engines: Engines,
+    aligners: Aligners,
+) -> WindowTranscript:
+    """Transcribe a window, with word times where the request needs them.
 
-    def __init__(self, request: TranscriptionRequest, engines: Engines, aligners: Aligners) -> None:
-        self._mode = request.align
-        self._engines = engines
-        self._aligners = aligners
+    Raises:
+        ServiceError: a stage failed, or forced alignment was asked for and is not available.
+    """
+    capabilities = engine.capabilities
+    timed = replace(options, word_timestamps=capabilities.can_time_words)
+    if mode is AlignMode.OFF:
+        return await engine.transcribe(window, options)
+    own = capabilities.native_words or not aligners.configured
+    unaligned = mode is AlignMode.SEGMENTS or options.task == "translate"
+    if unaligned or (own and mode is not AlignMode.FORCED):
+        return await engine.transcribe(window, timed)
+    language = options.language or await engine.expected_language(window)
+    own_times = aligners.foreseen_problem(language) is not None
+    transcript = await engine.transcribe(window, timed if own_times else options)
+    if not transcript.segments:
+        return transcript
+    if mode is AlignMode.FORCED:
+        await aligners.require(transcript.language)
+    problem = await aligners.problem(transcript.language)
+    if problem is None:
+        return await _aligned(transcript, window, engines)
+    if not own_times and capabilities.can_time_words:
+        # Only the transcript showed the language, or the load that its aligner is not available.
+        timed = replace(timed, language=transcript.language)
+        transcript = await engine.transcribe(window, timed, repeated=True)
+    return replace(transcript, warnings=(f"word times are the decoder's own: {problem}",))
 
-    async def transcribe(
-        self, window: Window, options: DecodeOptions, engine: VotingTranscriber
-    ) -> WindowTranscript:
-        """One window's transcript, with word times where something needs them.
 
-        Raises:
-            ServiceError: a stage failed, or forced alignment was asked for and cannot be had.
-        """
-        capabilities = engine.capabilities
-        timed = replace(options, word_timestamps=capabilities.can_time_words)
-        if self._mode is AlignMode.OFF:
-            return await engine.transcribe(window, options)
-        own = capabilities.native_words or not self._aligners.configured
-        unaligned = self._mode is AlignMode.SEGMENTS or options.task == "translate"
-        if unaligned or (own and self._mode is not AlignMode.FORCED):
-            return await engine.transcribe(window, timed)
-        language = options.language or await engine.expected_language(window)
-        own_times = self._aligners.foreseen_problem(language) is not None
-        transcript = await engine.transcribe(window, timed if own_times else options)
-        if not transcript.segments:
-            return transcript
-        if self._mode is AlignMode.FORCED:
-            await self._aligners.require(transcript.language)
-        problem = await self._aligners.problem(transcript.language)
-        if problem is None:
-            return await self._align(window, transcript)
-        if not own_times and capabilities.can_time_words:
-            # Only the transcript told the language, or the load that its aligner cannot be had.
-            timed = replace(timed, language=transcript.language)
-            transcript = await engine.transcribe(window, timed, repeated=True)
-        return replace(transcript, warnings=(f"word times are the decoder's own: {problem}",))
-
-    async def _align(self, window: Window, transcript: WindowTranscript) -> WindowTranscript:
-        key = self._aligners.key(transcript.language)
-        assert key is not None
-        async with self._engines.aligner(key) as engine:
-            aligned = await asyncio.gather(
-                *(
-                    engine.align(segment, window, transcript.language)
-                    for segment in transcript.segments
-                )
-            )
-        return replace(transcript, segments=tuple(aligned))
+async def _aligned(
+    transcript: WindowTranscript, window: Window, engines: Engines
+) -> WindowTranscript:
+    language = transcript.language
+    async with engines.aligner(language) as engine:
+        segments = await asyncio.gather(
+            *(engine.align(segment, window, language) for segment in transcript.segments)
+        )
+    return replace(transcript, segments=tuple(segments))
