@@ -188,6 +188,8 @@ async def unwatched(event: Event) -> None:
 class World:
     """A pipeline on the fake engines, every one of which can be held."""
 
+    clips_type: type[Clips] = Clips
+
     def __init__(self, *, limit: float = 1e9, timeout: float = 0.0) -> None:
         self.hold = Hold()
         self.engines: dict[str, Callable[[Hold], object]] = {
@@ -198,7 +200,7 @@ class World:
         }
         self.failures: dict[str, ServiceError] = {}
         """Why the models of a stage cannot be loaded."""
-        self.clips = Clips(RECORDINGS, self.hold)
+        self.clips = self.clips_type(RECORDINGS, self.hold)
         self.admission = AdmissionControl(limit)
         self.pool = ModelPool(PoolSettings(), SchedulerSettings(), load=self._load)
         spec = ModelSpec(name="small")

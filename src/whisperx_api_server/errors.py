@@ -118,6 +118,10 @@ class Interrupted(ServiceError, code="interrupted"):
     """The server ended before the job did."""
 
 
+class WorkerLost(ServiceError, code="worker_lost"):
+    """Each worker that tried the recording ended before it was done."""
+
+
 class NotInstalled(ServiceError, status=501, code="not_installed"):
     """The packages of a stage are not installed; the message has the install command."""
 

@@ -8,14 +8,14 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
 from pydantic import Field, TypeAdapter, ValidationError
+from pydantic_core import to_json
 
 from ..domain import Job, Segment, Transcript
 from ..errors import Unavailable
@@ -70,6 +70,28 @@ def default_directory(environment: Mapping[str, str], port: int | None) -> Path:
     return state / "whisperx-api-server" / (f"jobs-{port}" if port else "jobs")
 
 
+def transcript_lines(transcript: Transcript) -> Iterator[bytes]:
+    """A transcript as lines of JSON: all but its segments, then one line for each of those.
+
+    The parser holds the interpreter's lock, and with it the event loop, for as long as one call
+    takes, which for hours of speech at once is half a second.
+    """
+    # Unlike the adapters' own, this writer keeps infinity.
+    yield to_json(replace(transcript, segments=()))
+    yield from map(to_json, transcript.segments)
+
+
+def transcript_of(lines: Iterable[bytes]) -> Transcript:
+    """The transcript of `transcript_lines`.
+
+    Raises:
+        ValidationError: they are damaged.
+    """
+    each = iter(lines)
+    transcript = _TRANSCRIPT.validate_json(next(each, b""))
+    return replace(transcript, segments=tuple(map(_SEGMENT.validate_json, each)))
+
+
 class JobStore(Protocol):
     """Keeps jobs and their transcripts beyond the process."""
 
@@ -107,9 +129,7 @@ class JobStore(Protocol):
 class DiskJobStore:
     """A JobStore of one JSON file per job and one of JSON lines per transcript, in a directory.
 
-    Files are read and written on threads. A transcript's first line is all but its segments, which
-    have a line each: the parser holds the interpreter's lock, and with it the event loop, for as
-    long as one call takes, which for hours of speech at once is half a second.
+    Files are read and written on threads.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -167,9 +187,7 @@ class DiskJobStore:
 
     async def save_transcript(self, job_id: str, transcript: Transcript) -> None:
         """See `JobStore.save_transcript`."""
-        head = _TRANSCRIPT.dump_json(replace(transcript, segments=()))
-        parts = chain([head], map(_SEGMENT.dump_json, transcript.segments))
-        lines = (part + b"\n" for part in parts)
+        lines = (line + b"\n" for line in transcript_lines(transcript))
         await asyncio.to_thread(self._write, f"{job_id}.transcript.jsonl", lines)
 
     async def transcript(self, job_id: str) -> Transcript | None:
@@ -198,8 +216,7 @@ class DiskJobStore:
         path = self._directory / f"{job_id}.transcript.jsonl"
         try:
             with path.open("rb") as lines:
-                transcript = _TRANSCRIPT.validate_json(next(lines, b""))
-                return replace(transcript, segments=tuple(map(_SEGMENT.validate_json, lines)))
+                return transcript_of(lines)
         except FileNotFoundError:
             return None
         except (OSError, ValidationError) as error:

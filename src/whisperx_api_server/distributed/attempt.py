@@ -1,0 +1,177 @@
+"""One attempt of a worker at a run: computes it, publishes its events, keeps its checkpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TypeVar
+
+from ..errors import ServiceError, Unavailable
+from ..pipeline.events import Event, Finished, Opened
+from ..pipeline.runner import Checkpoint, Runner
+from ..scheduling.tracebacks import log_and_release
+from .files import RunFiles
+from .protocols import Log
+from .wire import (
+    RUN_EVENT,
+    End,
+    Ended,
+    Kind,
+    PublishedEvent,
+    RunEvent,
+    StoredRequest,
+    end_of_failure,
+    event_name,
+)
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+CHECKPOINT_INTERVAL = 2.0
+"""Seconds between two parts of a checkpoint; as much is computed again after a crash, at most."""
+
+RETRY_INTERVAL = 1.0
+"""Seconds until the broker or the bucket is tried again."""
+
+
+async def until_available(work: Callable[[], Awaitable[T]]) -> T:
+    """The result of `work()`, tried again for as long as the broker or bucket is away."""
+    while True:
+        try:
+            return await work()
+        except Unavailable as error:
+            logger.warning("%s; trying again", error.message)
+            await asyncio.sleep(RETRY_INTERVAL)
+
+
+class Publisher:
+    """Sends the events of one run in order; a broker that is away does not stop the run."""
+
+    def __init__(self, log: Log, run: str) -> None:
+        self._log = log
+        self._run = run
+        self._places: Counter[str] = Counter()
+        self._waiting: asyncio.Queue[bytes] = asyncio.Queue()
+
+    def put(self, event: PublishedEvent) -> None:
+        """Send an event soon."""
+        name = event_name(event)
+        message = RunEvent(run=self._run, place=self._places[name], event=event)
+        self._places[name] += 1
+        self._waiting.put_nowait(RUN_EVENT.dump(message))
+
+    async def send_forever(self) -> None:
+        """Send what is put."""
+        while True:
+            value = await self._waiting.get()
+            await until_available(partial(self._log.append, "events", self._run, value))
+            self._waiting.task_done()
+
+    async def flush(self) -> None:
+        """Wait until all is sent."""
+        await self._waiting.join()
+
+
+async def announce_end(log: Log, run: str) -> None:
+    """Tell those that wait for a run that its end is decided."""
+    message = RUN_EVENT.dump(RunEvent(run=run, place=0, event=Ended()))
+    await until_available(lambda: log.append("events", run, message))
+
+
+class Attempt:
+    """A run that this process computes from its checkpoint on; `opened` tells its length."""
+
+    def __init__(
+        self,
+        stored: StoredRequest,
+        kind: Kind,
+        *,
+        runner: Runner,
+        files: RunFiles,
+        log: Log,
+        opened: Callable[[], None],
+    ) -> None:
+        self._request = stored.request
+        self._memory = stored.memory
+        self._kind = kind
+        self._runner = runner
+        self._files = files
+        self._publisher = Publisher(log, stored.request.id)
+        self._opened = opened
+
+    async def compute(self) -> None:
+        """Compute the run, and decide and publish its end; cancelled, only the checkpoint stays."""
+        sending = asyncio.create_task(self._publisher.send_forever())
+        try:
+            end = await self._end()
+            run = self._request.id
+            await until_available(lambda: self._files.finish(run, end))
+            self._publisher.put(Ended())
+            await self._publisher.flush()
+        finally:
+            sending.cancel()
+            await asyncio.wait([sending])
+
+    async def _end(self) -> End:
+        try:
+            match self._kind:
+                case "transcribe":
+                    checkpoint = await until_available(lambda: self._files.checkpoint(self._memory))
+                    async with self._kept(checkpoint):
+                        result = await self._runner.run(self._request, self._emit, checkpoint)
+                        return End(result=result)
+                case "diarize":
+                    return End(result=await self._runner.diarize(self._request, self._emit))
+                case "detect_language":
+                    found = await self._runner.detect_language(self._request, self._emit)
+                    return End(result=found)
+        except ServiceError as error:
+            log_and_release(error, logger, f"run {self._request.id} failed")
+            return end_of_failure(error)
+        except Exception:  # its client must learn of the end
+            logger.exception("unexpected failure of run %s", self._request.id)
+            return end_of_failure(ServiceError("the server failed; its log says why"))
+
+    async def _emit(self, event: Event) -> None:
+        if isinstance(event, Opened):
+            self._opened()
+        if not isinstance(event, Finished):  # `End` has the transcript
+            self._publisher.put(event)
+
+    @asynccontextmanager
+    async def _kept(self, checkpoint: Checkpoint) -> AsyncIterator[None]:
+        """Add what is new in a checkpoint to its objects, at intervals and when it is left."""
+        known = set(checkpoint.windows)
+        diarized = checkpoint.diarization is not None
+
+        async def keep() -> None:
+            nonlocal diarized
+            new = [each for i, each in checkpoint.windows.items() if i not in known]
+            diarization = None if diarized else checkpoint.diarization
+            if not new and diarization is None:
+                return
+            try:
+                await self._files.remember(self._memory, new, diarization)
+            except Unavailable as error:
+                logger.warning("a checkpoint is not kept: %s", error.message)
+                return
+            known.update(each.window_index for each in new)
+            diarized = diarized or diarization is not None
+
+        async def keep_forever() -> None:
+            while True:
+                await asyncio.sleep(CHECKPOINT_INTERVAL)
+                await keep()
+
+        keeping = asyncio.create_task(keep_forever())
+        try:
+            yield
+        finally:
+            keeping.cancel()
+            await asyncio.wait([keeping])
+            await keep()

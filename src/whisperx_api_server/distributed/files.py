@@ -1,0 +1,165 @@
+"""What the bucket has of runs: requests, recordings, checkpoints, and how each ended."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from uuid import uuid4
+
+from ..audio.uploads import BlobStore
+from ..domain import Diarization, TranscriptionRequest, Upload, WindowTranscript
+from ..errors import NotFound
+from ..pipeline.runner import Checkpoint
+from .protocols import Bucket
+from .wire import (
+    STORED_REQUEST,
+    End,
+    Kind,
+    StoredRequest,
+    audio_prefix,
+    dump_checkpoint,
+    dump_end,
+    load_checkpoint,
+    load_end,
+    memory_name,
+    pack,
+    run_prefix,
+)
+
+MEMORY = "memory"
+
+READS = 16
+"""Parts of a checkpoint that are read at the same time."""
+
+
+class RunFiles:
+    """The objects of runs; each method raises Unavailable while the bucket cannot be reached."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        self._bucket = bucket
+
+    # -- requests -----------------------------------------------------------------------------
+
+    async def store(
+        self, request: TranscriptionRequest, kind: Kind, blobs: BlobStore, *, replica: str
+    ) -> StoredRequest:
+        """Store a request, then its uploads: `delete_old` takes what has no request."""
+        packed = pack(request)
+        stored = StoredRequest(
+            request=packed.request,
+            replica=replica,
+            memory=memory_name(request, kind),
+            submitted_at=time.time(),
+        )
+        await self._bucket.put(_request_key(request.id), STORED_REQUEST.dump(stored))
+        for key, upload in packed.uploads.items():
+            async with blobs.open(upload) as path:
+                await self._bucket.upload(key, path)
+        return stored
+
+    async def request(self, run: str) -> StoredRequest | None:
+        """The request of a run; None if the run is gone."""
+        found = await self._bucket.get(_request_key(run))
+        return None if found is None else STORED_REQUEST.load(found.data)
+
+    # -- ends ---------------------------------------------------------------------------------
+
+    async def finish(self, run: str, end: End) -> bool:
+        """Decide how a run ended; False if that is decided already."""
+        data = await asyncio.to_thread(dump_end, end)
+        return await self._bucket.create(_end_key(run), data)
+
+    async def end(self, run: str) -> End | None:
+        """How a run ended; None if it has not."""
+        found = await self._bucket.get(_end_key(run))
+        return None if found is None else await asyncio.to_thread(load_end, found.data)
+
+    async def delete_audio(self, run: str) -> None:
+        """Delete the recordings of a run that has ended."""
+        await self._bucket.delete(audio_prefix(run))
+
+    async def delete(self, run: str) -> None:
+        """Delete all of a run; a worker that gets it then leaves it alone."""
+        await self._bucket.delete(run_prefix(run))
+
+    # -- attempts and checkpoints -------------------------------------------------------------
+
+    async def attempts(self, run: str) -> int:
+        """How many attempts of a suspect have begun."""
+        return len(await self._bucket.list(_attempts_prefix(run)))
+
+    async def begin_attempt(self, run: str) -> None:
+        """Count one more."""
+        await self._bucket.put(f"{_attempts_prefix(run)}/{uuid4().hex}", b"")
+
+    async def checkpoint(self, memory: str) -> Checkpoint:
+        """The results so far of the requests that share a checkpoint; a damaged one is empty."""
+        reads = asyncio.Semaphore(READS)
+
+        async def part(key: str) -> bytes | None:
+            async with reads:
+                found = await self._bucket.get(key)
+                return None if found is None else found.data
+
+        keys = await self._bucket.list(f"{MEMORY}/{memory}")
+        parts = await asyncio.gather(*map(part, keys))
+        return await asyncio.to_thread(load_checkpoint, [each for each in parts if each])
+
+    async def remember(
+        self, memory: str, windows: Iterable[WindowTranscript], diarization: Diarization | None
+    ) -> None:
+        """Add a part to a checkpoint."""
+        data = await asyncio.to_thread(dump_checkpoint, list(windows), diarization)
+        # The time is for `delete_old`.
+        await self._bucket.put(f"{MEMORY}/{memory}/{int(time.time())}-{uuid4().hex}", data)
+
+    async def delete_old(self, seconds: float) -> None:
+        """Delete the parts of checkpoints that are older than that, and the runs left behind."""
+        oldest = time.time() - seconds
+        for key in await self._bucket.list(MEMORY):
+            written, separator, _ = key.rpartition("/")[2].partition("-")
+            if separator and written.isdigit() and int(written) < oldest:
+                await self._bucket.delete(key)
+        runs = {key.split("/")[1] for key in await self._bucket.list("runs")}
+        for run in runs:
+            stored = await self.request(run)
+            if stored is None or stored.submitted_at < oldest:
+                await self.delete(run)
+
+
+class BucketUploads:
+    """Recordings that the uploads of a `StoredRequest` name, copied here while they are read."""
+
+    def __init__(self, bucket: Bucket, workdir: Path) -> None:
+        self._bucket = bucket
+        self._workdir = workdir
+
+    @asynccontextmanager
+    async def open(self, upload: Upload) -> AsyncIterator[Path]:
+        """See `BlobStore.open`.
+
+        Raises:
+            NotFound: the run has ended, and its recordings are deleted.
+        """
+        path = self._workdir / uuid4().hex
+        try:
+            if not await self._bucket.download(upload.id, path):
+                raise NotFound("the recording is gone: the request has ended")
+            yield path
+        finally:
+            await asyncio.to_thread(path.unlink, missing_ok=True)
+
+
+def _request_key(run: str) -> str:
+    return f"{run_prefix(run)}/request.json"
+
+
+def _end_key(run: str) -> str:
+    return f"{run_prefix(run)}/end"
+
+
+def _attempts_prefix(run: str) -> str:
+    return f"{run_prefix(run)}/attempts"

@@ -1,0 +1,64 @@
+"""The replicas and workers that are alive, as their heartbeats say; pure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Literal
+
+from .wire import Heartbeat
+
+INTERVAL = 2.0
+"""Seconds between two heartbeats of a member."""
+
+SILENT = 10.0
+"""Seconds without a heartbeat after which a member is gone."""
+
+PATIENCE = 30.0
+"""Seconds for which a request waits for a first worker, and a run for its replica."""
+
+
+class Members:
+    """A table of heartbeats. `clock` is in seconds since the epoch, as `Heartbeat.at` is."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._last: dict[str, Heartbeat] = {}
+        self._heard: dict[str, float] = {}
+        self._since = clock()
+        """When a worker was last alive, or this table began."""
+
+    def apply(self, member: str, beat: Heartbeat | None, *, old: bool = False) -> None:
+        """Take a heartbeat, or a member's leave; `old` ones were sent before the table began.
+
+        The sender's clock counts for those alone: clocks differ.
+        """
+        if beat is None:
+            self._last.pop(member, None)
+            self._heard.pop(member, None)
+            return
+        now = self._clock()
+        self._last[member] = beat
+        self._heard[member] = min(beat.at, now) if old else now
+        if beat.role == "worker" and self.alive(member):
+            self._since = max(self._since, self._heard[member])
+
+    def alive(self, member: str) -> bool:
+        """Whether a member was heard of lately."""
+        return self.silence(member) < SILENT
+
+    def silence(self, member: str) -> float:
+        """Seconds since a member was heard of; since the table began, if it never was."""
+        return self._clock() - self._heard.get(member, self._since)
+
+    def all(self, role: Literal["replica", "worker"]) -> list[Heartbeat]:
+        """The last heartbeats of those that are alive, by name."""
+        return [
+            beat
+            for member, beat in sorted(self._last.items())
+            if beat.role == role and self.alive(member)
+        ]
+
+    def without_workers(self) -> float:
+        """Seconds since the last worker was heard of; 0 while one is alive."""
+        return 0.0 if self.all("worker") else self._clock() - self._since

@@ -1,0 +1,62 @@
+"""How much work a worker takes, and how often a run is tried; pure.
+
+The bound on the audio in hand keeps batches full and leaves the rest of the queue to the others.
+"""
+
+from __future__ import annotations
+
+from ..domain import TranscriptionRequest, Upload
+
+MOST_RUNS = 64
+"""Maximum number of runs that a worker has in hand."""
+
+FULL_BATCHES = 3
+"""Batches of work that a worker has in hand by default: one runs, one waits, one is decoded."""
+
+WINDOW_SECONDS = 30.0
+
+LONGEST_PAUSE = 0.1
+"""Seconds before the next record is taken while the hand is almost full: a worker that has less in
+hand is faster, and gets the record."""
+
+BYTES_PER_SECOND = 32_000
+"""Of 16 kHz PCM. Most files have fewer: a recording counts as shorter until it is opened."""
+
+UNKNOWN_SECONDS = 60.0
+"""What a recording of unknown size counts until it is opened."""
+
+
+def in_hand_limit(setting: float | None, batch_limit: int) -> float:
+    """Seconds of audio up to which a worker takes more; `batch_limit` is its transcriber's."""
+    return FULL_BATCHES * batch_limit * WINDOW_SECONDS if setting is None else setting
+
+
+def has_room(*, seconds: float, runs: int, limit: float) -> bool:
+    """Whether a worker with that much in hand takes another run; an idle one always does."""
+    return not runs or (runs < MOST_RUNS and seconds < limit)
+
+
+def pause(*, seconds: float, limit: float) -> float:
+    """Seconds to wait before the next record is taken."""
+    return LONGEST_PAUSE * min(1.0, seconds / limit) if limit else 0.0
+
+
+def assumed_seconds(request: TranscriptionRequest) -> float:
+    """The length of a recording that is not opened yet."""
+    if isinstance(request.source, Upload) and request.source.size:
+        return request.source.size / BYTES_PER_SECOND
+    return UNKNOWN_SECONDS
+
+
+def is_suspect(count: int) -> bool:
+    """Whether a record that was delivered that often may have stopped the worker that had it.
+
+    A worker computes one suspect at a time: the runs beside it in the crash are not tried
+    together with it again.
+    """
+    return count > 1
+
+
+def may_try(earlier: int, most: int) -> bool:
+    """Whether a run may be tried once more after that many attempts that did not end."""
+    return earlier < most

@@ -1,0 +1,335 @@
+"""What the processes of MODE=kafka send each other, as values and as JSON.
+
+Kafka carries the messages: ids of runs, events, heartbeats. The bucket has the requests, their
+audio and how each run ended: no key, URL, prompt or audio is ever in a topic. A reader ignores
+fields that it does not know, so that two versions can run side by side.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Generic, Literal, TypeVar
+
+from pydantic import Field, TypeAdapter
+from pydantic_core import to_json
+
+from ..domain import (
+    Diarization,
+    KnownSpeaker,
+    Transcript,
+    TranscriptionRequest,
+    Upload,
+    WindowTranscript,
+)
+from ..errors import Failure, ServiceError, error_of
+from ..jobs.store import transcript_lines, transcript_of
+from ..pipeline.events import Opened, SegmentsLabelled, StageBegan, WindowDone
+from ..pipeline.runner import Checkpoint
+
+T = TypeVar("T")
+
+Kind = Literal["transcribe", "diarize", "detect_language"]
+"""The method of `Runner` that a run is for."""
+
+Result = Transcript | Diarization | Mapping[str, float]
+"""What the three methods of `Runner` return."""
+
+
+class Wire(Generic[T]):
+    """One type of message, to and from JSON."""
+
+    def __init__(self, adapter: TypeAdapter[T]) -> None:
+        self._adapter = adapter
+
+    def dump(self, message: T) -> bytes:
+        """The message as JSON, in one line."""
+        return to_json(message)  # unlike the adapter's own, it keeps infinity
+
+    def load(self, data: bytes) -> T:
+        """The message of JSON.
+
+        Raises:
+            ValueError: it is of a version that is not understood.
+        """
+        return self._adapter.validate_json(data)
+
+
+# -- topics and queues ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """A record of the queues: the run that a worker is to compute."""
+
+    run: str
+    kind: Kind
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ended:
+    """The run has ended: `end` in the bucket says how."""
+
+    kind: Literal["ended"] = "ended"
+
+
+PublishedEvent = StageBegan | Opened | WindowDone | SegmentsLabelled | Ended
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunEvent:
+    """A message of the topic `events`, whose key is the run.
+
+    `place` counts the events of the same name that this attempt had before: an attempt that
+    resumes repeats those of the earlier one.
+    """
+
+    run: str
+    place: int
+    event: Annotated[PublishedEvent, Field(discriminator="kind")]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Taken:
+    """A worker has taken a run: another that still computes it stops."""
+
+    run: str
+    worker: str
+    kind: Literal["taken"] = "taken"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cancelled:
+    """Nothing waits for a run any more."""
+
+    run: str
+    kind: Literal["cancelled"] = "cancelled"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Withdrawn:
+    """A client withdraws a job; the replica that has it cancels it."""
+
+    job: str
+    kind: Literal["withdrawn"] = "withdrawn"
+
+
+Control = Taken | Cancelled | Withdrawn
+"""A message of the topic `control`, which all processes read."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Heartbeat:
+    """A message of the topic `members`, whose key is the member.
+
+    `at` in seconds since the epoch. `seconds` of audio are in a worker's hands, of `runs` runs; it
+    transcribes `speed` seconds a second.
+    """
+
+    member: str
+    role: Literal["replica", "worker"]
+    at: float
+    version: str = ""
+    draining: bool = False
+    runs: int = 0
+    seconds: float = 0.0
+    speed: float = 0.0
+    models: tuple[str, ...] = ()
+
+
+TASK: Wire[Task] = Wire(TypeAdapter(Task))
+RUN_EVENT: Wire[RunEvent] = Wire(TypeAdapter(RunEvent))
+CONTROL: Wire[Control] = Wire(TypeAdapter(Annotated[Control, Field(discriminator="kind")]))
+HEARTBEAT: Wire[Heartbeat] = Wire(TypeAdapter(Heartbeat))
+
+
+def event_name(event: PublishedEvent) -> str:
+    """The name by which `RunEvent.place` counts: the stages are counted one by one."""
+    return f"stage_began {event.stage}" if isinstance(event, StageBegan) else event.kind
+
+
+# -- the bucket -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredRequest:
+    """`runs/{id}/request.json`: what a worker needs to know of a run.
+
+    The ids of its uploads are the keys of their objects. `replica` asked for it. `memory` is the
+    name of its checkpoint, which equal requests share.
+    """
+
+    request: TranscriptionRequest
+    replica: str
+    memory: str
+    submitted_at: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class End:
+    """How a run ended: with a result or an error."""
+
+    result: Result | None = None
+    failure: Failure | None = None
+
+    def unwrap(self) -> Result:
+        """The result.
+
+        Raises:
+            ServiceError: the one with which it failed.
+        """
+        if self.failure is not None:
+            raise error_of(self.failure)
+        assert self.result is not None
+        return self.result
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _EndHead:
+    """The first line of `End`; the result is in the lines that follow."""
+
+    result: Literal["transcript", "diarization", "languages"] | None = None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _CheckpointHead:
+    diarization: Diarization | None = None
+
+
+STORED_REQUEST: Wire[StoredRequest] = Wire(TypeAdapter(StoredRequest))
+_END_HEAD: Wire[_EndHead] = Wire(TypeAdapter(_EndHead))
+_DIARIZATION: Wire[Diarization] = Wire(TypeAdapter(Diarization))
+_LANGUAGES: Wire[dict[str, float]] = Wire(TypeAdapter(dict[str, float]))
+_CHECKPOINT_HEAD: Wire[_CheckpointHead] = Wire(TypeAdapter(_CheckpointHead))
+_WINDOW: Wire[WindowTranscript] = Wire(TypeAdapter(WindowTranscript))
+
+
+def dump_end(end: End) -> bytes:
+    """An end in lines of JSON; hours of speech take a while, so call it on a thread."""
+    lines: Iterable[bytes]
+    match end.result:
+        case None:
+            head, lines = _EndHead(failure=end.failure), ()
+        case Transcript():
+            head, lines = _EndHead(result="transcript"), transcript_lines(end.result)
+        case Diarization():
+            head, lines = _EndHead(result="diarization"), (_DIARIZATION.dump(end.result),)
+        case _:
+            head, lines = _EndHead(result="languages"), (_LANGUAGES.dump(dict(end.result)),)
+    return b"\n".join((_END_HEAD.dump(head), *lines))
+
+
+def load_end(data: bytes) -> End:
+    """The end of `dump_end`; call it on a thread."""
+    lines = iter(data.split(b"\n"))
+    head = _END_HEAD.load(next(lines))
+    match head.result:
+        case None:
+            return End(failure=head.failure)
+        case "transcript":
+            return End(result=transcript_of(lines))
+        case "diarization":
+            return End(result=_DIARIZATION.load(next(lines)))
+        case "languages":
+            return End(result=_LANGUAGES.load(next(lines)))
+
+
+def end_of_failure(error: ServiceError) -> End:
+    """The end of a run that failed."""
+    return End(failure=error.failure())
+
+
+def dump_checkpoint(windows: Iterable[WindowTranscript], diarization: Diarization | None) -> bytes:
+    """A part of a checkpoint in lines of JSON; call it on a thread."""
+    head = _CHECKPOINT_HEAD.dump(_CheckpointHead(diarization=diarization))
+    return b"\n".join((head, *map(_WINDOW.dump, windows)))
+
+
+def load_checkpoint(parts: Iterable[bytes]) -> Checkpoint:
+    """The checkpoint of parts; call it on a thread."""
+    checkpoint = Checkpoint()
+    for part in parts:
+        lines: Iterator[bytes] = iter(part.split(b"\n"))
+        diarization = _CHECKPOINT_HEAD.load(next(lines)).diarization
+        checkpoint.diarization = checkpoint.diarization or diarization
+        for line in lines:
+            window = _WINDOW.load(line)
+            checkpoint.windows[window.window_index] = window
+    return checkpoint
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Packed:
+    """A request whose uploads are named by keys of the bucket, and the upload of each key."""
+
+    request: TranscriptionRequest
+    uploads: Mapping[str, Upload] = field(default_factory=dict)
+
+
+def pack(request: TranscriptionRequest) -> Packed:
+    """Name the uploads of a request by the keys under which its run has them."""
+    uploads: dict[str, Upload] = {}
+
+    def named(upload: Upload) -> Upload:
+        key = f"{audio_prefix(request.id)}/{len(uploads)}"
+        uploads[key] = upload
+        return replace(upload, id=key)
+
+    source, diarize = request.source, request.diarize
+    if isinstance(source, Upload):
+        source = named(source)
+    if diarize is not None:
+        known = tuple(
+            KnownSpeaker(name=each.name, reference=named(each.reference))
+            for each in diarize.known_speakers
+        )
+        diarize = replace(diarize, known_speakers=known)
+    return Packed(request=replace(request, source=source, diarize=diarize), uploads=uploads)
+
+
+def memory_name(request: TranscriptionRequest, kind: Kind) -> str:
+    """The name of the checkpoint that requests share which ask the same about the same content."""
+    source = request.source
+    if not isinstance(source, Upload) or not source.digest or kind != "transcribe":
+        return request.id
+    same = replace(
+        request,
+        id="",
+        source=_content(source),
+        watched=False,
+        waits=False,
+        diarize=request.diarize
+        and replace(
+            request.diarize,
+            known_speakers=tuple(
+                replace(each, reference=_content(each.reference))
+                for each in request.diarize.known_speakers
+            ),
+        ),
+    )
+    return hashlib.blake2b(_REQUEST.dump(same), digest_size=16).hexdigest()
+
+
+_REQUEST: Wire[TranscriptionRequest] = Wire(TypeAdapter(TranscriptionRequest))
+
+
+def _content(upload: Upload) -> Upload:
+    return Upload(id="", digest=upload.digest)
+
+
+def audio_prefix(run: str) -> str:
+    """Where the recordings of a run are in the bucket."""
+    return f"{run_prefix(run)}/audio"
+
+
+def run_prefix(run: str) -> str:
+    """Where all of a run is in the bucket."""
+    return f"runs/{run}"
+
+
+def queue_number(client: str, waits: bool, queues: int) -> int:
+    """The queue of a client's requests: one that floods fills its own."""
+    name = f"{client}\n{waits}".encode()
+    return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest()) % queues

@@ -1,0 +1,310 @@
+"""A worker of MODE=kafka: takes runs from the shared queues and computes them side by side.
+
+A record stays locked while its run is computed, and is removed once the bucket has the end of the
+run. If the worker dies, another gets the record and resumes from the checkpoint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from ..errors import Unavailable, WorkerLost
+from ..jobs.admission import AdmissionControl
+from ..pipeline.runner import Runner
+from . import pull
+from .attempt import RETRY_INTERVAL, Attempt, announce_end, until_available
+from .files import RunFiles
+from .members import PATIENCE, Members
+from .protocols import Delivery, Log, Queue
+from .wire import (
+    CONTROL,
+    TASK,
+    Cancelled,
+    Control,
+    Heartbeat,
+    StoredRequest,
+    Taken,
+    Task,
+    end_of_failure,
+)
+
+logger = logging.getLogger(__name__)
+
+TAKE_WAIT = 1.0
+"""Seconds that one request to a queue waits for a record; a drain waits as long."""
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class _Held:
+    """A run in hand; `delivery` is None once its lock is lost."""
+
+    task: Task
+    queue: Queue
+    delivery: Delivery | None
+    stored: StoredRequest | None = None
+    assumed: float = 0.0
+    work: asyncio.Task[None] = field(init=False)
+
+
+class Worker:
+    """Computes the runs of the queues until it is drained.
+
+    Args:
+        runner: computes; admission by `admission`, which only measures.
+        in_hand: maximum seconds of audio in hand, as `pull.in_hand_limit` computes it.
+        lock_seconds: the lock time of the queues.
+        max_attempts: attempts at a run that may end with its worker before it fails.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        *,
+        name: str,
+        admission: AdmissionControl,
+        queues: Sequence[Queue],
+        log: Log,
+        files: RunFiles,
+        members: Members,
+        in_hand: Callable[[], float],
+        lock_seconds: float,
+        max_attempts: int,
+    ) -> None:
+        self._runner = runner
+        self._admission = admission
+        self._queues = queues
+        self._log = log
+        self._files = files
+        self._name = name
+        self._members = members
+        self._in_hand = in_hand
+        self._lock_seconds = lock_seconds
+        self._max_attempts = max_attempts
+        self._held: dict[str, _Held] = {}
+        self._changed = asyncio.Event()
+        self._one_suspect = asyncio.Lock()
+        self._draining = asyncio.Event()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of audio in hand."""
+        return self._admission.seconds + sum(held.assumed for held in self._held.values())
+
+    def heartbeat(self, beat: Heartbeat) -> Heartbeat:
+        """The heartbeat, with what this worker has in hand."""
+        return replace(
+            beat,
+            draining=self._draining.is_set(),
+            runs=len(self._held),
+            seconds=round(self.seconds, 3),
+            speed=round(self._admission.speed, 3),
+        )
+
+    async def work(self) -> None:
+        """Take and compute runs; returns when the worker is drained."""
+        async with asyncio.TaskGroup() as group:
+            renewing = group.create_task(self._renew_forever())
+            watching = group.create_task(self._watch_replicas())
+            async with asyncio.TaskGroup() as takers:
+                for queue in self._queues:
+                    takers.create_task(self._take_forever(queue))
+            await self._idle()
+            renewing.cancel()
+            watching.cancel()
+
+    async def drain(self, grace: float) -> None:
+        """Take nothing more, finish within `grace` seconds, and hand the rest to other workers."""
+        self._draining.set()
+        self._changed.set()
+        try:
+            async with asyncio.timeout(grace):
+                await self._idle()
+        except TimeoutError:
+            logger.warning("%d run(s) go to other workers", len(self._held))
+            await asyncio.gather(*(self._hand_on(held) for held in [*self._held.values()]))
+
+    # -- taking -------------------------------------------------------------------------------
+
+    async def _take_forever(self, queue: Queue) -> None:
+        while True:
+            await self._room()
+            limit = self._in_hand()
+            await asyncio.sleep(pull.pause(seconds=self.seconds, limit=limit))
+            if self._draining.is_set():
+                return
+            try:
+                deliveries = await queue.take(1, wait=TAKE_WAIT)
+            except Unavailable as error:
+                logger.warning("%s; trying again", error.message)
+                await asyncio.sleep(RETRY_INTERVAL)
+                continue
+            for delivery in deliveries:
+                await self._begin(queue, delivery)
+
+    async def _room(self) -> None:
+        """Wait until there is room for a run, or the worker drains."""
+        while not self._draining.is_set():
+            self._changed.clear()
+            if pull.has_room(seconds=self.seconds, runs=len(self._held), limit=self._in_hand()):
+                return
+            try:
+                async with asyncio.timeout(RETRY_INTERVAL):  # windows that are done make room too
+                    await self._changed.wait()
+            except TimeoutError:
+                continue
+
+    async def _idle(self) -> None:
+        while self._held:
+            await asyncio.wait([held.work for held in self._held.values()])
+
+    async def _begin(self, queue: Queue, delivery: Delivery) -> None:
+        try:
+            task = TASK.load(delivery.value)
+        except ValueError as error:
+            logger.error("a record of the queue is not understood: %s", error)
+            await queue.accept(delivery)
+            return
+        if self._draining.is_set():
+            await self._queue_again(queue, delivery)
+            return
+        held = self._held.get(task.run)
+        if held is not None:  # its lock was lost, or a replica has queued it once more
+            earlier, held.delivery = held.delivery, delivery
+            if earlier is not None:
+                await self._accept(held.queue, earlier)
+            held.queue = queue
+            return
+        held = self._held[task.run] = _Held(task=task, queue=queue, delivery=delivery)
+        held.work = asyncio.create_task(self._work(held))
+
+    # -- computing ----------------------------------------------------------------------------
+
+    async def _work(self, held: _Held) -> None:
+        """See a run to its end; a cancelled one is somebody else's or nobody's."""
+        try:
+            await self._decide(held)
+            if held.delivery is not None:
+                await self._accept(held.queue, held.delivery)
+                await until_available(lambda: self._files.delete_audio(held.task.run))
+        except Exception:  # the worker goes on; the record is delivered again, and counts
+            logger.exception("run %s failed unexpectedly", held.task.run)
+        finally:
+            del self._held[held.task.run]
+            self._changed.set()
+
+    async def _decide(self, held: _Held) -> None:
+        """Compute a run unless it is decided or gone."""
+        run, delivery = held.task.run, held.delivery
+        stored = held.stored = await until_available(lambda: self._files.request(run))
+        if stored is None or await until_available(lambda: self._files.end(run)) is not None:
+            return
+        held.assumed = pull.assumed_seconds(stored.request)
+        taken = CONTROL.dump(Taken(run=run, worker=self._name))
+        await until_available(lambda: self._log.append("control", run, taken))
+        if delivery is None or not pull.is_suspect(delivery.count):
+            await self._attempt(held, stored).compute()
+            return
+        async with self._one_suspect:
+            earlier = 1 + await until_available(lambda: self._files.attempts(run))
+            if pull.may_try(earlier, self._max_attempts):
+                await until_available(lambda: self._files.begin_attempt(run))
+                await self._attempt(held, stored).compute()
+            else:
+                await self._bury(held, earlier)
+
+    def _attempt(self, held: _Held, stored: StoredRequest) -> Attempt:
+        def opened() -> None:
+            held.assumed = 0.0  # from now on it is admitted with its length
+
+        return Attempt(
+            stored,
+            held.task.kind,
+            runner=self._runner,
+            files=self._files,
+            log=self._log,
+            opened=opened,
+        )
+
+    async def _bury(self, held: _Held, attempts: int) -> None:
+        """Fail a run whose workers have died, each time that one tried it."""
+        logger.error("run %s: its worker ended %d times; it fails", held.task.run, attempts)
+        error = WorkerLost(
+            f"the worker that had the recording ended {attempts} times: send another recording"
+        )
+        run = held.task.run
+        await until_available(lambda: self._files.finish(run, end_of_failure(error)))
+        await until_available(lambda: self._log.append("dead", run, TASK.dump(held.task)))
+        await announce_end(self._log, run)
+
+    async def _accept(self, queue: Queue, delivery: Delivery) -> None:
+        try:
+            await queue.accept(delivery)
+        except Unavailable as error:  # it is delivered again, and its end is found
+            logger.warning("a record is not accepted: %s", error.message)
+
+    async def _hand_on(self, held: _Held) -> None:
+        """Stop a run, and queue it again: a record that is released would count as a crash."""
+        await _stop(held)
+        if held.delivery is not None:
+            await self._queue_again(held.queue, held.delivery)
+
+    async def _queue_again(self, queue: Queue, delivery: Delivery) -> None:
+        try:
+            await queue.send(delivery.value)
+            await queue.accept(delivery)
+        except Unavailable as error:  # it is delivered again once its lock ends
+            logger.warning("a run is not handed on: %s", error.message)
+
+    # -- what others say ----------------------------------------------------------------------
+
+    async def heed(self, message: Control) -> None:
+        """Stop a run that another worker has, or that nothing waits for any more."""
+        match message:
+            case Taken(run=run, worker=worker) if worker == self._name:
+                return
+            case Taken(run=run) | Cancelled(run=run) if run in self._held:
+                held = self._held[run]
+                await _stop(held)
+                if held.delivery is not None:
+                    await self._accept(held.queue, held.delivery)
+            case _:
+                return
+
+    async def _watch_replicas(self) -> None:
+        """Stop the runs whose client is gone with its replica; jobs go on."""
+        while True:
+            await asyncio.sleep(PATIENCE / 3)
+            for held in [*self._held.values()]:
+                stored = held.stored
+                if stored is None or stored.request.waits:
+                    continue
+                if self._members.silence(stored.replica) > PATIENCE:
+                    logger.info("run %s: its client is gone with its replica", held.task.run)
+                    await self.heed(Cancelled(run=held.task.run))
+
+    async def _renew_forever(self) -> None:
+        while True:
+            await asyncio.sleep(self._lock_seconds / 3)
+            for queue in self._queues:
+                locked = [
+                    held.delivery
+                    for held in self._held.values()
+                    if held.queue is queue and held.delivery is not None
+                ]
+                try:
+                    lost = await queue.renew(locked) if locked else ()
+                except Unavailable as error:
+                    logger.warning("locks are not renewed: %s", error.message)
+                    continue
+                for held in self._held.values():
+                    if held.delivery in lost:
+                        # Another worker that takes it says so; until then it goes on here.
+                        held.delivery = None
+
+
+async def _stop(held: _Held) -> None:
+    held.work.cancel()
+    await asyncio.wait([held.work])

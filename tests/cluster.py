@@ -1,0 +1,184 @@
+"""Replicas and workers on one event loop, over a queue, a log and a bucket in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from memory_cluster import Broker, MemoryBucket, MemoryLog, MemoryQueue
+from pipeline_world import Clips, World
+from whisperx_api_server.audio.uploads import DiskBlobStore
+from whisperx_api_server.distributed.files import BucketUploads, RunFiles
+from whisperx_api_server.distributed.members import Members
+from whisperx_api_server.distributed.membership import Membership
+from whisperx_api_server.distributed.runner import KafkaRunner, RunEvents
+from whisperx_api_server.distributed.wire import Control, Heartbeat
+from whisperx_api_server.distributed.worker import Worker
+from whisperx_api_server.domain import AudioClip, Source, TranscriptionRequest, Upload
+from whisperx_api_server.pipeline.events import Event
+from whisperx_api_server.pipeline.runner import Checkpoint
+
+LOCK_SECONDS = 0.06
+
+
+class BucketClips(Clips):
+    """Recordings whose files have only their names."""
+
+    uploads: BucketUploads
+
+    @asynccontextmanager
+    async def open(self, source: Source) -> AsyncIterator[AudioClip]:
+        assert isinstance(source, Upload)
+        async with self.uploads.open(source) as path:
+            name = await asyncio.to_thread(path.read_text)
+        async with super().open(Upload(id=name)) as clip:
+            yield clip
+
+
+class BucketWorld(World):
+    clips_type = BucketClips
+
+
+class WorkerProcess:
+    """A worker with an engine of its own that can be held and killed."""
+
+    def __init__(self, cluster: Cluster, name: str, *, in_hand: float) -> None:
+        self.world = BucketWorld()
+        self.queues = [MemoryQueue(broker) for broker in cluster.brokers]
+        assert isinstance(self.world.clips, BucketClips)
+        self.world.clips.uploads = BucketUploads(cluster.bucket, cluster.directory)
+        self.members = Members()
+        self.worker = Worker(
+            self.world.runner,
+            name=name,
+            admission=self.world.admission,
+            queues=self.queues,
+            log=cluster.log,
+            files=RunFiles(cluster.bucket),
+            members=self.members,
+            in_hand=lambda: in_hand,
+            lock_seconds=LOCK_SECONDS,
+            max_attempts=3,
+        )
+        self._membership = Membership(name, "worker", log=cluster.log, members=self.members)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        taking_part = asyncio.create_task(self._membership.take_part(self.worker))
+        await self._membership.joined()
+        self._tasks = [taking_part, asyncio.create_task(self.worker.work())]
+
+    async def kill(self) -> None:
+        """End it at once, as SIGKILL does: nothing is handed on."""
+        self.world.hold.go.set()
+        held = [each.work for each in self.worker._held.values()]
+        for task in (*self._tasks, *held):
+            task.cancel()
+        await asyncio.gather(*self._tasks, *held, return_exceptions=True)
+        for queue in self.queues:
+            await queue.close()
+        await self.world.pool.close()
+
+
+class Replica:
+    """The runner of an API process."""
+
+    def __init__(self, cluster: Cluster, name: str) -> None:
+        self.blobs = DiskBlobStore(workdir=cluster.directory, max_bytes=1000)
+        self.members = Members()
+        self.events = RunEvents(cluster.log)
+        self.files = RunFiles(cluster.bucket)
+        self.runner = KafkaRunner(
+            name=name,
+            queues=[MemoryQueue(broker) for broker in cluster.brokers],
+            log=cluster.log,
+            files=self.files,
+            blobs=self.blobs,
+            events=self.events,
+            members=self.members,
+        )
+        self.membership = Membership(name, "replica", log=cluster.log, members=self.members)
+
+    def heartbeat(self, beat: Heartbeat) -> Heartbeat:
+        return beat
+
+    async def heed(self, message: Control) -> None:
+        pass
+
+    async def request(self, recording: str, **changes: Any) -> TranscriptionRequest:
+        async def chunks() -> AsyncIterator[bytes]:
+            yield recording.encode()
+
+        upload = await self.blobs.put(chunks(), filename=f"{recording}.wav")
+        request = TranscriptionRequest(id=uuid4().hex, source=upload, model="small")
+        return replace(request, **changes)
+
+    async def run(self, recording: str, **changes: Any) -> tuple[list[Event], str]:
+        """The events of a recording, and its text."""
+        events: list[Event] = []
+
+        async def emit(event: Event) -> None:
+            events.append(event)
+
+        request = await self.request(recording, **changes)
+        transcript = await self.runner.run(request, emit, Checkpoint())
+        return events, transcript.text
+
+
+class Cluster:
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.brokers = [Broker(), Broker()]
+        self.log = MemoryLog()
+        self.bucket = MemoryBucket()
+        self._stack = AsyncExitStack()
+
+    @property
+    def queued(self) -> int:
+        return sum(len(broker.records) for broker in self.brokers)
+
+    def objects(self, prefix: str = "") -> list[str]:
+        return sorted(key for key in self.bucket.objects if key.startswith(prefix))
+
+    async def worker(self, name: str = "worker", *, in_hand: float = 1000) -> WorkerProcess:
+        made = WorkerProcess(self, name, in_hand=in_hand)
+        await made.start()
+        self._stack.push_async_callback(made.kill)
+        return made
+
+    async def replica(self, name: str = "replica") -> Replica:
+        made = Replica(self, name)
+        tasks = [
+            asyncio.create_task(made.events.read_forever()),
+            asyncio.create_task(made.membership.take_part(made)),
+        ]
+
+        async def end() -> None:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+        self._stack.push_async_callback(end)
+        await made.events.ready.wait()
+        await made.membership.joined()
+        return made
+
+    async def close(self) -> None:
+        await self._stack.aclose()
+
+
+def play(directory: Path, scene: Callable[[Cluster], Coroutine[Any, Any, None]]) -> None:
+    async def run() -> None:
+        cluster = Cluster(directory)
+        try:
+            async with asyncio.timeout(30):
+                await scene(cluster)
+        finally:
+            await cluster.close()
+
+    asyncio.run(run())

@@ -1,0 +1,91 @@
+"""How much a worker takes, and which members are alive."""
+
+from __future__ import annotations
+
+from whisperx_api_server.distributed import pull
+from whisperx_api_server.distributed.members import Members
+from whisperx_api_server.distributed.wire import Heartbeat
+from whisperx_api_server.domain import RemoteUrl, TranscriptionRequest, Upload
+
+
+def test_an_idle_worker_takes_a_run_of_any_length() -> None:
+    assert pull.has_room(seconds=0, runs=0, limit=0)
+
+
+def test_a_worker_takes_no_more_than_its_limit() -> None:
+    assert pull.has_room(seconds=99, runs=3, limit=100)
+    assert not pull.has_room(seconds=100, runs=3, limit=100)
+    assert not pull.has_room(seconds=1, runs=pull.MOST_RUNS, limit=100)
+
+
+def test_three_full_batches_are_in_hand_unless_the_setting_says_otherwise() -> None:
+    assert pull.in_hand_limit(None, 16) == 3 * 16 * 30
+    assert pull.in_hand_limit(0.0, 16) == 0.0
+
+
+def test_a_worker_with_more_in_hand_waits_longer() -> None:
+    waits = [pull.pause(seconds=seconds, limit=100) for seconds in (0, 50, 100, 500)]
+    assert waits == sorted(waits)
+    assert waits[0] == 0
+    assert waits[-1] == pull.LONGEST_PAUSE
+
+
+def test_a_recording_counts_before_it_is_opened() -> None:
+    request = TranscriptionRequest(id="r", source=Upload(id="u", size=320_000), model="base")
+    assert pull.assumed_seconds(request) == 10
+    unknown = TranscriptionRequest(id="r", source=RemoteUrl(url="https://host/a"), model="base")
+    assert pull.assumed_seconds(unknown) > 0
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def beat(member: str, at: float = 1000.0) -> Heartbeat:
+    return Heartbeat(member=member, role="worker", at=at)
+
+
+def test_a_silent_member_is_gone() -> None:
+    clock = Clock()
+    members = Members(clock=clock)
+    members.apply("w", beat("w"))
+    clock.now += 9
+    assert members.alive("w")
+    assert [each.member for each in members.all("worker")] == ["w"]
+    clock.now += 2
+    assert not members.alive("w")
+    assert members.all("worker") == []
+
+
+def test_a_member_that_leaves_is_gone_at_once() -> None:
+    members = Members(clock=Clock())
+    members.apply("w", beat("w"))
+    members.apply("w", None)
+    assert members.all("worker") == []
+
+
+def test_heartbeats_from_before_count_by_their_own_time() -> None:
+    members = Members(clock=Clock())
+    members.apply("old", beat("old", at=900), old=True)
+    members.apply("new", beat("new", at=995), old=True)
+    assert [each.member for each in members.all("worker")] == ["new"]
+
+
+def test_a_clock_that_is_wrong_keeps_no_member_out() -> None:
+    members = Members(clock=Clock())
+    members.apply("w", beat("w", at=0))
+    assert members.alive("w")
+
+
+def test_the_time_without_workers_begins_when_the_last_was_heard() -> None:
+    clock = Clock()
+    members = Members(clock=clock)
+    clock.now += 20
+    assert members.without_workers() == 20
+    members.apply("w", beat("w"))
+    assert members.without_workers() == 0
+    clock.now += 15
+    assert members.without_workers() == 15

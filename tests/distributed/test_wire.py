@@ -1,0 +1,234 @@
+"""What is sent between machines arrives as it was."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from whisperx_api_server.distributed.wire import (
+    CONTROL,
+    HEARTBEAT,
+    RUN_EVENT,
+    STORED_REQUEST,
+    TASK,
+    Cancelled,
+    Control,
+    End,
+    Ended,
+    Heartbeat,
+    RunEvent,
+    StoredRequest,
+    Taken,
+    Task,
+    Withdrawn,
+    dump_checkpoint,
+    dump_end,
+    end_of_failure,
+    load_checkpoint,
+    load_end,
+    memory_name,
+    pack,
+    queue_number,
+)
+from whisperx_api_server.domain import (
+    DecodeOptions,
+    Diarization,
+    DiarizeOptions,
+    KnownSpeaker,
+    RemoteUrl,
+    Segment,
+    SpeakerTurn,
+    TokenLogprob,
+    Transcript,
+    TranscriptionRequest,
+    Upload,
+    VadOptions,
+    WindowTranscript,
+    Word,
+)
+from whisperx_api_server.errors import InvalidAudio, Overloaded, ServiceError, TranscriptionFailed
+from whisperx_api_server.pipeline.events import Opened, SegmentsLabelled, StageBegan, WindowDone
+
+texts = st.text(max_size=5)
+reals = st.floats(allow_nan=False)
+optional = st.none() | texts
+words = st.builds(
+    Word,
+    text=texts,
+    start=reals,
+    end=reals,
+    score=st.none() | reals,
+    speaker=optional,
+    tokens=st.tuples(st.integers(0, 60000)),
+)
+logprobs = st.builds(TokenLogprob, token=texts, logprob=reals, bytes=st.tuples(st.integers(0, 255)))
+segments = st.builds(
+    Segment,
+    start=reals,
+    end=reals,
+    text=texts,
+    language=optional,
+    words=st.none() | st.lists(words, max_size=2).map(tuple),
+    speaker=optional,
+    avg_logprob=reals,
+    logprobs=st.lists(logprobs, max_size=2).map(tuple),
+)
+segment_lists = st.lists(segments, max_size=2).map(tuple)
+windows = st.builds(
+    WindowTranscript,
+    window_index=st.integers(0, 9),
+    language=texts,
+    language_probability=reals,
+    segments=segment_lists,
+    warnings=st.lists(texts, max_size=2).map(tuple),
+)
+vectors = st.dictionaries(texts, st.lists(reals, max_size=3).map(tuple), max_size=2)
+turns = st.lists(st.builds(SpeakerTurn, start=reals, end=reals, speaker=texts), max_size=2)
+diarizations = st.builds(
+    Diarization, turns=turns.map(tuple), exclusive=turns.map(tuple), embeddings=vectors
+)
+transcripts = st.builds(
+    Transcript,
+    task=st.just("translate"),
+    language=texts,
+    languages=st.lists(texts, max_size=2).map(tuple),
+    duration=reals,
+    segments=segment_lists,
+    speaker_embeddings=vectors,
+    warnings=st.lists(texts, max_size=2).map(tuple),
+)
+events = st.one_of(
+    st.builds(StageBegan, stage=st.sampled_from(["open", "transcribe"]), at=reals),
+    st.builds(Opened, duration=reals),
+    st.builds(WindowDone, transcript=windows, until=reals),
+    st.builds(SegmentsLabelled, segments=segment_lists),
+    st.just(Ended()),
+)
+
+REQUEST = TranscriptionRequest(
+    id="a" * 32,
+    source=Upload(id="f" * 32, filename="talk.mp3", size=7, digest="d1"),
+    model="base",
+    client="ann",
+    decode=DecodeOptions(prompt="a prompt", languages=("en", "fr"), temperature=0.2),
+    diarize=DiarizeOptions(
+        known_speakers=(KnownSpeaker(name="Bob", reference=Upload(id="e" * 32, digest="d2")),)
+    ),
+    vad=VadOptions(threshold=0.4),
+    chunk_size=12.5,
+    watched=True,
+    waits=True,
+)
+
+
+@settings(max_examples=25)
+@given(events)
+def test_events_arrive_as_they_were(event: StageBegan | Opened | WindowDone | Ended) -> None:
+    sent = RunEvent(run="r", place=3, event=event)
+    assert RUN_EVENT.load(RUN_EVENT.dump(sent)) == sent
+
+
+@settings(max_examples=25)
+@given(transcripts | diarizations | st.dictionaries(texts, reals, max_size=3))
+def test_results_arrive_as_they_were(result: Transcript | Diarization | dict[str, float]) -> None:
+    assert load_end(dump_end(End(result=result))).unwrap() == result
+
+
+@settings(max_examples=25)
+@given(st.lists(windows, max_size=3, unique_by=lambda each: each.window_index), diarizations)
+def test_a_checkpoint_is_the_sum_of_its_parts(
+    done: list[WindowTranscript], diarization: Diarization
+) -> None:
+    parts = [dump_checkpoint([each], None) for each in done]
+    loaded = load_checkpoint([*parts, dump_checkpoint([], diarization)])
+    assert loaded.windows == {each.window_index: each for each in done}
+    assert loaded.diarization == diarization
+
+
+def test_what_is_not_a_number_arrives_too() -> None:
+    window = WindowTranscript(
+        window_index=0, language="en", language_probability=math.inf, segments=()
+    )
+    sent = RunEvent(run="r", place=0, event=WindowDone(transcript=window, until=-math.inf))
+    assert RUN_EVENT.load(RUN_EVENT.dump(sent)) == sent
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InvalidAudio("not audio", param="file"),
+        Overloaded("full", retry_after=3.5),
+        TranscriptionFailed("it failed"),
+    ],
+)
+def test_errors_arrive_in_their_class(error: ServiceError) -> None:
+    with pytest.raises(type(error)) as raised:
+        load_end(dump_end(end_of_failure(error))).unwrap()
+    assert raised.value.failure() == error.failure()
+
+
+@pytest.mark.parametrize(
+    "message", [Taken(run="r", worker="w"), Cancelled(run="r"), Withdrawn(job="j")]
+)
+def test_control_messages_arrive_as_they_were(message: Control) -> None:
+    assert CONTROL.load(CONTROL.dump(message)) == message
+
+
+def test_heartbeats_and_tasks_arrive_as_they_were() -> None:
+    beat = Heartbeat(member="m", role="worker", at=1.5, runs=2, seconds=60.0, models=("base",))
+    assert HEARTBEAT.load(HEARTBEAT.dump(beat)) == beat
+    task = Task(run="r", kind="diarize")
+    assert TASK.load(TASK.dump(task)) == task
+
+
+def test_requests_arrive_as_they_were() -> None:
+    for request in (REQUEST, replace(REQUEST, source=RemoteUrl(url="https://host/a.mp3"))):
+        stored = StoredRequest(request=request, replica="m", memory="n", submitted_at=1.0)
+        loaded = STORED_REQUEST.load(STORED_REQUEST.dump(stored))
+        assert loaded == stored
+        # equality of requests leaves these out
+        assert (loaded.request.watched, loaded.request.waits) == (True, True)
+        assert [each.id for each in loaded.request.uploads] == [each.id for each in request.uploads]
+
+
+def test_a_newer_version_may_add_fields() -> None:
+    assert TASK.load(b'{"run": "r", "kind": "transcribe", "new": 1}').run == "r"
+
+
+def test_uploads_are_named_by_their_objects() -> None:
+    packed = pack(REQUEST)
+    assert [each.id for each in packed.request.uploads] == [
+        f"runs/{REQUEST.id}/audio/0",
+        f"runs/{REQUEST.id}/audio/1",
+    ]
+    assert list(packed.uploads.values()) == list(REQUEST.uploads)
+    assert [packed.uploads[each.id].id for each in packed.request.uploads] == ["f" * 32, "e" * 32]
+
+
+def test_equal_requests_share_a_checkpoint() -> None:
+    again = replace(
+        REQUEST,
+        id="b" * 32,
+        source=Upload(id="c" * 32, filename="other.mp3", digest="d1"),
+        watched=False,
+    )
+    name = memory_name(REQUEST, "transcribe")
+    assert memory_name(again, "transcribe") == name
+    assert memory_name(pack(again).request, "transcribe") == name
+    assert memory_name(replace(again, client="bob"), "transcribe") != name
+    assert memory_name(replace(again, model="large"), "transcribe") != name
+
+
+def test_a_url_shares_nothing() -> None:
+    request = replace(REQUEST, source=RemoteUrl(url="https://host/a.mp3"))
+    assert memory_name(request, "transcribe") == request.id
+
+
+def test_each_client_has_its_queues() -> None:
+    numbers = {queue_number(f"client {i}", waits, 8) for i in range(40) for waits in (True, False)}
+    assert numbers == set(range(8))
+    assert queue_number("ann", True, 8) == queue_number("ann", True, 8)

@@ -1,0 +1,292 @@
+"""Runs on workers: the same answers as in one process, whatever happens to a worker."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from cluster import Cluster, play
+from live import until
+from pipeline_world import World
+from pipeline_world import play as play_alone
+from whisperx_api_server.distributed.wire import TASK, Task
+from whisperx_api_server.domain import Diarization, DiarizeOptions, Transcript
+from whisperx_api_server.errors import ModelNotFound, TranscriptionFailed, WorkerLost
+from whisperx_api_server.pipeline.events import Event, Opened, StageBegan, WindowDone
+from whisperx_api_server.pipeline.runner import Checkpoint
+
+
+async def unwatched(event: Event) -> None:
+    pass
+
+
+def windows_of(events: list[Event]) -> list[int]:
+    return [each.transcript.window_index for each in events if isinstance(each, WindowDone)]
+
+
+def test_a_worker_answers_as_one_process_does(tmp_path: Path) -> None:
+    alone: list[tuple[list[Event], Transcript]] = []
+
+    async def in_one_process(world: World) -> None:
+        events: list[Event] = []
+
+        async def emit(event: Event) -> None:
+            events.append(event)
+
+        request = world.request("dialogue", diarize=DiarizeOptions(embeddings=True))
+        alone.append((events, await world.run(request, emit)))
+
+    async def scene(cluster: Cluster) -> None:
+        await cluster.worker()
+        replica = await cluster.replica()
+        events: list[Event] = []
+
+        async def emit(event: Event) -> None:
+            events.append(event)
+
+        request = await replica.request("dialogue", diarize=DiarizeOptions(embeddings=True))
+        transcript = await replica.runner.run(request, emit, Checkpoint())
+        assert transcript == alone[0][1]
+        timeless = [each for each in events if not isinstance(each, StageBegan)]
+        assert timeless == [each for each in alone[0][0] if not isinstance(each, StageBegan)]
+        await until(lambda: not cluster.queued)
+        assert cluster.objects("runs/") == []
+
+    play_alone(in_one_process)
+    play(tmp_path, scene)
+
+
+def test_speakers_and_language_come_from_a_worker(tmp_path: Path) -> None:
+    async def scene(cluster: Cluster) -> None:
+        await cluster.worker()
+        replica = await cluster.replica()
+        diarization = await replica.runner.diarize(await replica.request("dialogue"), unwatched)
+        assert isinstance(diarization, Diarization)
+        assert {turn.speaker for turn in diarization.turns} == {"SPEAKER_00", "SPEAKER_01"}
+        languages = await replica.runner.detect_language(await replica.request("french"), unwatched)
+        assert max(languages, key=lambda each: languages[each]) == "fr"
+
+    play(tmp_path, scene)
+
+
+def test_windows_come_before_the_run_ends(tmp_path: Path) -> None:
+    async def scene(cluster: Cluster) -> None:
+        worker = await cluster.worker()
+        replica = await cluster.replica()
+        worker.world.hold.stage = "diarize"
+        seen: list[Event] = []
+
+        async def emit(event: Event) -> None:
+            seen.append(event)
+
+        request = await replica.request("english", diarize=DiarizeOptions())
+        running = asyncio.create_task(replica.runner.run(request, emit, Checkpoint()))
+        await until(lambda: any(isinstance(each, WindowDone) for each in seen))
+        assert not running.done()
+        worker.world.hold.go.set()
+        await running
+
+    play(tmp_path, scene)
+
+
+def test_errors_keep_their_class(tmp_path: Path) -> None:
+    async def scene(cluster: Cluster) -> None:
+        await cluster.worker()
+        replica = await cluster.replica()
+        with pytest.raises(TranscriptionFailed):
+            await replica.run("poisoned")
+        with pytest.raises(ModelNotFound):
+            await replica.run("english", model="no-such-model")
+
+    play(tmp_path, scene)
+
+
+def test_a_run_of_a_killed_worker_resumes_on_another(tmp_path: Path) -> None:
+    async def scene(cluster: Cluster) -> None:
+        first = await cluster.worker("first")
+        replica = await cluster.replica()
+        first.world.hold.stage = "diarize"
+        running = asyncio.create_task(replica.run("english", diarize=DiarizeOptions()))
+        await until(lambda: any(key.startswith("memory/") for key in cluster.objects()))
+        second = await cluster.worker("second")
+        await first.kill()
+        events, text = await running
+        assert text.startswith("red door. open tree.")
+        # Each window is told once, and the second worker found them done.
+        count = len(windows_of(events))
+        assert windows_of(events) == list(range(count))
+        assert len([each for each in events if isinstance(each, Opened)]) == 1
+        assert second.world.hold.calls.count("transcribe") < count
+
+    play(tmp_path, scene)
+
+
+def test_a_run_fails_when_every_worker_that_tries_it_dies(tmp_path: Path) -> None:
+    async def scene(cluster: Cluster) -> None:
+        replica = await cluster.replica()
+        running = asyncio.create_task(replica.run("english"))
+        for attempt in range(3):
+            worker = await cluster.worker(f"worker {attempt}")
+            worker.world.hold.stage = "transcribe"
+            await until(worker.world.hold.entered.is_set)
+            await worker.kill()
+        await cluster.worker("last")
+        with pytest.raises(WorkerLost):
+            await running
+        assert len(cluster.log.of("dead")) == 1
+        await until(lambda: not cluster.queued)
+
+    play(tmp_path, scene)
+
+
+def test_a_cancelled_run_stops_and_leaves_nothing(tmp_path: Path) -> None:
+    async def scene(cluster: Cluster) -> None:
+        worker = await cluster.worker()
+        replica = await cluster.replica()
+        worker.world.hold.stage = "transcribe"
+        running = asyncio.create_task(replica.run("english"))
+        await until(worker.world.hold.entered.is_set)
+        running.cancel()
+        await asyncio.wait([running])
+        await until(lambda: not cluster.queued)
+        worker.world.hold.go.set()
+        await until(lambda: not worker.worker.seconds)
+        assert cluster.objects("runs/") == []
+
+    play(tmp_path, scene)
+
+
+def test_a_run_that_is_cancelled_in_the_queue_is_not_computed(tmp_path: Path) -> None:
+    async def scene(cluster: Cluster) -> None:
+        replica = await cluster.replica()
+        running = asyncio.create_task(replica.run("english"))
+        await until(lambda: cluster.queued == 1)
+        running.cancel()
+        await asyncio.wait([running])
+        worker = await cluster.worker()
+        await until(lambda: not cluster.queued)
+        assert worker.world.hold.calls == []
+
+    play(tmp_path, scene)
+
+
+def test_a_restart_of_the_broker_moves_no_run(tmp_path: Path) -> None:
+    async def scene(cluster: Cluster) -> None:
+        worker = await cluster.worker()
+        replica = await cluster.replica()
+        worker.world.hold.stage = "transcribe"
+        running = asyncio.create_task(replica.run("english"))
+        await until(worker.world.hold.entered.is_set)
+        for broker in cluster.brokers:
+            broker.lose_locks()
+        await until(lambda: all(r.holder is not None for b in cluster.brokers for r in b.records))
+        worker.world.hold.go.set()
+        await running
+        await until(lambda: not cluster.queued)
+        assert worker.world.clips.opened == 1
+
+    play(tmp_path, scene)
+
+
+def test_a_worker_stops_what_another_has_taken(tmp_path: Path) -> None:
+    async def scene(cluster: Cluster) -> None:
+        slow = await cluster.worker("slow")
+        replica = await cluster.replica()
+        slow.world.hold.stage = "transcribe"
+        running = asyncio.create_task(replica.run("english"))
+        await until(slow.world.hold.entered.is_set)
+        await cluster.worker("quick")
+        # It was paused for longer than the lock: the record is free again.
+        slow.worker._draining.set()
+        await asyncio.gather(*(queue.close() for queue in slow.queues))
+        _, text = await running
+        assert text.startswith("red door.")
+        assert slow.worker._held == {}
+
+    play(tmp_path, scene)
+
+
+def test_what_is_queued_twice_is_computed_once(tmp_path: Path) -> None:
+    async def scene(cluster: Cluster) -> None:
+        worker = await cluster.worker()
+        replica = await cluster.replica()
+        worker.world.hold.stage = "transcribe"
+        request = await replica.request("english")
+        running = asyncio.create_task(replica.runner.run(request, unwatched, Checkpoint()))
+        await until(worker.world.hold.entered.is_set)
+        await worker.queues[0].send(TASK.dump(Task(run=request.id, kind="transcribe")))
+        await until(lambda: cluster.queued == 1)
+        worker.world.hold.go.set()
+        await running
+        await until(lambda: not cluster.queued)
+        assert worker.world.clips.opened == 1
+
+    play(tmp_path, scene)
+
+
+def test_a_drained_worker_hands_its_runs_on(tmp_path: Path) -> None:
+    async def scene(cluster: Cluster) -> None:
+        leaving = await cluster.worker("leaving")
+        replica = await cluster.replica()
+        leaving.world.hold.stage = "diarize"
+        running = asyncio.create_task(replica.run("english", diarize=DiarizeOptions()))
+        await until(lambda: "diarize" in leaving.world.hold.calls)
+        await leaving.worker.drain(0.0)
+        assert [record.count for broker in cluster.brokers for record in broker.records] == [0]
+        await cluster.worker("staying")
+        _, text = await running
+        assert text.startswith("red door.")
+
+    play(tmp_path, scene)
+
+
+def test_a_drained_worker_finishes_in_its_grace_time(tmp_path: Path) -> None:
+    async def scene(cluster: Cluster) -> None:
+        worker = await cluster.worker()
+        replica = await cluster.replica()
+        worker.world.hold.stage = "transcribe"
+        running = asyncio.create_task(replica.run("english"))
+        await until(worker.world.hold.entered.is_set)
+        draining = asyncio.create_task(worker.worker.drain(20))
+        worker.world.hold.go.set()
+        await draining
+        await running
+        assert cluster.queued == 0
+
+    play(tmp_path, scene)
+
+
+def test_a_full_worker_leaves_the_queue_to_others(tmp_path: Path) -> None:
+    async def scene(cluster: Cluster) -> None:
+        full = await cluster.worker("full", in_hand=5)
+        replica = await cluster.replica()
+        full.world.hold.stage = "transcribe"
+        first = asyncio.create_task(replica.run("english"))
+        await until(lambda: full.worker.seconds > 5)
+        others = [asyncio.create_task(replica.run("french")) for _ in range(3)]
+        await until(lambda: cluster.queued >= 2)
+        free = await cluster.worker("free")
+        await until(lambda: free.world.clips.opened > 0)
+        full.world.hold.go.set()
+        await asyncio.gather(first, *others)
+
+    play(tmp_path, scene)
+
+
+def test_a_broker_that_is_away_delays_events_only(tmp_path: Path) -> None:
+    async def scene(cluster: Cluster) -> None:
+        worker = await cluster.worker()
+        replica = await cluster.replica()
+        worker.world.hold.stage = "transcribe"
+        running = asyncio.create_task(replica.run("english"))
+        await until(worker.world.hold.entered.is_set)
+        cluster.log.down = True
+        worker.world.hold.go.set()
+        await until(lambda: any(key.endswith("/end") for key in cluster.objects()))
+        cluster.log.down = False
+        events, _ = await running
+        assert windows_of(events) == list(range(len(windows_of(events)))) != []
+
+    play(tmp_path, scene)
