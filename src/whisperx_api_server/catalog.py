@@ -1,4 +1,4 @@
-"""From the names that clients and settings use to the models that the pool loads."""
+"""Maps the model names of clients and settings to the models that the pool loads."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ _DEFAULT = re.compile(
     r"(openai/)?(whisper(-1)?|gpt(-4o(-mini)?)?-transcribe(-diarize)?(-\d{4}-\d{2}-\d{2})?)|default",
     re.IGNORECASE,
 )
-"""`ALIASES`, their dated versions, and what clients send that leave the choice to the server."""
+"""`ALIASES`, their dated versions, and other names with which clients request the default."""
 
 MULTILINGUAL = "multilingual"
-"""The key of the align model for all languages that have none of their own."""
+"""The key of the align model for all languages without an entry."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
-"""What a published name or a hub id looks like."""
+"""The form of a published name or a hub id."""
 
 
 def configured(setting: str, shared: ModelSpec, engine: str | None = None) -> ModelSpec:
-    """The model that a setting names; `engine` is the transcription backend that is to load it.
+    """Return the model that a setting names; `engine` is the transcription backend to load it.
 
-    In this order: a name that the engine says is published, a path that exists or can be nothing
-    else, a hub id. Only settings come here: a client's name is never looked for on disk.
+    In this order: a name that the engine publishes, a path that exists or is not a hub id, a hub
+    id. Only for settings: a client's name must never be looked up on disk.
 
     Raises:
         NotConfigured: there is no such backend.
@@ -56,18 +56,18 @@ def configured(setting: str, shared: ModelSpec, engine: str | None = None) -> Mo
 
 
 def means_default(name: str) -> bool:
-    """Whether a request's `model` leaves the choice to the server, as OpenAI's names do."""
+    """Whether a request's `model` selects the default, as OpenAI's names do."""
     return _DEFAULT.fullmatch(name) is not None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Catalog:
-    """What is configured, in the backends' words.
+    """The configured backends and models.
 
     `transcription`, `alignment`, `diarization` and `voice_detection` are backend names.
     `transcribers` has the default model of each transcription backend that requests can reach;
-    another model of the same backend differs from it in its name only. `shared` has what all models
-    have in common, such as the device. `align_models` are by language or `MULTILINGUAL`,
+    another model of the same backend differs from it in its name only. `shared` has the values of
+    all models, such as the device. `align_models` are by language or `MULTILINGUAL`,
     `translation_models` by `source-target`. `allowed_models` are hub ids and `org/*` patterns of
     models that clients may name besides the published ones.
     """
@@ -100,11 +100,10 @@ class Catalog:
         return self.transcriber(ALIASES[0]).name
 
     def transcriber(self, name: str) -> ModelKey:
-        """The engine and model that a request's `model` means.
+        """Return the engine and model for a request's `model`.
 
-        A client may name the configured models, also by the name of their backend, those that a
-        backend says are published, and those that `MODELS__ALLOWED` adds. Nothing else is looked
-        for or loaded.
+        A client may name the configured models, also by the name of their backend, the published
+        models of each backend, and those that `MODELS__ALLOWED` adds. No other is looked up.
 
         Raises:
             ModelNotFound: the name is none of these.
@@ -130,7 +129,7 @@ class Catalog:
         )
 
     def known_capabilities(self, key: ModelKey) -> Capabilities | None:
-        """What a transcription model can do, where its name tells; None where only loading does."""
+        """Return a transcription model's capabilities; None if they are unknown before loading."""
         module = self._modules[key.backend]
         known: Capabilities | None = None
         if hasattr(module, "known_capabilities"):
@@ -139,11 +138,11 @@ class Catalog:
 
     @property
     def aligns(self) -> bool:
-        """Whether there is forced alignment at all; `BACKENDS__ALIGNMENT=none` turns it off."""
+        """Whether forced alignment is on; `BACKENDS__ALIGNMENT=none` turns it off."""
         return hasattr(self._aligners, "load_aligner")
 
     def aligner(self, language: str) -> ModelKey | None:
-        """The align model for a language; None when there is none."""
+        """Return the align model for a language, or None."""
         if not self.aligns:
             return None
         everywhere = self.align_models.get(MULTILINGUAL)
@@ -153,19 +152,17 @@ class Catalog:
             if name is None:
                 return None
             spec = self._plain(name)
-        # One model for all languages is loaded once; one of its own knows its language.
+        # The model for all languages is loaded once; any other is loaded for its language.
         if spec != everywhere:
             spec = replace(spec, language=language)
         return ModelKey(stage="alignment", backend=self.alignment, spec=spec)
 
     def aligner_problem(self, language: str) -> ServiceError | None:
-        """Why words of a language cannot be aligned; None where nothing speaks against it.
+        """Return why words of a language cannot be aligned, as far as known without loading.
 
-        To be asked before a recording is decoded: an absent package (NotInstalled), a language
-        without an align model, and a model that is not on disk while downloads are off (both
-        ModelNotFound) are known without loading anything. What only loading tells, such as a
-        download that fails, is not. Reads the disk for some milliseconds at its first call, and
-        imports none of the engine's packages.
+        NotInstalled for a missing package; ModelNotFound for a language without an align model, and
+        for a model that is not on disk while downloads are off. Failed downloads are unknown until
+        a load. Reads the disk for some milliseconds at the first call, and imports no package.
         """
         key = self.aligner(language)
         if key is None:
@@ -182,7 +179,7 @@ class Catalog:
         """The configured diarization pipeline.
 
         Raises:
-            ModelNotFound: `name` is another one. A pipeline's files say which code is called, so
+            ModelNotFound: `name` is another one. A pipeline's files select the code to call, so
                 only a setting may name it.
         """
         spec = self.diarizer_spec
@@ -198,7 +195,7 @@ class Catalog:
         return ModelKey(stage="diarization", backend=self.diarization, spec=spec)
 
     def voice_detector(self) -> ModelKey:
-        """The voice activity detector; a transcription backend that brings its own uses that."""
+        """The voice activity detector: the transcription backend's own, else the configured one."""
         return self._voice_detector
 
     def translator(self, source: str, target: str) -> ModelKey:
@@ -217,7 +214,7 @@ class Catalog:
             raise NotConfigured("no language model is configured: set LLM__MODEL")
         return ModelKey(stage="generation", backend="transformers", spec=self.language_model_spec)
 
-    # Looking for a third party's backend reads the metadata of all packages: once, not per window.
+    # Cached, because finding a third party's backend reads the metadata of all packages.
 
     @cached_property
     def _aligners(self) -> Any:
@@ -234,14 +231,14 @@ class Catalog:
 
     @cached_property
     def _voice_detector(self) -> ModelKey:
-        brings_its_own = hasattr(self._modules[self.transcription], "load_voice_detector")
-        backend = self.transcription if brings_its_own else self.voice_detection
+        has_its_own = hasattr(self._modules[self.transcription], "load_voice_detector")
+        backend = self.transcription if has_its_own else self.voice_detection
         on_device = declaration(find_backend(backend, "vad"), "vad").on_device
         spec = replace(self.shared, name=backend) if on_device else ModelSpec(name=backend)
         return ModelKey(stage="vad", backend=backend, spec=spec)
 
     def _transcriber(self, backend: str, name: str | None = None) -> ModelKey:
-        """A model of a backend; without a name, the default one."""
+        """Return a model of a backend; without a name, the default one."""
         spec = self.transcribers[backend]
         if name is not None:
             spec = replace(spec, name=name, path=None)
@@ -257,7 +254,7 @@ class Catalog:
 
 
 def _published(module: Any, name: str) -> str | None:
-    """The model that a name means, if the engine says that it is a published one."""
+    """Return the model for a name, if the engine publishes it."""
     if not hasattr(module, "published_model"):
         return None
     published: str | None = module.published_model(name)
@@ -265,7 +262,7 @@ def _published(module: Any, name: str) -> str | None:
 
 
 def resolve_device(setting: Literal["auto", "cpu", "cuda"]) -> str:
-    """ "cuda" where there is a usable NVIDIA GPU and the setting is auto, else what it says.
+    """Resolve "auto" to "cuda" if there is a usable NVIDIA GPU, else to "cpu".
 
     Asks CTranslate2 only on machines with an NVIDIA device node (or WSL's), so that others never
     import it here.

@@ -1,4 +1,4 @@
-"""The vocabulary: what a request, a window, a word and a transcript are.
+"""The domain types: requests, windows, words and transcripts.
 
 Frozen, keyword-only dataclasses over the standard library and numpy, imported by all modules. Times
 are seconds on the recording's own clock; audio is mono float32 in [-1, 1].
@@ -41,7 +41,7 @@ class AudioClip:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SpeechRegion:
-    """A stretch in which somebody speaks, and the detector's mean probability of that."""
+    """A region of speech, and the detector's mean probability for it."""
 
     start: float
     end: float
@@ -50,7 +50,7 @@ class SpeechRegion:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VadOptions:
-    """How eagerly voice activity is found. The names are those of OpenAI's `server_vad`.
+    """Options of voice activity detection, named as in OpenAI's `server_vad`.
 
     `threshold` is the speech probability in (0, 1) above which a frame counts as speech;
     `prefix_padding_ms` is kept before and after each region; a pause shorter than
@@ -64,7 +64,7 @@ class VadOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Window:
-    """What a transcriber hears at once: at most 30 s of one request, with its own offset.
+    """The input of a transcriber: at most 30 s of one request.
 
     `samples` is a view of the recording between `start` and `end`; `regions` are the speech
     regions inside, on the recording's clock.
@@ -79,14 +79,14 @@ class Window:
 
     @property
     def speech_seconds(self) -> float:
-        """How much speech is in it: all of it where no regions are given."""
+        """Seconds of speech in it; without regions, all of it is speech."""
         if not self.regions:
             return self.end - self.start
         return sum(region.end - region.start for region in self.regions)
 
     @property
     def speech_probability(self) -> float:
-        """The mean probability that somebody speaks in its regions; 1 where none are given."""
+        """Mean speech probability of its regions; 1 without regions."""
         if not self.regions:
             return 1.0
         total = sum(each.probability * (each.end - each.start) for each in self.regions)
@@ -97,8 +97,8 @@ class Window:
 class DecodeOptions:
     """How one window is decoded; hashable, so that equal options can share a batch.
 
-    `language` None lets the transcriber detect it in each window, among `languages` when any are
-    given.
+    `language` None lets the transcriber detect it in each window, among `languages` unless that is
+    empty.
     `temperature` 0 starts openai/whisper's fallback ladder; another value is sampled at once.
     `word_timestamps` asks for the decoder's own word times (`Segment.words`), `logprobs` for
     `Segment.logprobs`.
@@ -120,9 +120,9 @@ class DecodeOptions:
 class Upload:
     """A recording in a `BlobStore`; two are equal when their digests are.
 
-    `id` is the store's name for it, `filename` the client's, used for echoing only. `digest` is
-    BLAKE2b of the content in hexadecimal, empty where it was not computed: nothing may be shared by
-    such a recording. `size` is in bytes.
+    `id` is the store's name for it; `filename` is the client's and never used as a path. `digest`
+    is the BLAKE2b of the content in hexadecimal; if empty, requests cannot share results. `size` is
+    in bytes.
     """
 
     id: str = field(compare=False)
@@ -141,7 +141,7 @@ class KnownSpeaker:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DiarizeOptions:
-    """How speakers are told apart. `embeddings` asks for one vector a speaker."""
+    """Options of diarization. `embeddings` requests one vector per speaker."""
 
     min_speakers: int | None = None
     max_speakers: int | None = None
@@ -153,9 +153,9 @@ class DiarizeOptions:
 class AlignMode(StrEnum):
     """Where word times come from.
 
-    OFF: nothing is timed. SEGMENTS: the decoder times words, only to cut segments. AUTO: the
-    engine's own when it gives them for nothing, else forced alignment, else the decoder's. FORCED:
-    forced alignment wherever there is an aligner for the language, an error where it cannot be had.
+    OFF: no word times. SEGMENTS: the decoder's, only to cut segments. AUTO: the engine's if they
+    cost nothing, else forced alignment, else the decoder's. FORCED: forced alignment for each
+    language with an aligner, an error if the aligner is not available.
     """
 
     OFF = "off"
@@ -166,7 +166,7 @@ class AlignMode(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RemoteUrl:
-    """A recording to be fetched under the URL policy; `param` is the field that named it."""
+    """A recording to fetch; `param` is the form field with the URL, for errors."""
 
     url: str
     param: str = "audio_url"
@@ -177,13 +177,13 @@ Source = Upload | RemoteUrl
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TranscriptionRequest:
-    """One recording and all that decides what is said about it.
+    """A recording and all parameters that affect its transcript.
 
     `client` is the name behind the API key: the scheduler is fair over clients, then requests.
-    `batch_size` bounds the batches that this request's windows may join; `chunk_size` is the
-    longest window in seconds. None is the configured value. The last two change when results come,
-    not which: `watched`, each window is shown as soon as it is done; `waits`, the request waits
-    while the queue is full instead of being refused.
+    `batch_size` limits the batches that this request's windows may join; `chunk_size` is the
+    maximum window in seconds. None is the configured value. The last two affect the time of
+    results only: `watched`, a client streams each window; `waits`, the request waits while the
+    queue is full instead of being refused.
     """
 
     id: str
@@ -201,7 +201,7 @@ class TranscriptionRequest:
 
     @property
     def uploads(self) -> tuple[Upload, ...]:
-        """The recordings in a `BlobStore` that it reads: its source and the voice samples."""
+        """The recordings in a `BlobStore` that it needs: its source and the voice samples."""
         source = (self.source,) if isinstance(self.source, Upload) else ()
         known = self.diarize.known_speakers if self.diarize is not None else ()
         return (*source, *(speaker.reference for speaker in known))
@@ -212,9 +212,9 @@ Granularity = Literal["segment", "word"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OutputOptions:
-    """What the client wants to read; the routers' alone, never seen by the pipeline.
+    """How an answer is rendered; the pipeline does not see it.
 
-    `known_speakers` are the names that the client gave: no unknown speaker is called by one.
+    `known_speakers` are the client's names, which unknown speakers must not get.
     """
 
     format: OutputFormat = "json"
@@ -226,9 +226,9 @@ class OutputOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Word:
-    """A spoken word. `start`/`end` in seconds; `score` in [0, 1] is the aligner's or decoder's.
+    """A spoken word; `score` in [0, 1] is the aligner's or the decoder's.
 
-    `tokens` are the decoder's, where the decoder timed the word.
+    `tokens` are the decoder's, if the decoder timed the word.
     """
 
     text: str
@@ -250,10 +250,10 @@ class TokenLogprob:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Segment:
-    """A stretch of transcript: a window's text, or one sentence of it where words are timed.
+    """A part of a transcript: a window's text, or one sentence of it if words are timed.
 
-    The last five fields are openai/whisper's, per decoded window; sentences of one window repeat
-    its values. `words` is None when no word times were made, which is not the same as no words.
+    The last fields are openai/whisper's, per decoded window; sentences of one window repeat
+    its values. `words` is None without word times, and empty without words.
     """
 
     start: float
@@ -284,7 +284,7 @@ class Diarization:
     """Who spoke when.
 
     `turns` may overlap; `exclusive` has at most one speaker at a time and labels words.
-    `embeddings` has one vector a speaker, as the model gives it (not unit norm).
+    `embeddings` has one vector per speaker, as the model returns it (not unit norm).
     """
 
     turns: tuple[SpeakerTurn, ...]
@@ -294,9 +294,9 @@ class Diarization:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WindowTranscript:
-    """What was heard in one window; segment times are on the recording's clock.
+    """The transcript of one window; segment times are on the recording's clock.
 
-    `warnings` are sentences about what could not be done as usual.
+    `warnings` are sentences for the client about fallbacks.
     """
 
     window_index: int
@@ -320,12 +320,12 @@ class StageTimes:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """A transcription that one can watch and leave; all times in seconds since the epoch.
+    """A transcription that runs without an open connection; times in seconds since the epoch.
 
-    `progress` is the part in [0, 1] of the recording that is transcribed, `eta` the seconds it
-    should still take, `queue_position` how many requests that came before it are not done yet.
-    `diarize` and `words` tell what it was asked to find out. `callback_url` is told of the end;
-    `notified` whether that has happened.
+    `progress` is the transcribed part of the recording in [0, 1], `eta` the estimated seconds left,
+    `queue_position` the number of earlier requests under way. `diarize` and `words`: whether the
+    client requested speakers and word times. `callback_url` receives an event at the end;
+    `notified`: whether it was delivered.
     """
 
     id: str
@@ -347,16 +347,16 @@ class Job:
 
     @property
     def ended(self) -> bool:
-        """Whether it will not change any more."""
+        """Whether the state is final."""
         return self.state in ("completed", "failed", "cancelled")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Transcript:
-    """What was said in a recording of `duration` seconds.
+    """The transcript of a recording of `duration` seconds.
 
-    `language` is the one that most speech is in; `languages` all that occur, that one first.
-    `warnings` are sentences about what could not be done as usual.
+    `language` is the language of most speech; `languages` are all, that one first. `warnings` are
+    sentences for the client about fallbacks.
     """
 
     task: Task
@@ -369,21 +369,21 @@ class Transcript:
 
     @property
     def text(self) -> str:
-        """The whole text: the segments', joined by one space (none where the script has none)."""
+        """The text of all segments, joined by a space if their language has spaces."""
         return join_texts((segment.text, segment.language) for segment in self.segments)
 
     @property
     def words(self) -> tuple[Word, ...]:
-        """Every word of every segment, in order."""
+        """The words of all segments, in order."""
         return tuple(word for segment in self.segments for word in segment.words or ())
 
 
 SPACELESS_LANGUAGES = frozenset({"ja", "zh", "yue", "th", "lo", "my", "km", "bo"})
-"""Written without spaces between words; joining sentences with one would be an error."""
+"""Languages without spaces between words, and hence between joined sentences."""
 
 
 def join_texts(parts: Iterable[tuple[str, str | None]]) -> str:
-    """Join (text, language) parts as their languages are written; blank parts are dropped."""
+    """Join (text, language) parts with spaces if the language has them; drop blank parts."""
     joined = ""
     for text, language in parts:
         text = text.strip()

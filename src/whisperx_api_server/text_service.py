@@ -66,10 +66,7 @@ GENERATE: Work[LanguageModel, _Prompt, str] = Work(
 
 
 class TextService:
-    """Runs concurrent text requests on one event loop.
-
-    `timeout` is in seconds per request; 0 disables it.
-    """
+    """Runs concurrent text requests; `timeout` is in seconds per request, 0 disables it."""
 
     def __init__(
         self, *, active: ActiveRequests, pool: ModelPool, catalog: Catalog, timeout: float

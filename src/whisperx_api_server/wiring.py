@@ -25,7 +25,7 @@ from .scheduling.model_pool import ModelPool
 
 
 def build_catalog(settings: Settings) -> Catalog:
-    """The models that the settings name.
+    """Build the catalog of the models that the settings name.
 
     Raises:
         NotConfigured: there is no such transcription backend.
@@ -70,7 +70,7 @@ def build_catalog(settings: Settings) -> Catalog:
 
 
 def transcriber_settings(settings: Settings) -> dict[str, TranscriberSettings]:
-    """The transcription backends that requests can reach, each with its section of the settings.
+    """Return the transcription backends for requests, each with its section of the settings.
 
     The configured backend has the section that it declares. Each other section is for the first
     built-in backend that declares it.
@@ -91,7 +91,7 @@ def transcriber_settings(settings: Settings) -> dict[str, TranscriberSettings]:
 
 
 def form_defaults(settings: Settings, catalog: Catalog) -> FormDefaults:
-    """Defaults for fields that the client did not send."""
+    """Return the defaults for fields that the client did not send."""
     return FormDefaults(
         model=catalog.default_model,
         language=settings.default_language,
@@ -134,7 +134,7 @@ def build_runner(
 
 
 def preloaded_models(settings: Settings, catalog: Catalog) -> list[ModelKey]:
-    """The models to load at start.
+    """Return the models to load at start.
 
     Raises:
         ConfigurationError: a language has no align model.

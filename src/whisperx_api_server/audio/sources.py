@@ -1,4 +1,4 @@
-"""Where recordings come from: an upload or a URL becomes a clip."""
+"""Opens the source of a request, an upload or a URL, as a clip."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class SourceOpener:
 
     @asynccontextmanager
     async def open(self, source: Source) -> AsyncIterator[AudioClip]:
-        """The recording, decoded. A file that was fetched for it goes as soon as it is decoded.
+        """Decode the recording; a fetched file is deleted as soon as it is decoded.
 
         Raises:
             ServiceError: what `UrlFetcher.open` and `AudioDecoder.open` raise.

@@ -1,4 +1,4 @@
-"""Stores uploads: as blobs that requests hold, on disk in a private directory."""
+"""Stores uploads with reference counts; on disk, in a private directory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ID = re.compile("[0-9a-f]{32}")
 
 
 class BlobStore(Protocol):
-    """Keeps recordings as long as something holds them."""
+    """Keeps recordings as long as their reference count is above 0."""
 
     @property
     def max_bytes(self) -> int:
@@ -39,11 +39,10 @@ class BlobStore(Protocol):
         param: str = "file",
         announced: int = 0,
     ) -> Upload:
-        """Store a recording as it arrives; the caller holds it until it calls `release`.
+        """Store a recording as it arrives; the caller must call `release` once.
 
-        `filename`, the client's, is kept for echoing; `param` is the field that errors name;
-        `announced` is how many bytes the sender says it will send.
-        Nothing is kept when this fails or is cancelled.
+        `filename` is the client's; `param` is the field for errors; `announced` is the declared
+        size in bytes. Nothing is kept after an error or a cancellation.
 
         Raises:
             TooLarge: it is larger than an upload may be.
@@ -51,17 +50,17 @@ class BlobStore(Protocol):
         """
 
     def open(self, upload: Upload) -> AbstractAsyncContextManager[Path]:
-        """A local file with the recording, to be read while the context is open."""
+        """Return a local file with the recording, which exists while the context is open."""
 
     def retain(self, upload: Upload) -> None:
-        """Hold a recording once more."""
+        """Increment the reference count."""
 
     async def release(self, upload: Upload) -> None:
-        """Hold a recording once less; the last one to release it deletes it."""
+        """Decrement the reference count; at 0 the recording is deleted."""
 
 
 class DiskBlobStore:
-    """A BlobStore of files in a private directory, under names of its own.
+    """A BlobStore of files in a private directory.
 
     Disk work runs on the store's own threads, so that nothing else that blocks can delay it.
 
@@ -99,7 +98,7 @@ class DiskBlobStore:
         return upload
 
     def adopt(self, path: Path) -> Upload:
-        """Hold a file that lies elsewhere and stays there when it is released."""
+        """Add a file of another directory, which is not deleted on release."""
         upload = Upload(id=uuid.uuid4().hex, filename=path.name)
         self._path(upload).symlink_to(path.absolute())
         self.retain(upload)
@@ -122,7 +121,7 @@ class DiskBlobStore:
             await self._delete(self._path(upload))
 
     def _path(self, upload: Upload) -> Path:
-        if not _ID.fullmatch(upload.id):  # it may come from another machine, and name another file
+        if not _ID.fullmatch(upload.id):  # another machine may have sent it
             raise ValueError("not the id of an upload")
         return self._workdir / upload.id
 
@@ -132,7 +131,7 @@ class DiskBlobStore:
     async def _write(
         self, chunks: AsyncIterator[bytes], file: FileIO, param: str
     ) -> tuple[int, str]:
-        """Write chunks as they come, a block at a time; their size and BLAKE2b digest."""
+        """Write chunks in blocks; returns their size and BLAKE2b digest."""
         digest = hashlib.blake2b()
         total = 0
         block = bytearray()
@@ -153,7 +152,7 @@ class DiskBlobStore:
             )
 
     async def _on_disk(self, work: Callable[[], None]) -> None:
-        """Run on a disk thread; a cancelled caller waits for its end, since it closes the file."""
+        """Run on a disk thread; a cancelled caller waits for it before it closes the file."""
         working = asyncio.get_running_loop().run_in_executor(self._disk, work)
         try:
             await asyncio.shield(working)

@@ -1,9 +1,9 @@
 """Requests to URLs that clients name.
 
-A URL that a client names must not become a way into the network behind the server. So each hop
-of a fetch (the URL and every redirect) is resolved here, every address found is judged, and the
-connection goes to a judged address, with the host's name kept for `Host`, SNI and the certificate
-check: a second answer of the name server is never asked for, so it cannot differ from the first.
+A client's URL must not give access to the network behind the server. So each hop of a fetch (the
+URL and every redirect) is resolved here, all its addresses are checked, and the connection uses a
+checked address, with the host's name for `Host`, SNI and the certificate. The name server is not
+queried again, so its answer cannot change.
 """
 
 from __future__ import annotations
@@ -45,19 +45,19 @@ _REFUSED_V4 = _networks(
     "192.0.0.0/24 192.0.2.0/24 192.31.196.0/24 192.52.193.0/24 192.88.99.0/24 192.168.0.0/16 "
     "192.175.48.0/24 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 224.0.0.0/4 240.0.0.0/4"
 )
-# Of IPv6 only global unicast is fetched from, and of that not what is special or carries an IPv4
-# address past this check: 2001::/23 has Teredo, 2002::/16 is 6to4.
+# Only global unicast is allowed in IPv6, without special networks and those that embed an IPv4
+# address: 2001::/23 has Teredo, 2002::/16 is 6to4.
 # https://www.iana.org/assignments/iana-ipv6-special-registry
 _GLOBAL_V6 = ipaddress.IPv6Network("2000::/3")
 _REFUSED_V6 = _networks("2001::/23 2001:db8::/32 2002::/16 2620:4f:8000::/48 3fff::/20")
-# Stand for the IPv4 address in their last 32 bits: mapped, and NAT64's well-known prefix.
+# Networks with an IPv4 address in the last 32 bits: mapped addresses, NAT64's well-known prefix.
 _CARRIES_V4 = _networks("::ffff:0:0/96 64:ff9b::/96")
 
 
 class UrlFetchSettings(Section):
     """URLs that clients name.
 
-    `allow_private_hosts` lifts the check of addresses, not that of hosts.
+    `allow_private_hosts` disables the check of addresses, not that of hosts.
     """
 
     allowed_hosts: JsonList = Field(
@@ -74,17 +74,17 @@ class UrlFetchSettings(Section):
 
 
 class SystemResolver:
-    """The system's resolver, on threads of its own.
+    """The system's resolver, on its own threads.
 
-    A name server that does not answer keeps a thread for many seconds: on asyncio's default
-    threads, everything else that needs one would wait behind it.
+    A name server that does not answer blocks a thread for many seconds, which asyncio's default
+    threads must not be.
     """
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(_DNS_THREADS, thread_name_prefix="dns")
 
     async def __call__(self, host: str) -> Sequence[str]:
-        """The addresses of a host.
+        """Return the addresses of a host.
 
         Raises:
             OSError: there is no such host.
@@ -98,9 +98,9 @@ class UrlFetcher:
     """Requests to URLs that clients name, under the operator's settings.
 
     Args:
-        settings: what may be fetched.
-        uploads: keeps the files that are fetched, and bounds their size.
-        resolve: finds the addresses of a host.
+        settings: the URL policy.
+        uploads: keeps the fetched files, and limits their size.
+        resolve: the name resolution.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class UrlFetcher:
 
     @asynccontextmanager
     async def open(self, url: str, *, param: str = "audio_url") -> AsyncIterator[Path]:
-        """Fetch a URL into a file that is deleted at the end; `param` is the field errors name.
+        """Fetch a URL into a temporary file; `param` is the field for errors.
 
         Raises:
             InvalidRequest: the URL is malformed or refused, or its server does not give a file.
@@ -147,7 +147,7 @@ class UrlFetcher:
             return response.status_code
 
     async def check(self, url: str, *, param: str = "callback_url") -> None:
-        """Refuse now what a later request to the URL would be refused for.
+        """Check that a later request to the URL would be allowed.
 
         Raises:
             InvalidRequest: the URL is malformed or refused.
@@ -171,7 +171,7 @@ class UrlFetcher:
 
     @asynccontextmanager
     async def _errors(self, param: str) -> AsyncIterator[None]:
-        """Bound the time, and translate what httpx raises."""
+        """Limit the time, and translate the errors of httpx."""
         try:
             async with asyncio.timeout(self._settings.timeout):
                 yield
@@ -209,7 +209,7 @@ class UrlFetcher:
 
 
 class _GuardedTransport(httpx.AsyncBaseTransport):
-    """Connects to addresses that were judged, and to no other."""
+    """Connects to checked addresses only."""
 
     def __init__(
         self, settings: UrlFetchSettings, resolve: Resolver, tls: ssl.SSLContext, param: str
@@ -217,8 +217,8 @@ class _GuardedTransport(httpx.AsyncBaseTransport):
         self._settings = settings
         self._resolve = resolve
         self._param = param
-        # Connections are pooled by address: one that was opened, and its certificate checked, for
-        # one host must not serve another on the same address. So none is kept.
+        # Connections are pooled by address, but a certificate is checked for one host: another
+        # host at the same address must not reuse the connection. So none is kept.
         self._inner = httpx.AsyncHTTPTransport(
             verify=tls, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0)
         )
@@ -245,7 +245,7 @@ class _GuardedTransport(httpx.AsyncBaseTransport):
 
 
 async def _follow(client: httpx.AsyncClient, request: httpx.Request, param: str) -> httpx.Response:
-    """Send, and follow redirects; their bodies are not read (httpx would, into memory)."""
+    """Send, and follow redirects without reading their bodies, as httpx would."""
     for _ in range(_MAX_REDIRECTS + 1):
         response = await client.send(request, stream=True)
         if response.next_request is None:
@@ -260,9 +260,9 @@ async def _follow(client: httpx.AsyncClient, request: httpx.Request, param: str)
 async def _vet(
     url: httpx.URL, settings: UrlFetchSettings, resolve: Resolver, param: str
 ) -> Sequence[str]:
-    """The addresses that may be connected to for this URL.
+    """Return the addresses to connect to for this URL.
 
-    Which of a host's addresses is refused, or whether it has any, is not told: that would map the
+    Errors do not say which address is refused or whether there is one: that would reveal the
     network behind the server.
 
     Raises:
@@ -307,7 +307,7 @@ def _is_allowed(host: str, allowed_hosts: Sequence[str]) -> bool:
 
 
 def is_public_address(text: str) -> bool:
-    """Whether an IP address is one that anybody on the internet could reach."""
+    """Whether an IP address is reachable from the internet."""
     try:
         address = ipaddress.ip_address(text)
     except ValueError:

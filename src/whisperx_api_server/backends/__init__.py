@@ -51,19 +51,18 @@ _FACTORIES: Mapping[Stage, str] = {
 }
 
 _ENVIRONMENT: Mapping[str, str] = {
-    # onnxruntime, also on Linux, and huggingface_hub tell their makers about each run
+    # disables the telemetry of onnxruntime and huggingface_hub
     "ORT_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
-    # what NeMo imports starts a process for each core, to compile what is never compiled here;
-    # they take memory and time at the start, and seconds more at the end
+    # torch would start a process per core for a compiler that is not used here
     "TORCH_WARM_POOL": "0",
 }
-"""What vendors read when they are imported; whoever sets a variable otherwise has it so."""
+"""Environment defaults for vendor packages; existing values win."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelKey:
-    """Which model of which backend, for which stage: what the pool keys its models by."""
+    """Identifies a model: its stage, backend and specification."""
 
     stage: Stage
     backend: str
@@ -80,13 +79,13 @@ class ModelKey:
 
 
 def backend_names(stage: Stage) -> list[str]:
-    """The names that `BACKENDS__…` accepts for a stage, entry points included."""
+    """Return the names that `BACKENDS__…` accepts for a stage, entry points included."""
     built_in = [name for name, stages in BUILT_IN.items() if stage in stages]
     return built_in + [point.name for point in entry_points(group=ENTRY_POINT_GROUP)]
 
 
 def find_backend(name: str, stage: Stage) -> Any:
-    """The module that serves a stage; importing it imports no vendor package.
+    """Return the module for a stage; importing it imports no vendor package.
 
     Raises:
         NotConfigured: there is no such backend, or it does not serve the stage.
@@ -106,13 +105,13 @@ def find_backend(name: str, stage: Stage) -> Any:
 
 
 def declaration(backend: Any, stage: Stage) -> Declaration:
-    """What a backend, as `find_backend` returns it, declares for a stage."""
+    """Return the declaration of a backend (from `find_backend`) for a stage."""
     declared: Mapping[Stage, Declaration] = getattr(backend, "DECLARATIONS", {})
     return declared.get(stage) or Declaration()
 
 
 def model_source(key: ModelKey) -> ModelSource | None:
-    """Where a model's files come from; None if its backend does not say. Looks at the disk."""
+    """Return where a model's files come from; None if unknown. Reads the disk."""
     module = find_backend(key.backend, key.stage)
     if key.stage != "transcription" or not hasattr(module, "model_source"):
         return None
@@ -120,9 +119,9 @@ def model_source(key: ModelKey) -> ModelSource | None:
 
 
 def import_vendors(key: ModelKey) -> None:
-    """Import the packages that loading a model needs, if its backend says which.
+    """Import the packages that loading a model needs, if its backend lists them.
 
-    What is absent is ignored: the factory says so, with the command that installs it.
+    Missing packages are ignored: the factory raises an error with the install command.
 
     The garbage collector then skips the imported objects. torch, transformers and pyannote have
     800,000, and a full collection over them stops all threads for 0.4 s.
@@ -138,7 +137,7 @@ def import_vendors(key: ModelKey) -> None:
 
 
 def free_device_memory() -> None:
-    """Return what torch keeps for models that are gone to the device, for other vendors to use."""
+    """Return the memory that torch keeps of unloaded models to the device."""
     gc.unfreeze()
     gc.collect()
     torch = sys.modules.get("torch")

@@ -203,11 +203,9 @@ class Detection(Protocol):
 
         Memory and time of one call grow with the number of samples.
         """
-        ...
 
     def finish(self) -> Sequence[SpeechRegion]:
         """Return the remaining regions; nothing may be pushed afterwards."""
-        ...
 
 
 class VoiceDetector(Protocol):
@@ -215,7 +213,6 @@ class VoiceDetector(Protocol):
 
     def start(self, options: VadOptions) -> Detection:
         """Start on a recording; several may be processed at a time. Thread-safe, cheap."""
-        ...
 
 
 class Transcriber(Protocol):
@@ -226,11 +223,9 @@ class Transcriber(Protocol):
 
     def batch_key(self, options: DecodeOptions) -> Hashable:
         """Windows whose options give equal keys may share one `transcribe`. Thread-safe, cheap."""
-        ...
 
     def features(self, window: Window) -> object:
         """Precompute the input of `transcribe` for one window. Thread-safe."""
-        ...
 
     def transcribe(
         self,
@@ -242,7 +237,6 @@ class Transcriber(Protocol):
 
         A feature that is None was not precomputed: compute it now.
         """
-        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -278,7 +272,6 @@ class ShortContexts(Protocol):
     @property
     def context_stats(self) -> ContextStats:
         """Its counters since it was loaded. Thread-safe."""
-        ...
 
 
 class Aligner(Protocol):
@@ -290,7 +283,6 @@ class Aligner(Protocol):
         Items may come from many requests. Text that cannot be aligned keeps the item's
         times, with `words` spread evenly; it is never dropped.
         """
-        ...
 
 
 class Diarizer(Protocol):
@@ -299,15 +291,12 @@ class Diarizer(Protocol):
     @property
     def match_threshold(self) -> float:
         """Cosine similarity above which two embeddings are the same voice."""
-        ...
 
     def diarize(self, clip: AudioClip, options: DiarizeOptions) -> Diarization:
         """Turns labelled SPEAKER_00, SPEAKER_01… in order of appearance; silence gives none."""
-        ...
 
     def embed(self, clips: Sequence[AudioClip]) -> list[tuple[float, ...] | None]:
         """One embedding per clip, comparable with `Diarization.embeddings`; None without speech."""
-        ...
 
 
 class Translator(Protocol):
@@ -315,7 +304,6 @@ class Translator(Protocol):
 
     def translate(self, texts: Sequence[str], source: str, target: str) -> list[str]:
         """Translate texts of any length; languages are the model's ISO-639 codes."""
-        ...
 
 
 class LanguageModel(Protocol):
@@ -329,7 +317,6 @@ class LanguageModel(Protocol):
         schema: Mapping[str, object] | None = None,
     ) -> str:
         """Return the answer without the prompt; with a JSON schema, JSON text that satisfies it."""
-        ...
 
 
 def require(module: str, *, extra: str) -> ModuleType:

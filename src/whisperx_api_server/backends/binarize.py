@@ -1,4 +1,4 @@
-"""Speech probabilities of frames -> speech regions, as they stream in.
+"""Converts speech probabilities of frames to speech regions, as a stream.
 
 Shared by the voice detectors: hysteresis thresholding as in Gelly and Gauvain, "Minimum Word Error
 Training of RNN-based Voice Activity Detection" (Interspeech 2015), then pauses and padding.
@@ -30,7 +30,7 @@ class BinarizeOptions:
     min_speech: float
 
     def overridden(self, options: VadOptions) -> BinarizeOptions:
-        """What a request asks for, the rest as it is here; `offset` keeps its distance."""
+        """Apply a request's options; `offset` keeps its distance from `onset`."""
         onset = self.onset if options.threshold is None else options.threshold
         padding, silence = options.prefix_padding_ms, options.silence_duration_ms
         return BinarizeOptions(
@@ -43,10 +43,10 @@ class BinarizeOptions:
 
 
 class Binarizer:
-    """Turns one recording's probabilities, fed in order, into its regions.
+    """Converts one recording's probabilities, fed in order, to its regions.
 
     Frame `i` stands for the time `origin + i * step` in seconds. A region's `probability` is the
-    mean of its frames. The regions do not depend on how the frames are cut into pieces.
+    mean of its frames. The regions do not depend on how the frames are divided.
     """
 
     def __init__(self, options: BinarizeOptions, *, step: float, origin: float = 0.0) -> None:
@@ -60,7 +60,7 @@ class Binarizer:
         self._open: SpeechRegion | None = None  # a region that lacks only its end padding
 
     def feed(self, probabilities: Iterable[float]) -> Iterator[SpeechRegion]:
-        """The regions that became final with these frames."""
+        """Return the regions that these frames make final."""
         options = self._options
         for probability in probabilities:
             frame = self._frames
@@ -82,7 +82,7 @@ class Binarizer:
                     yield self._close(self._open, limit=math.inf)
 
     def finish(self, duration: float) -> Iterator[SpeechRegion]:
-        """The regions that the end of the recording, at `duration` seconds, makes final."""
+        """Return the regions that the end, at `duration` seconds, makes final."""
         if self._start is not None:
             end = duration if self._silence is None else self._time(self._silence)
             yield from self._end_speech(self._start, end)
@@ -112,16 +112,16 @@ class FrameScorer(Protocol):
     """Computes how probable speech is in each frame of one recording."""
 
     def push(self, samples: Samples) -> Iterable[float]:
-        """Take the next samples, any number of them; the frames that became final, in order."""
+        """Take the next samples, any number; return the frames that became final, in order."""
         ...
 
     def finish(self) -> Iterable[float]:
-        """The frames that are left at the end of the recording."""
+        """Return the remaining frames."""
         ...
 
 
 class FrameDetection:
-    """A `Detection` by the probabilities of frames."""
+    """A `Detection` from the probabilities of frames."""
 
     def __init__(self, scorer: FrameScorer, binarizer: Binarizer) -> None:
         self._scorer = scorer

@@ -75,7 +75,7 @@ WORD_SECONDS = 0.2
 GAP_SECONDS = 0.1
 SENTENCE_PAUSE = 0.5  # s; a longer one ends a sentence
 TURN_PAUSE = 1.0  # s; a longer one ends a speaker's turn
-SHORTEST_WORD = 0.05  # s; what a window's edge leaves of a word is not heard below this
+SHORTEST_WORD = 0.05  # s; a shorter part of a word at the edge of a window is not recognised
 WORD_LOGPROB = -0.1
 
 FRAME = SAMPLE_RATE // 100  # 10 ms
@@ -84,7 +84,7 @@ ACTIVITY = BinarizeOptions(onset=0.9, offset=0.6, padding=0.0, min_silence=0.3, 
 
 
 def say(words: str, *, language: str = "en", speaker: int = 0) -> Samples:
-    """16 kHz samples of words of `VOCABULARY`; word i lasts from 0.3 i to 0.3 i + 0.2 seconds."""
+    """Render words of `VOCABULARY`; word i lasts from 0.3 i to 0.3 i + 0.2 seconds."""
     clock = np.arange(round(WORD_SECONDS * SAMPLE_RATE)) / SAMPLE_RATE
     pieces = [silence(0)]
     for word in words.split():
@@ -99,13 +99,13 @@ def say(words: str, *, language: str = "en", speaker: int = 0) -> Samples:
 
 
 def silence(seconds: float) -> Samples:
-    """16 kHz samples of silence."""
+    """Render silence."""
     return np.zeros(round(seconds * SAMPLE_RATE), np.float32)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Heard:
-    """One word as it was heard; `word` is its place in the vocabulary, times are in seconds."""
+class HeardWord:
+    """A recognised word; `word` is its index in the vocabulary, times are in seconds."""
 
     word: int
     language: str
@@ -114,7 +114,7 @@ class Heard:
     end: float
 
 
-def hear(samples: Samples, offset: float = 0.0) -> list[Heard]:
+def hear(samples: Samples, offset: float = 0.0) -> list[HeardWord]:
     """Recognise the words in samples that begin at `offset` seconds."""
     heard = []
     for first, last in audible_runs(samples):
@@ -123,7 +123,7 @@ def hear(samples: Samples, offset: float = 0.0) -> list[Heard]:
         sound = samples[first * FRAME : last * FRAME]
         spectrum = np.abs(np.fft.rfft(sound * np.hanning(len(sound)), SAMPLE_RATE))  # 1 Hz a bin
         heard.append(
-            Heard(
+            HeardWord(
                 word=_loudest(spectrum, WORD_TONES),
                 language=LANGUAGES[_loudest(spectrum, LANGUAGE_TONES)],
                 speaker=_loudest(spectrum, SPEAKER_TONES),
@@ -135,14 +135,14 @@ def hear(samples: Samples, offset: float = 0.0) -> list[Heard]:
 
 
 def audible_runs(samples: Samples, threshold: float = AUDIBLE) -> list[tuple[int, int]]:
-    """(first, last) frames of each continuous stretch of sound."""
+    """Return the (first, last) frames of each continuous sound."""
     audible = _audible(samples, threshold)
     edges = np.flatnonzero(np.diff(audible.astype(np.int8), prepend=0, append=0)).tolist()
     return list(zip(edges[::2], edges[1::2], strict=True))
 
 
 def _audible(samples: Samples, threshold: float) -> NDArray[np.bool_]:
-    """Whether each whole frame is louder than a threshold."""
+    """Return whether each whole frame is louder than a threshold."""
     frames = samples[: len(samples) // FRAME * FRAME].reshape(-1, FRAME)
     loudness: NDArray[np.floating] = np.sqrt(np.square(frames).mean(axis=1))
     return loudness > threshold
@@ -171,7 +171,7 @@ class FakeTranscriber:
         """Windows with equal temperatures share a batch."""
         return options.temperature
 
-    def features(self, window: Window) -> list[Heard]:
+    def features(self, window: Window) -> list[HeardWord]:
         """The words in the window."""
         return hear(window.samples, window.start)
 
@@ -185,21 +185,23 @@ class FakeTranscriber:
         return [
             _transcript(
                 window,
-                self.features(window) if feature is None else cast("list[Heard]", feature),
+                self.features(window) if feature is None else cast("list[HeardWord]", feature),
                 option,
             )
             for window, option, feature in zip(windows, options, features, strict=True)
         ]
 
 
-def _language_probabilities(heard: Sequence[Heard]) -> dict[str, float]:
+def _language_probabilities(heard: Sequence[HeardWord]) -> dict[str, float]:
     winner = Counter(word.language for word in heard).most_common(1)
     spoken = winner[0][0] if winner else LANGUAGES[0]
     rest = 0.1 / (len(LANGUAGES) - 1)
     return {language: 0.9 if language == spoken else rest for language in LANGUAGES}
 
 
-def _transcript(window: Window, heard: Sequence[Heard], options: DecodeOptions) -> WindowTranscript:
+def _transcript(
+    window: Window, heard: Sequence[HeardWord], options: DecodeOptions
+) -> WindowTranscript:
     probabilities = _language_probabilities(heard)
     candidates = [name for name in LANGUAGES if name in options.languages] or LANGUAGES
     language = options.language or max(candidates, key=lambda name: probabilities[name])
@@ -224,7 +226,7 @@ def _transcript(window: Window, heard: Sequence[Heard], options: DecodeOptions) 
     )
 
 
-def _spell(heard: Sequence[Heard], language: str, options: DecodeOptions) -> list[str]:
+def _spell(heard: Sequence[HeardWord], language: str, options: DecodeOptions) -> list[str]:
     """The words' texts; the last word of each sentence has the full stop."""
     hints = f"{options.prompt or ''} {options.hotwords or ''}".replace(",", " ").split()
     spelling = {hint.lower(): hint for hint in hints}
@@ -236,7 +238,7 @@ def _spell(heard: Sequence[Heard], language: str, options: DecodeOptions) -> lis
     return [*texts[:-1], texts[-1] + "."] if texts else []
 
 
-def _words(heard: Sequence[Heard], texts: Sequence[str]) -> tuple[Word, ...]:
+def _words(heard: Sequence[HeardWord], texts: Sequence[str]) -> tuple[Word, ...]:
     return tuple(
         Word(text=text, start=word.start, end=word.end, score=0.9)
         for word, text in zip(heard, texts, strict=True)
@@ -330,7 +332,7 @@ class FakeVoiceDetector:
 
 
 class _Loudness:
-    """Frames that are louder than a threshold are speech for sure; the others may be a pause."""
+    """Scores loud frames as certain speech and others as a possible pause."""
 
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
@@ -368,5 +370,5 @@ def load_voice_detector(spec: ModelSpec) -> VoiceDetector:  # noqa: ARG001
 
 
 def align_model(language: str) -> str | None:
-    """A made-up name for the languages that it knows."""
+    """Return the name of the align model for a language of `VOCABULARY`."""
     return f"fake-{language}" if language in LANGUAGES else None

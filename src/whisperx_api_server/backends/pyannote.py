@@ -1,4 +1,4 @@
-"""pyannote.audio: who speaks when, and voice activity as WhisperX finds it."""
+"""Diarization with pyannote.audio, and WhisperX's voice activity detection."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ MATCH_THRESHOLD = 0.5
 voice have a cosine similarity of about 0.6 to 0.8 and different voices stay below 0.4."""
 
 BATCH_SIZES = {"cpu": 8, "cuda": 32}
-"""Chunks of 5 to 10 s that the pipeline's two models take at once."""
+"""Batch sizes of the pipeline's two models, in chunks of 5 to 10 s."""
 
 VAD_DEFAULTS = BinarizeOptions(
     onset=0.5, offset=0.363, padding=0.1, min_silence=0.0, min_speech=0.0
@@ -69,7 +69,7 @@ VAD_STEP = 0.1
 
 
 class PyannoteDiarizer:
-    """Tells speakers apart with a pyannote `SpeakerDiarization` pipeline.
+    """Diarizes with a pyannote `SpeakerDiarization` pipeline.
 
     Memory and time for clustering grow with the square of the recording's length.
     """
@@ -80,12 +80,12 @@ class PyannoteDiarizer:
 
     @property
     def match_threshold(self) -> float:
-        """`MATCH_THRESHOLD`, unless the embedding model has one of its own by that name."""
+        """The embedding model's own threshold, else `MATCH_THRESHOLD`."""
         model = getattr(self._pipeline._embedding, "model_", None)
         return float(getattr(model, "match_threshold", MATCH_THRESHOLD))
 
     def diarize(self, clip: AudioClip, options: DiarizeOptions) -> Diarization:
-        """Who speaks when; see `Diarizer`.
+        """See `Diarizer`.
 
         Raises:
             InvalidRequest: the recording has too little speech for so many speakers.
@@ -111,7 +111,7 @@ class PyannoteDiarizer:
         )
 
     def embed(self, clips: Sequence[AudioClip]) -> list[tuple[float, ...] | None]:
-        """The vector of the one speaker that each clip is taken to have; see `Diarizer`."""
+        """See `Diarizer`; each clip counts as one speaker."""
         return [self._embed(clip) for clip in clips]
 
     def _embed(self, clip: AudioClip) -> tuple[float, ...] | None:
@@ -122,10 +122,7 @@ class PyannoteDiarizer:
     def _run(self, clip: AudioClip, counts: Mapping[str, int]) -> Any:
         # A copy, since torch takes no read-only memory map.
         waveform = self._torch.from_numpy(np.array(clip.samples, np.float32))[None]
-        too_long = (
-            "there is not enough memory to tell the speakers of this recording apart: "
-            "send a shorter one"
-        )
+        too_long = "there is not enough memory to diarize this recording: send a shorter one"
         try:
             with translate_memory_errors(too_long), _quiet():
                 return self._pipeline(
@@ -138,11 +135,11 @@ class PyannoteDiarizer:
                     f"this recording has too little speech for {wanted} speakers: ask for fewer",
                     param="num_speakers" if "num_speakers" in counts else "min_speakers",
                 ) from error
-            raise TranscriptionFailed("telling the speakers apart failed") from error
+            raise TranscriptionFailed("the diarization failed") from error
 
 
 def _speaker_counts(options: DiarizeOptions) -> dict[str, int]:
-    """The pipeline's keyword arguments; an exact number makes the bounds superfluous."""
+    """Return the pipeline's keyword arguments; an exact number replaces the bounds."""
     if options.num_speakers is not None:
         return {"num_speakers": options.num_speakers}
     bounds = {"min_speakers": options.min_speakers, "max_speakers": options.max_speakers}
@@ -150,7 +147,7 @@ def _speaker_counts(options: DiarizeOptions) -> dict[str, int]:
 
 
 def _turns(annotation: Any, duration: float) -> list[SpeakerTurn]:
-    """The turns of a `pyannote.core.Annotation` by start, cut at the end of the recording."""
+    """Return the turns of a `pyannote.core.Annotation` by start, cut at the recording's end."""
     turns = [
         SpeakerTurn(start=segment.start, end=min(segment.end, duration), speaker=label)
         for segment, _, label in annotation.itertracks(yield_label=True)
@@ -168,7 +165,7 @@ def _renamed(turns: Sequence[SpeakerTurn], names: Mapping[str, str]) -> tuple[Sp
 
 
 def _without_overlap(turns: Sequence[SpeakerTurn]) -> tuple[SpeakerTurn, ...]:
-    """Closing a speaker's short gaps (`min_duration_off`) can cover another speaker: undo that."""
+    """Undo overlaps, which closing a speaker's short gaps (`min_duration_off`) can cause."""
     apart: list[SpeakerTurn] = []
     for turn in turns:
         start = max(turn.start, apart[-1].end) if apart else turn.start
@@ -178,7 +175,7 @@ def _without_overlap(turns: Sequence[SpeakerTurn]) -> tuple[SpeakerTurn, ...]:
 
 
 def _embeddings(output: Any) -> dict[str, tuple[float, ...]]:
-    """Label to vector; who speaks too little for one has NaN or zeros there and is left out."""
+    """Map labels to vectors, without NaN or zeros, which stand for too little speech."""
     labels = output.speaker_diarization.labels()
     return {
         label: tuple(vector.tolist())
@@ -188,7 +185,7 @@ def _embeddings(output: Any) -> dict[str, tuple[float, ...]]:
 
 
 class PyannoteVoiceDetector:
-    """Finds speech with the segmentation model that whisperX's wheel carries."""
+    """Finds speech with the segmentation model in whisperX's wheel."""
 
     def __init__(self, model: Any, torch: ModuleType) -> None:
         self._model = model
@@ -231,7 +228,7 @@ class ChunkScorer:
         return self._take(self._first_frame(self._chunks))
 
     def finish(self) -> list[float]:
-        """The frames inside the recording; its last chunk is filled up with zeros."""
+        """Return the remaining frames; the last chunk is padded with zeros."""
         unscored = self._pushed - (self._chunks - 1) * self._hop - self._chunk
         if self._pushed and (unscored > 0 or not self._chunks):
             self._samples = np.pad(self._samples, (0, self._chunk - len(self._samples)))
@@ -243,7 +240,7 @@ class ChunkScorer:
         return round(chunk * self._hop / SAMPLE_RATE / self.frame_step)
 
     def _score(self, count: int) -> None:
-        """Add the scores of the next chunks, those of the likeliest of the model's speakers."""
+        """Add the scores of the next chunks: the maximum over the model's speakers."""
         chunks = sliding_window_view(self._samples, self._chunk)[: count * self._hop : self._hop]
         batch = self._torch.from_numpy(np.array(chunks[:, None]))
         too_large = "there is not enough device memory to find the speech: try again later"
@@ -260,7 +257,7 @@ class ChunkScorer:
         self._samples = self._samples[count * self._hop :].copy()
 
     def _take(self, end: int) -> list[float]:
-        """The scores of the frames before `end` that were not taken before."""
+        """Return the scores of the frames before `end` that were not returned before."""
         count = max(0, end - self._frames)
         scores: list[float] = (self._total[:count] / self._weight[:count]).tolist()
         self._total, self._weight = self._total[count:], self._weight[count:]
@@ -277,10 +274,10 @@ def import_vendors(_stage: Stage, _spec: ModelSpec) -> None:
 
 
 def load_diarizer(spec: ModelSpec) -> Diarizer:
-    """The pipeline that `spec` names: a hub id, or a directory with its `config.yaml`.
+    """Load a pipeline: a hub id, or a directory with its `config.yaml`.
 
-    Pipelines whose embedding model needs NeMo cannot be loaded: importing it takes 15 to 20 s and
-    pyannote would do so for every pipeline.
+    Pipelines whose embedding model needs NeMo cannot be loaded: pyannote would import NeMo, which
+    takes 15 to 20 s, for every pipeline.
 
     Raises:
         ModelNotFound, ModelUnavailable: the hub does not have it, or it is another pipeline.
@@ -303,7 +300,7 @@ def load_diarizer(spec: ModelSpec) -> Diarizer:
 
 
 def load_voice_detector(spec: ModelSpec) -> VoiceDetector:
-    """The detector; of `spec` only the device counts.
+    """Load the detector; only the device of `spec` is used.
 
     Raises:
         NotInstalled: pyannote.audio or whisperx, whose wheel has the weights, is absent.
@@ -318,7 +315,7 @@ def load_voice_detector(spec: ModelSpec) -> VoiceDetector:
 
 
 def _pyannote_audio() -> ModuleType:
-    """pyannote.audio without its telemetry, and without what it prints and logs for notebooks."""
+    """Import pyannote.audio without its telemetry and its output for notebooks."""
     os.environ.setdefault("PYANNOTE_METRICS_ENABLED", "0")
     audio = require("pyannote.audio", extra=EXTRA)
     for name in ("pyannote.audio.pipelines.clustering", "pyannote.audio.utils.hf_hub"):
@@ -339,7 +336,7 @@ def _device(spec: ModelSpec, torch: ModuleType) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep back the warnings that no operator can act on."""
+    """Suppress warnings that an operator cannot act on."""
     with warnings.catch_warnings():
         # no torchcodec (audio comes decoded); fewer speakers found than asked for
         warnings.filterwarnings("ignore", category=UserWarning, module=r"pyannote\.")
@@ -349,7 +346,7 @@ def _quiet() -> Iterator[None]:
 
 
 class _NemoFinder(importlib.abc.MetaPathFinder):
-    """Makes NeMo look absent to one thread; a Parakeet may be loading on another."""
+    """Hides NeMo from one thread; a Parakeet may be loading on another."""
 
     def __init__(self) -> None:
         self._thread = threading.get_ident()

@@ -1,7 +1,7 @@
 """Voice activity with Silero: the ONNX model inside faster-whisper's wheel, without torch.
 
-The model (v6, https://github.com/snakers4/silero-vad) hears 16 kHz audio in frames of 512 samples,
-each with the 64 samples before it, and carries an LSTM state from frame to frame.
+The model (v6, https://github.com/snakers4/silero-vad) processes 16 kHz audio in frames of 512
+samples, each with the 64 samples before it, and has an LSTM state.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ CONTEXT = 64  # samples of the frame before
 STATE_SIZE = 128  # of each of the LSTM's two state vectors
 
 DEFAULTS = BinarizeOptions(onset=0.1, offset=0.07, padding=0.3, min_silence=0.2, min_speech=0.1)
-"""Measured: docs/engines.md. Silero's own 0.5 loses speech that is quiet, far or whispered; what is
-found too much, Whisper tells by itself."""
+"""Measured: docs/engines.md. Silero's default of 0.5 loses quiet, distant and whispered speech;
+Whisper recognises silence that is passed to it."""
 
 
 class SileroDetector:
@@ -51,7 +51,7 @@ class SileroDetector:
 
 
 class _Scorer:
-    """Carries the model's state and its context from one push to the next."""
+    """Keeps the model's state and its context between pushes."""
 
     def __init__(self, session: Any) -> None:
         self._session = session
@@ -65,7 +65,9 @@ class _Scorer:
         if not count:
             return []
         frames = np.ascontiguousarray(sliding_window_view(known, CONTEXT + FRAME)[::FRAME])
-        with translate_memory_errors("the memory does not suffice to find the speech"):
+        with translate_memory_errors(
+            "there is not enough memory to find the speech: try again later"
+        ):
             probabilities, self._hidden, self._cell = self._session.run(
                 None, {"input": frames, "h": self._hidden, "c": self._cell}
             )
@@ -73,7 +75,7 @@ class _Scorer:
         return scores
 
     def finish(self) -> list[float]:
-        """The last frame, filled up with zeros."""
+        """Score the last frame, padded with zeros."""
         return self.push(np.zeros((CONTEXT - len(self._samples)) % FRAME, np.float32))
 
 
@@ -83,7 +85,7 @@ def import_vendors(_stage: Stage, _spec: ModelSpec) -> None:
 
 
 def load_voice_detector(spec: ModelSpec) -> VoiceDetector:  # noqa: ARG001 - one model, one device
-    """The detector; it always runs on one CPU thread, which is faster than it needs to be.
+    """Load the detector; it runs on one CPU thread, which is fast enough.
 
     Raises:
         NotInstalled: faster-whisper or onnxruntime is absent.
@@ -92,7 +94,7 @@ def load_voice_detector(spec: ModelSpec) -> VoiceDetector:  # noqa: ARG001 - one
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
-    options.enable_cpu_mem_arena = False  # the arena keeps the largest block's memory for good
+    options.enable_cpu_mem_arena = False  # the arena never frees the largest block's memory
     options.log_severity_level = 3
     weights = package_file("faster_whisper", "assets/silero_vad_v6*.onnx", extra="embedded")
     session = onnxruntime.InferenceSession(

@@ -26,7 +26,7 @@ LONGEST_RETRY = 600.0
 """Maximum of Retry-After, in seconds."""
 
 DETECTION_SECONDS = 90.0
-"""Seconds of audio that count for the detection of a language: it needs the first windows only."""
+"""Maximum audio seconds of a language detection, which needs the first windows only."""
 
 
 class LimitSettings(Section):
@@ -52,7 +52,7 @@ class LimitSettings(Section):
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class _Waiting:
-    """A recording that waits for room, and the seconds that were admitted past it."""
+    """A waiting recording, and the seconds that were admitted before it meanwhile."""
 
     seconds: float
     passed: float = 0.0
@@ -60,11 +60,11 @@ class _Waiting:
 
 
 class AdmissionControl:
-    """Audio seconds that are admitted and not transcribed yet; used on the event loop only.
+    """Limits the audio seconds that are admitted and not transcribed yet; for one event loop.
 
-    An empty queue admits a recording of any length. Recordings that wait for room are admitted in
-    the order in which they came. Others that fit are admitted past the first of them, up to its own
-    length in all: short requests go on, and no recording waits for ever.
+    An empty queue admits a recording of any length. Waiting recordings are admitted in FIFO order.
+    Other recordings that fit may overtake the first waiting one, up to its own length in total: so
+    short requests continue, and no recording waits for ever.
     """
 
     def __init__(self, limit: float, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -79,12 +79,12 @@ class AdmissionControl:
 
     @property
     def speed(self) -> float:
-        """Audio seconds transcribed a second, measured while there was work; 1 before any."""
+        """Transcribed audio seconds per second of work; 1 before the first measurement."""
         measured = self._elapsed > 0 and self._computed > 0
         return self._computed / self._elapsed if measured else 1.0
 
     def check(self, seconds: float = 0.0) -> None:
-        """See whether a recording of that many seconds would be admitted now.
+        """Check that a recording of that many seconds would be admitted now.
 
         Raises:
             Overloaded: with the time until there should be room.
@@ -101,7 +101,7 @@ class AdmissionControl:
         )
 
     def reserve(self, seconds: float) -> Admission:
-        """Admit a recording of that many seconds until it is released.
+        """Admit a recording of that many seconds.
 
         Raises:
             Overloaded: there is no room.
@@ -112,11 +112,11 @@ class AdmissionControl:
         return self._admit(seconds)
 
     def must_wait(self, seconds: float) -> bool:
-        """Whether `wait` would not return at once."""
+        """Whether `wait` would block."""
         return bool(self._line) or not self._has_room(seconds)
 
     async def wait(self, seconds: float) -> Admission:
-        """Admit a recording once there is room and those that waited before it are admitted."""
+        """Admit a recording in its turn, once there is room."""
         waiting = _Waiting(seconds=seconds)
         self._line.append(waiting)
         try:
@@ -151,7 +151,7 @@ class AdmissionControl:
     def _leave(self) -> None:
         self._admitted -= 1
         if not self._admitted:
-            self.seconds = 0.0  # what rounding has left of the sum
+            self.seconds = 0.0  # removes the rounding error of the sum
         self._wake_first()
 
     def _wake_first(self) -> None:
@@ -160,7 +160,7 @@ class AdmissionControl:
 
 
 class Admission:
-    """One admitted recording; leaving the context releases what is left of its seconds.
+    """One admitted recording; leaving the context releases its remaining seconds.
 
     `release` takes seconds and whether they were computed; `leave` is called at the end.
     """
@@ -173,7 +173,7 @@ class Admission:
         self._leave = leave
 
     def advance(self, seconds: float, *, computed: bool = True) -> None:
-        """That many seconds more are transcribed; what a retry found done is not `computed`."""
+        """Release transcribed seconds; those of a checkpoint are not `computed`."""
         seconds = min(seconds, self._left)
         self._left -= seconds
         self._release(seconds, computed)
@@ -195,12 +195,12 @@ class Admission:
 class AdmittedRunner:
     """A runner behind admission control, with a time limit for each request.
 
-    A recording is admitted when it is opened, since its length is known then. A request that waits
-    for room does so with its recording open; its time stands still.
+    A recording is admitted when it is opened, since its length is known then. While a request waits
+    for room, its recording stays open and its time limit is suspended.
 
-    Raises, beside what the runner raises:
+    Raises, besides the runner's errors:
         Overloaded: the queue is full, and the request does not wait.
-        Unavailable: it took longer than `timeout` seconds; 0 is no limit.
+        Unavailable: it took longer than `timeout` seconds; 0 disables the limit.
     """
 
     def __init__(self, runner: Runner, control: AdmissionControl, *, timeout: float) -> None:
@@ -237,9 +237,9 @@ class AdmittedRunner:
         resumed: Collection[int] = (),
         most: float = math.inf,
     ) -> AsyncIterator[Emit]:
-        """The emitter that admits the request's recording, as at most `most` seconds of audio.
+        """Wrap `emit` to admit the recording when it is opened, as at most `most` seconds.
 
-        `resumed` are the windows that a retry found done.
+        `resumed` are the windows of the checkpoint.
         """
         if not request.waits:
             self._control.check()
@@ -273,7 +273,7 @@ class AdmittedRunner:
                 ) from error
 
     async def _wait(self, seconds: float, emit: Emit, limit: asyncio.Timeout) -> Admission:
-        """Admit a recording once there is room; the time limit stands still meanwhile."""
+        """Admit a recording once there is room; suspends the time limit meanwhile."""
         begun, end = asyncio.get_running_loop().time(), limit.when()
         if self._control.must_wait(seconds):
             await emit(StageBegan(stage="wait", at=time.time()))

@@ -1,9 +1,9 @@
 """Deduplicates requests: identical concurrent requests share one run, and a retry resumes it.
 
 A client that times out and tries again, as OpenAI's SDK does by itself, must not double the work.
-So a run is identified by what was asked (content, parameters, client). While it is alive, the same
-request joins it. When its last watcher leaves, it is cancelled at once, which frees the device, and
-its checkpoint is kept for a while, so that a retry resumes from the windows that were done.
+So a run is identified by content, parameters and client. An identical request joins it while it is
+alive. When its last watcher leaves, it is cancelled at once, which frees the device; its checkpoint
+is kept for a while, so that a retry resumes from the finished windows.
 """
 
 from __future__ import annotations
@@ -26,18 +26,17 @@ from ..scheduling.tracebacks import released
 logger = logging.getLogger(__name__)
 
 MAX_REMEMBERED = 200
-"""Maximum number of ended runs that are remembered; the oldest are forgotten first."""
+"""Maximum number of remembered runs; the oldest are forgotten first."""
 
 MAX_REMEMBERED_SECONDS = 48 * 3600.0
-"""Maximum seconds of audio that the remembered runs have transcribed together: the words of an hour
-take some megabytes."""
+"""Maximum audio seconds of all remembered runs: the words of an hour take some megabytes."""
 
 
 class Run:
     """One request under way: its events so far, watched by any number of clients.
 
-    It holds the uploads that it reads: the request that brought them may leave while others stay.
-    `events` are those of an ended run that is only shown again.
+    It retains its uploads, because the request that sent them may leave before the others.
+    `events` are given for an ended run that is replayed.
     """
 
     def __init__(
@@ -56,7 +55,7 @@ class Run:
         self._changed = asyncio.Event()
 
     def begin(self, runner: Runner, blobs: BlobStore) -> None:
-        """Start the work; a failure is logged here, once for all."""
+        """Start the work; an error is logged here, once for all watchers."""
         for upload in self.request.uploads:
             blobs.retain(upload)
             self._held.append(upload)
@@ -72,7 +71,7 @@ class Run:
         await self.emit(Finished(transcript=transcript))
 
     async def release(self, blobs: BlobStore) -> None:
-        """Release the uploads; once more does nothing."""
+        """Release the uploads; may be called twice."""
         while self._held:
             await blobs.release(self._held.pop())
 
@@ -84,13 +83,13 @@ class Run:
 
     @property
     def transcript(self) -> Transcript | None:
-        """The transcript, once it is there."""
+        """The transcript; None before the end."""
         last = self.so_far[-1] if self.so_far else None
         return last.transcript if isinstance(last, Finished) else None
 
     @property
     def done(self) -> bool:
-        """Whether nothing happens any more."""
+        """Whether it has ended."""
         return self.task is None or self.task.done()
 
     @property
@@ -99,14 +98,14 @@ class Run:
         return self.done and self.transcript is None
 
     async def result(self) -> Transcript:
-        """The transcript; cancelling the wait does not cancel the run."""
+        """Wait for the transcript; cancelling the wait does not cancel the run."""
         if self.task is not None:
             await asyncio.shield(self.task)
         assert self.transcript is not None
         return self.transcript
 
     async def events(self) -> AsyncGenerator[Event, None]:
-        """All that happens, from the beginning; `Finished` is the last."""
+        """Yield all events from the first; `Finished` is the last."""
         seen = 0
         while True:
             changed, done = self._changed, self.done
@@ -116,10 +115,10 @@ class Run:
             if done:
                 break
             await changed.wait()
-        await self.result()  # raises what the run failed with
+        await self.result()  # raises the error of the run
 
     async def changes(self) -> AsyncGenerator[Progress, None]:
-        """How far it is, now and after each change; ends with the run."""
+        """Yield the progress, now and after each event, until the run ends."""
         while True:
             changed, done = self._changed, self.done
             yield self.progress
@@ -130,21 +129,21 @@ class Run:
     def _ended(self) -> None:
         assert self.task is not None
         if not self.task.cancelled():
-            self.task.exception()  # it counts as retrieved, also where no watcher is left
+            self.task.exception()  # marks it as retrieved, even without watchers
         self.wake()
 
     def wake(self) -> None:
         """Wake the watchers."""
-        # Each change has an event of its own: a watcher waits for the one after the last it saw.
+        # A new event per change: a watcher waits for the change after the last that it saw.
         self._changed, changed = asyncio.Event(), self._changed
         changed.set()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Remembered:
-    """The results of an ended run, kept `until` that second of the clock.
+    """The results of an ended run, kept until the clock shows `until`.
 
-    Values only: the task of a run, or its error, would keep the recording in memory.
+    Values only: a run's task or error would keep the recording in memory.
     """
 
     checkpoint: Checkpoint
@@ -159,10 +158,10 @@ class Remembered:
 
 
 class RunRegistry:
-    """The runs that are alive, and the results of those that a retry may still ask for.
+    """The runs that are alive, and the results of ended ones for retries.
 
-    `retry_window` is how many seconds an ended run is remembered; 0 shares nothing. Only an upload
-    has an identity: a URL may give another recording the next time.
+    `retry_window` is how many seconds an ended run is remembered; 0 disables sharing. Only uploads
+    are shared: a URL may return another recording the next time.
     """
 
     def __init__(
@@ -182,11 +181,11 @@ class RunRegistry:
         self._alive: list[Run] = []
 
     def position(self, run: Run) -> int:
-        """How many runs that began before this one are still under way."""
+        """Number of earlier runs that are still under way."""
         return self._alive.index(run) if run in self._alive else 0
 
     def identity(self, request: TranscriptionRequest) -> Hashable | None:
-        """Equal for requests of one client that ask the same about the same content."""
+        """Return a key that is equal for identical requests of one client; None if not shared."""
         source = request.source
         if not self._retry_window or not isinstance(source, Upload) or not source.digest:
             return None
@@ -200,10 +199,9 @@ class RunRegistry:
         *,
         retry: bool = False,
     ) -> AsyncIterator[Run]:
-        """Watch the run of a request, begun if there is none; the last to leave withdraws it.
+        """Watch the run of a request, which begins if there is none; the last to leave cancels it.
 
-        `identity` is equal for requests that ask the same; None shares nothing. Only what the
-        client calls a retry is answered from a run that has ended already.
+        `identity` is the key of `identity()`. Only a `retry` gets the transcript of an ended run.
         """
         run = self._shared.get(identity) if identity is not None else None
         if run is None or run.failed:
@@ -233,7 +231,7 @@ class RunRegistry:
         return run
 
     def _recall(self, identity: Hashable | None, *, retry: bool) -> Remembered | None:
-        """The results of an earlier run; its transcript is for requests alone that are retries."""
+        """Return the results of an earlier run; those of a finished one for retries only."""
         self.forget_old()
         if identity is None:
             return None
@@ -265,7 +263,7 @@ class RunRegistry:
         )
 
     def forget_old(self) -> None:
-        """Forget what is past its time, and the oldest of what is too much."""
+        """Forget runs after the retry window, and the oldest ones above the limits."""
         now = self._clock()
         seconds = sum(each.reached for each in self._remembered.values())
         for key, each in list(self._remembered.items()):

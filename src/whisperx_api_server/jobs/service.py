@@ -1,4 +1,4 @@
-"""Transcription as a service: what the routers call."""
+"""The service behind the routers: runs, streams and jobs."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class _Record:
 
 
 class LocalService:
-    """Runs requests in this process, and finishes accepted ones when the server shuts down."""
+    """Runs requests and jobs in this process."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class LocalService:
     def admit(self, *, retry: bool = False) -> None:
         """See whether a new request would be accepted, before its upload is read.
 
-        A `retry` is let in: it may join a run that is under way. A run that it begins is checked.
+        A `retry` is not checked here, since it may join a run under way; a run that it starts is.
 
         Raises:
             ShuttingDown: new requests are not taken.
@@ -87,7 +87,7 @@ class LocalService:
             self._admission.check()
 
     async def start(self) -> None:
-        """Take up the jobs on disk: those that were under way when the last process ended failed.
+        """Load the stored jobs; those that the last process did not finish become failed.
 
         Raises:
             JobDirectoryError: they are another server's, or another user's.
@@ -104,9 +104,10 @@ class LocalService:
         self._in_background(self._prune_forever())
 
     async def close(self) -> None:
-        """End the jobs that are still under way, and the deliveries; the next start resumes those.
+        """Cancel the jobs and the webhook deliveries that are under way.
 
-        Jobs that are ended here stay unfinished on disk, so the next start says why they failed.
+        The jobs stay unfinished in the store, so the next start marks them as failed. It also
+        resumes the deliveries.
         """
         tasks = [record.task for record in self._records.values() if record.task]
         tasks += self._background
@@ -118,9 +119,9 @@ class LocalService:
     # -- answering at once --------------------------------------------------------------------
 
     async def run(self, request: TranscriptionRequest, *, retry: bool = False) -> Transcript:
-        """The transcript. Cancelling the call withdraws the request.
+        """Return the transcript. Cancelling the call withdraws the request.
 
-        `retry`: the client says that it sent the same before, and got no answer.
+        `retry`: the client marks the request as a repetition without an answer so far.
         """
         with self._active.track():
             identity = self._runs.identity(request)
@@ -130,7 +131,7 @@ class LocalService:
     async def stream(
         self, request: TranscriptionRequest, *, retry: bool = False
     ) -> AsyncGenerator[ResultEvent, None]:
-        """The results of the request's run, as they come. Closing it withdraws the request."""
+        """Yield the results as they come. Closing the generator withdraws the request."""
         with self._active.track():
             request = replace(request, watched=True)
             identity = self._runs.identity(request)
@@ -143,7 +144,7 @@ class LocalService:
                         yield event
 
     async def diarize(self, request_id: str, client: str, source: Source) -> Diarization:
-        """Who speaks when, without a transcript."""
+        """Return who speaks when, without a transcript."""
         with self._active.track():
             request = TranscriptionRequest(
                 id=request_id, client=client, source=source, model="", diarize=DiarizeOptions()
@@ -152,7 +153,7 @@ class LocalService:
             return await released(work, logger, f"diarization {request_id} failed")
 
     async def detect_language(self, request: TranscriptionRequest) -> Mapping[str, float]:
-        """The probability of each language in the first windows of speech; empty for silence."""
+        """Return the probability of each language in the first speech; empty for silence."""
         with self._active.track():
             return await self._runner.detect_language(request, _unwatched)
 
@@ -168,8 +169,8 @@ class LocalService:
         """Start a job; `resources` (its uploads) are closed at its end.
 
         Raises:
-            Unavailable: the disk does not take the job.
-            ServiceError: nothing can be delivered to `callback_url`.
+            Unavailable: the job cannot be stored.
+            ServiceError: `callback_url` is not allowed, or webhooks are not configured.
         """
         if callback_url is not None:
             await self._webhooks.check(callback_url)
@@ -190,7 +191,7 @@ class LocalService:
         return job
 
     def job(self, job_id: str, client: str) -> Job:
-        """The job as it is now.
+        """Return the job.
 
         Raises:
             NotFound: no such job, or another client's.
@@ -198,7 +199,7 @@ class LocalService:
         return self._record(job_id, client).job
 
     async def watch(self, job_id: str, client: str) -> AsyncGenerator[Job, None]:
-        """The job, now and after each change, to its end."""
+        """Yield the job, now and after each change, until it ends."""
         record = self._record(job_id, client)
         while True:
             changed, job = record.changed, record.job
@@ -208,11 +209,11 @@ class LocalService:
             await changed.wait()
 
     async def result(self, job_id: str, client: str) -> Transcript:
-        """The transcript of a job that is completed.
+        """Return the transcript of a completed job.
 
         Raises:
-            NotFound: no such job, or what it gave is gone.
-            Conflict: it is not done, or has failed.
+            NotFound: no such job, or its result was deleted.
+            Conflict: it is not completed, or has failed.
         """
         job = self._record(job_id, client).job
         if job.error is not None:
@@ -225,7 +226,7 @@ class LocalService:
         return transcript
 
     async def cancel(self, job_id: str, client: str) -> Job:
-        """Withdraw a job that is under way, or delete one that has ended."""
+        """Cancel a job that is under way, or delete one that has ended."""
         record = self._record(job_id, client)
         if not record.job.ended and record.task is not None:
             if not record.ending:
@@ -257,16 +258,16 @@ class LocalService:
             ended = job_states.ended(record.job, "failed", time.time(), error)
         except asyncio.CancelledError:
             if not record.withdrawn:
-                raise  # the server ends: the next start finds the job unfinished
+                raise  # the server ends; the next start marks the job as failed
             ended = job_states.ended(record.job, "cancelled", time.time())
         except Exception:  # the job's watchers must learn of its end
-            logger.exception("unexpected failure of job %s", request.id)
-            unforeseen = ServiceError("the server failed; its log says why")
-            ended = job_states.ended(record.job, "failed", time.time(), unforeseen)
+            logger.exception("unexpected error of job %s", request.id)
+            unexpected = ServiceError("the server failed; its log says why")
+            ended = job_states.ended(record.job, "failed", time.time(), unexpected)
         await self._end(record, ended)
 
     async def _transcribe(self, record: _Record, request: TranscriptionRequest) -> Transcript:
-        """Run a job, which waits while the queue is full: it was accepted."""
+        """Run a job, which waits while the queue is full."""
         request = replace(request, waits=True)
         identity = self._runs.identity(request)
         while True:
@@ -280,7 +281,7 @@ class LocalService:
                             )
                             self._change(record, job)
                     return await run.result()
-            except Overloaded:  # the run was begun by an equal request that does not wait
+            except Overloaded:  # an identical request that does not wait began the run
                 continue
 
     async def _end(self, record: _Record, job: Job) -> None:
@@ -292,11 +293,11 @@ class LocalService:
         await self._prune()
 
     async def _keep(self, job: Job) -> None:
-        """Put a job that has ended on disk; where that fails, it is known until the next start."""
+        """Store a job that has ended; after an error, it is known until the next start only."""
         try:
             await self._store.save(job)
         except Unavailable as error:
-            logger.error("the end of job %s is not on disk: %s", job.id, error.message)
+            logger.error("the end of job %s is not stored: %s", job.id, error.message)
 
     def _change(self, record: _Record, job: Job) -> None:
         record.job = job
@@ -344,4 +345,4 @@ class LocalService:
 
 
 async def _unwatched(event: Event) -> None:
-    """Take an event that no client sees."""
+    """Drop an event."""

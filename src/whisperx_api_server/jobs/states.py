@@ -1,7 +1,4 @@
-"""How a job changes: pure functions from a job to the next one.
-
-`now` is in seconds since the epoch.
-"""
+"""The states of a job, as pure functions; `now` is in seconds since the epoch."""
 
 from __future__ import annotations
 
@@ -17,11 +14,11 @@ from .store import JobSettings
 EndState = Literal["completed", "failed", "cancelled"]
 
 MAX_RUNNING_PROGRESS = 0.999
-"""Maximum progress of a job that is under way: its speakers may still be missing."""
+"""Maximum progress before the end: the speakers may still be missing."""
 
 
 def under_way(job: Job, progress: Progress, *, position: int, now: float) -> Job:
-    """The job while its run is that far, with `position` earlier runs under way."""
+    """Return the job with the progress of its run; `position` earlier runs are under way."""
     part = min(progress.part, MAX_RUNNING_PROGRESS)
     since = progress.transcribing_since
     return replace(
@@ -36,7 +33,7 @@ def under_way(job: Job, progress: Progress, *, position: int, now: float) -> Job
 
 
 def ended(job: Job, state: EndState, now: float, error: ServiceError | None = None) -> Job:
-    """The job at its end; with its error if it failed."""
+    """Return the job in a final state, with its error if it failed."""
     return replace(
         job,
         state=state,
@@ -52,7 +49,7 @@ def ended(job: Job, state: EndState, now: float, error: ServiceError | None = No
 
 
 def surplus(jobs: Iterable[Job], settings: JobSettings, now: float) -> list[Job]:
-    """The ended jobs that are too old, or too many."""
+    """Return the ended jobs that are too old, or more than the maximum."""
     ended = sorted((job for job in jobs if job.ended), key=lambda job: -job.submitted_at)
     return [
         job

@@ -1,4 +1,4 @@
-"""A job as JSON."""
+"""Converts jobs to JSON, for status, events and webhooks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..formats.openai_json import error_detail
 
 
 def job_object(job: Job) -> JobStatus:
-    """A job in JSON: in the status, in events and in the webhook."""
+    """Return a job's JSON object."""
     base = f"/v1/audio/transcriptions/{job.id}"
     return {
         "request_id": job.id,
@@ -37,12 +37,12 @@ def job_object(job: Job) -> JobStatus:
 
 
 def job_event(job: Job) -> JobEvent:
-    """The event that says how the job is now."""
+    """Return the event for the job's current state."""
     return {"type": cast("JobEventType", f"job.{job.state}"), **job_object(job)}
 
 
 def webhook_event(job: Job) -> WebhookEvent:
-    """The event that `callback_url` gets when a job has ended; every try has the same id."""
+    """Return the event of an ended job for `callback_url`; each attempt has the same id."""
     return {
         "id": f"evt_{job.id}",
         "object": "event",

@@ -54,7 +54,7 @@ class Webhooks:
         await self._fetcher.check(url, param="callback_url")
 
     async def deliver(self, url: str, event_id: str, event: Mapping[str, Any]) -> bool:
-        """Post an event until a 2xx acknowledges it; whether one did.
+        """Post an event until a 2xx acknowledges it; returns whether one did.
 
         All attempts have the same `webhook-id`, so that a receiver can detect duplicates.
 
@@ -80,7 +80,7 @@ class Webhooks:
         return False
 
     def headers(self, event_id: str, body: bytes) -> dict[str, str]:
-        """The headers of one attempt, with a current signature."""
+        """Return the headers of one attempt, with a current signature."""
         timestamp = str(int(time.time()))
         signed = b".".join((event_id.encode(), timestamp.encode(), body))
         digest = hmac.new(self._key(), signed, hashlib.sha256).digest()
@@ -92,7 +92,7 @@ class Webhooks:
         }
 
     def _key(self) -> bytes:
-        """Decode the secret: base64 after `whsec_` as in the specification, or any other text."""
+        """Decode the secret: base64 after `whsec_`, as in the specification, or plain text."""
         if self._secret is None:
             raise NotConfigured(
                 "callback_url needs a key to sign with: set WEBHOOK_SECRET", param="callback_url"

@@ -1,9 +1,9 @@
-"""Speech regions -> windows that a transcriber hears at once, and their transcripts back into one.
+"""Cuts speech regions into windows for the transcriber, and stitches their transcripts.
 
-Windows are merged as WhisperX merges them (Bain et al. 2023, "VAD cut & merge"): consecutive
-regions share a window, pauses included, as long as it stays within the longest window; a region
-that alone is longer is cut where it is quietest. Unlike there, a pause of more than
-`LONGEST_PAUSE` seconds ends a window: a decoder's word times are arbitrary inside long pauses.
+Windows are merged as in WhisperX (Bain et al. 2023, "VAD cut & merge"): consecutive regions share a
+window, with their pauses, up to the maximum window; a longer region is cut where it is quietest.
+Unlike in WhisperX, a pause of more than `LONGEST_PAUSE` seconds ends a window, because a decoder's
+word times are arbitrary inside long pauses.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from ..transcript.sentences import sentence_segments
 from ..transcript.word_times import keep_in_speech
 
 FRAME = 0.01
-"""Seconds between the places where a cut may lie."""
+"""Seconds between two possible cuts."""
 
 LONGEST_PAUSE = 3.0
-"""Seconds of pause that a window may hold between two regions."""
+"""Maximum seconds of a pause inside a window."""
 
 SILENCE = 1e-4
-"""Root mean square of a second in which nothing can be heard: -80 dB."""
+"""Maximum root mean square of a silent second: -80 dB."""
 
 SMOOTHING_SECONDS = 0.15
 """Seconds over which loudness is averaged: longer than a plosive's closure, not than a pause."""
 
 
 class Recording(Protocol):
-    """Mono audio; `samples` are those that are there so far."""
+    """Mono audio that may still grow."""
 
     @property
     def samples(self) -> Samples: ...
@@ -52,11 +52,11 @@ class Recording(Protocol):
 
 
 class Splitter:
-    """Regions in, windows out as soon as no later region can join them.
+    """Merges regions into windows; a window is final once no later region can join it.
 
-    Regions come in order, each once its samples are in the recording, which may still grow. All
-    arithmetic is in samples, so that windows are exactly adjacent and never a sample longer than
-    `max_window` seconds; `Window.samples` are views of the recording.
+    Regions are pushed in order, each once the recording has its samples. All arithmetic is in
+    samples, so that windows are exactly adjacent and never longer than `max_window` seconds;
+    `Window.samples` are views of the recording.
     """
 
     def __init__(self, clip: Recording, *, request_id: str, max_window: float) -> None:
@@ -71,7 +71,7 @@ class Splitter:
         self._count = 0
 
     def push(self, regions: Iterable[SpeechRegion]) -> list[Window]:
-        """Take more regions; the windows that became final with them."""
+        """Take more regions, and return the windows that became final."""
         windows = []
         for first, last, probability in self._pieces(regions):
             if self._open and (
@@ -83,13 +83,11 @@ class Splitter:
         return windows
 
     def flush(self) -> list[Window]:
-        """The window that is open, if there is one: no later region will join it."""
+        """Return the open window, if there is one; no region may be pushed afterwards."""
         return [self._close()] if self._open else []
 
     def _pieces(self, regions: Iterable[SpeechRegion]) -> Iterator[tuple[int, int, float]]:
-        """Regions as sample ranges inside the clip, none overlapping, none overlong; each with its
-        probability.
-        """
+        """Yield sample ranges without overlap, at most `max_window` long, with probabilities."""
         rate = self._clip.sample_rate
         for region in regions:
             first = max(round(region.start * rate), self._heard)
@@ -137,9 +135,9 @@ def _quietest(samples: Samples, rate: int) -> int:
 
 
 def loudest_window(clip: AudioClip, *, request_id: str, max_window: float) -> Window | None:
-    """The loudest part of a clip in which voice activity found no speech; None if it is silent.
+    """Return the loudest part of a clip without detected speech; None if the clip is silent.
 
-    Its one region is all of it, with probability 0: the transcriber alone decides.
+    Its only region has probability 0: the transcriber decides.
     """
     rate = clip.sample_rate
     seconds = [clip.samples[first : first + rate] for first in range(0, len(clip.samples), rate)]
@@ -161,11 +159,10 @@ def loudest_window(clip: AudioClip, *, request_id: str, max_window: float) -> Wi
 
 
 def finish_window(transcript: WindowTranscript, window: Window, task: Task) -> WindowTranscript:
-    """A window's transcript as it becomes part of the recording's.
+    """Clean a window's transcript for the recording's.
 
-    Where words are timed its segments are sentences; all times lie inside the window. Blank
-    segments are dropped. A segment that names no language is in its window's;
-    a translation is in English.
+    With word times, segments become sentences. All times are moved inside the window, and blank
+    segments are dropped. A segment without a language gets its window's, in translations English.
     """
     whole = SpeechRegion(start=window.start, end=window.end)
     segments: list[Segment] = []
@@ -186,7 +183,7 @@ def finish_window(transcript: WindowTranscript, window: Window, task: Task) -> W
 
 
 def without_words(transcript: WindowTranscript) -> WindowTranscript:
-    """The same segments, without the words that cut them."""
+    """Remove the words from the segments."""
     segments = tuple(replace(segment, words=None) for segment in transcript.segments)
     return replace(transcript, segments=segments)
 
@@ -198,10 +195,10 @@ def stitch(
     duration: float,
     default_language: str,
 ) -> Transcript:
-    """One transcript of finished windows, which are in order.
+    """Join finished windows, in order, into one transcript.
 
-    `language` and `languages` are those spoken, also of a translation; `default_language` is the
-    answer where nothing was said.
+    `language` and `languages` are the spoken ones, also of a translation; `default_language` is
+    that of a transcript without speech.
     """
     spoken: dict[str, float] = {}
     for transcript in transcripts:

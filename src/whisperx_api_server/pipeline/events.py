@@ -9,7 +9,7 @@ from typing import Literal
 from ..domain import Segment, StageTimes, Transcript, WindowTranscript
 
 Stage = Literal["open", "wait", "transcribe", "diarize", "finish"]
-"""The steps of a run. `wait` is for room in the queue. `transcribe` and `diarize` run side by side,
+"""The steps of a run. `wait` is for room in the queue. `transcribe` and `diarize` run in parallel,
 the others in turn."""
 
 
@@ -32,7 +32,7 @@ class Opened:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WindowDone:
-    """The next window, in order, is transcribed, and so is all up to `until` seconds."""
+    """The next window, in order, is transcribed; all audio up to `until` seconds is done."""
 
     transcript: WindowTranscript
     until: float
@@ -49,7 +49,7 @@ class SegmentsLabelled:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finished:
-    """The end of a run that did not fail: everything, speakers included."""
+    """The end of a successful run: the transcript, with speakers."""
 
     transcript: Transcript
     kind: Literal["finished"] = "finished"
@@ -61,19 +61,19 @@ ResultEvent = WindowDone | SegmentsLabelled | Finished
 Event = StageBegan | Opened | ResultEvent
 
 Emit = Callable[[Event], Awaitable[None]]
-"""Takes the events of a run in order; the run waits for each to be taken, or fails with it."""
+"""Takes the events of a run in order; the run awaits each call, and fails with its error."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
-    """How far a run is; `reached` and `duration` in seconds of the recording."""
+    """The progress of a run; `reached` and `duration` in seconds of the recording."""
 
     stages: tuple[StageTimes, ...] = ()
     duration: float | None = None
     reached: float = 0.0
 
     def after(self, event: Event) -> Progress:
-        """The progress after one more event."""
+        """Return the progress after one more event."""
         match event:
             case StageBegan(stage=stage, at=at):
                 together = {"transcribe", "diarize"}
@@ -93,12 +93,12 @@ class Progress:
 
     @property
     def waits(self) -> bool:
-        """Whether nothing happens yet: it has not begun, or there is no room for it."""
+        """Whether it has not begun, or waits for room in the queue."""
         return not self.stages or self.stages[-1].name == "wait"
 
     @property
     def part(self) -> float:
-        """The part in [0, 1] that is transcribed."""
+        """The transcribed part in [0, 1]."""
         return min(1.0, self.reached / self.duration) if self.duration else 0.0
 
     @property

@@ -1,4 +1,4 @@
-"""The language of windows if the request names none: the neighbours of an unclear one vote."""
+"""Language detection per window: the neighbours of an unclear window vote."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ DETECTION_WINDOWS = 3
 class VotingTranscriber:
     """Transcribes the windows of one recording, whose indices count from 0.
 
-    If the request names no language, each window is decoded in its own. An unclear one is then
-    decoded in the language that is most probable for it and its neighbours together, if that is
-    another. It waits for `REACH` later windows at most, so that a stream is not held up for long.
+    If the request names no language, each window is decoded in its own. An unclear window is then
+    decoded again in the most probable language of itself and its neighbours, if that is another.
+    It waits for at most `REACH` later windows, so that a stream is not delayed for long.
     """
 
     def __init__(self, engine: Transcribing) -> None:
@@ -57,9 +57,9 @@ class VotingTranscriber:
         return replace(again, language_probability=transcript.language_probability)
 
     async def expected_language(self, window: Window) -> str | None:
-        """Return the language that a window is probably in before it is decoded: the first one's.
+        """Return the probable language of a window before it is decoded: that of the first window.
 
-        The first `REACH` windows after that one do not wait for it: None.
+        None for the first window and the `REACH` windows after it, which do not wait.
         """
         if window.index <= REACH:
             return None
@@ -68,7 +68,7 @@ class VotingTranscriber:
         return self._votes[0][0]
 
     async def vote(self, transcript: WindowTranscript) -> None:
-        """Count a window's own language, unless nothing is said in it."""
+        """Count a window's own language, unless the window has no speech."""
         probability = transcript.language_probability if transcript.segments else 0.0
         self._votes[transcript.window_index] = transcript.language, probability
         await self._wake()
@@ -103,16 +103,16 @@ async def language_probabilities(
 ) -> Mapping[str, float]:
     """Return the mean probability of each language in the first windows, up to a clear one.
 
-    Windows in which nothing is said do not count; empty if there are no others.
+    Windows without speech do not count; empty if there are no others.
     """
     votes: list[tuple[str, float]] = []
     left = DETECTION_WINDOWS
     async for window in windows:
-        heard = await engine.transcribe(window, DecodeOptions(beam_size=1))
+        decoded = await engine.transcribe(window, DecodeOptions(beam_size=1))
         left -= 1
-        if heard.segments:
-            votes.append((heard.language, heard.language_probability))
-        if not left or (heard.segments and heard.language_probability >= MIN_PROBABILITY):
+        if decoded.segments:
+            votes.append((decoded.language, decoded.language_probability))
+        if not left or (decoded.segments and decoded.language_probability >= MIN_PROBABILITY):
             break
     totals: dict[str, float] = {}
     for language, probability in votes:

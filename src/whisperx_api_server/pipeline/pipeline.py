@@ -1,8 +1,8 @@
 """The only place where the order of the stages exists.
 
-A recording is opened, speech is found and cut into windows; each window is transcribed, then
-aligned, side by side with the windows of all other requests; diarization runs beside that; the
-results are stitched back in order. Nothing here computes: every stage runs on its model's lane.
+A recording is opened; its speech is found and cut into windows; each window is transcribed, then
+aligned, in batches with windows of other requests; diarization runs in parallel; the results are
+stitched in order. Nothing is computed here: every stage runs on its model's lane.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from .word_timing import Aligners, transcribe_timed
 class Pipeline:
     """The runner that computes in this process, on one event loop.
 
-    `chunk_size` is the longest window in seconds where a request names none.
+    `chunk_size` is the default maximum window in seconds.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Pipeline:
                 return await transcription.run()
             except BaseExceptionGroup as group:
                 error = error_for_client(group)
-                # The vendor's own words are the cause, and are for the log.
+                # The cause is the vendor's error, for the log.
                 raise error from error.__cause__ or group
 
     async def diarize(self, request: TranscriptionRequest, emit: Emit) -> Diarization:
@@ -88,7 +88,7 @@ class Pipeline:
     def _transcription(
         self, request: TranscriptionRequest, emit: Emit, checkpoint: Checkpoint
     ) -> Iterator[_Transcription]:
-        """What one request needs; whatever happens, nothing of it waits on a lane afterwards."""
+        """Yield a request's transcription; nothing of it waits on a lane afterwards."""
         try:
             yield _Transcription(
                 request=request,
@@ -131,7 +131,7 @@ class _Transcription:
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[AudioClip]:
-        """The recording, decoded."""
+        """Decode the recording."""
         await self._begin("open")
         async with self.opener.open(self.request.source) as clip:
             await self.emit(Opened(duration=clip.duration))
@@ -161,7 +161,7 @@ class _Transcription:
         group: asyncio.TaskGroup,
         done: asyncio.Queue[WindowTranscript | None],
     ) -> None:
-        """Transcribe and time every window, each in a task of `group`; in order, then None."""
+        """Transcribe each window in a task of `group`; put the results in order, then None."""
         await self._begin("transcribe")
         async with self.engines.transcriber() as engine:
             options = check_options(self.request, engine.capabilities)
@@ -190,10 +190,10 @@ class _Transcription:
     async def _windows(
         self, clip: AudioClip, capabilities: Capabilities
     ) -> AsyncGenerator[Window, None]:
-        """Windows in which somebody speaks, as far as voice activity and the transcriber can tell.
+        """Yield the windows for the transcriber.
 
-        A transcriber that tells silence by itself also gets those with doubtful speech, and where
-        there are none the loudest part of the recording.
+        A transcriber that recognises silence also gets windows with doubtful speech, and without
+        any window the loudest part of the recording.
         """
         limit = min(self.chunk_size, capabilities.max_window)
         count = 0
@@ -236,7 +236,7 @@ class _Transcription:
     async def _window(
         self, window: Window, options: DecodeOptions, transcriber: VotingTranscriber
     ) -> WindowTranscript:
-        """One window, transcribed and, where words are asked for, with their times."""
+        """Transcribe a window, with word times if requested."""
         known = self.checkpoint.windows.get(window.index)
         if known is not None:
             await transcriber.vote(known)
@@ -263,7 +263,7 @@ class _Transcription:
         clip: AudioClip,
         samples: Mapping[str, AudioClip],
     ) -> list[WindowTranscript]:
-        """All windows, in order; each with its speakers where those are asked for."""
+        """Return all windows in order, with speakers if requested."""
         labeller = None
         if self.request.diarize is not None:
             diarization = await self.diarize(clip, self.request.diarize, samples)
@@ -280,7 +280,7 @@ class _Transcription:
     async def diarize(
         self, clip: AudioClip, options: DiarizeOptions, samples: Mapping[str, AudioClip]
     ) -> Diarization:
-        """Who spoke when; speakers whose voice sample is known have their name."""
+        """Return who spoke when; speakers with a voice sample get their name."""
         if self.checkpoint.diarization is None:
             await self._begin("diarize")
             async with self.engines.diarizer() as engine:
@@ -294,7 +294,7 @@ class _Transcription:
 async def _all_waiting(
     queue: asyncio.Queue[WindowTranscript | None],
 ) -> list[WindowTranscript]:
-    """The next window and all that wait behind it; none when the last has come."""
+    """Return the next window and all others in the queue; empty after the last window."""
     batch = [await queue.get()]
     while batch[-1] is not None and not queue.empty():
         batch.append(queue.get_nowait())

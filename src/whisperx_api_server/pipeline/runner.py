@@ -1,4 +1,4 @@
-"""The seam between requests and the machine that computes them."""
+"""The protocol of what computes a request, on this machine or on another."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Checkpoint:
 class Runner(Protocol):
     """Computes requests, any number at a time, here or on another machine.
 
-    Cancelling a call drops all that still waits for its request. Each method emits events, and
-    raises ServiceError for an error of the request or a failed stage, and what `emit` raises.
+    Cancelling a call removes its waiting work. Each method emits events, and raises ServiceError
+    for an invalid request or a failed stage, and the errors of `emit`.
     """
 
     async def run(
@@ -30,7 +30,7 @@ class Runner(Protocol):
     ) -> Transcript:
         """Transcribe one recording.
 
-        What `checkpoint` has of an earlier run of the same request is not computed again; new
+        Results in `checkpoint`, of an earlier run of the same request, are not computed again; new
         results are added to it.
         """
 

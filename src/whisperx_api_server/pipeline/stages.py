@@ -1,4 +1,4 @@
-"""The models of each stage as one request uses them, and what can be asked of an engine."""
+"""Leases each stage's model for one request, and checks requests against capabilities."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ P = TypeVar("P")
 R = TypeVar("R")
 
 BLOCK_SECONDS = 30
-"""Of a recording that voice activity detection takes at a time: other recordings go in between."""
+"""Length of the blocks for voice activity detection, between which other recordings run."""
 
 SILENCE_LANGUAGE = "en"
-"""What a silent recording is said to be in when nobody named a language, as WhisperX does."""
+"""The language of a silent recording if the request names none, as in WhisperX."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -59,14 +59,14 @@ class _Decode:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Block:
-    """The next samples of a recording in which speech is being found."""
+    """The next samples of a recording for voice activity detection."""
 
     detection: Detection
     samples: Samples
     last: bool
 
     def regions(self) -> Sequence[SpeechRegion]:
-        """The regions that became final with it."""
+        """Push the samples, and return the regions that became final."""
         regions = self.detection.push(self.samples)
         return [*regions, *self.detection.finish()] if self.last else regions
 
@@ -91,13 +91,13 @@ _DETECT_SPEECH: Work[VoiceDetector, _Block, Sequence[SpeechRegion]] = Work(
 
 @dataclass(frozen=True, slots=True)
 class _Leased(Generic[M]):
-    """A leased model, used in the name of one request."""
+    """A leased model, used for one request."""
 
     lane: Lane[M]
     request: TranscriptionRequest
 
     async def model(self) -> M:
-        """The model, once it is there: it is loaded again when its lane's thread has died."""
+        """Return the model once it is loaded, also again after its lane's thread died."""
         await until_loaded(self.lane)
         return self.lane.model
 
@@ -110,7 +110,7 @@ class _Leased(Generic[M]):
         padded_seconds: float = 1.0,
         repeated: bool = False,
     ) -> R:
-        """Wait for one payload's turn on the lane, and for its result."""
+        """Queue one payload, and wait for its result."""
         entry = Entry(
             work=work,
             payload=payload,
@@ -127,14 +127,14 @@ class _Leased(Generic[M]):
 
 @dataclass(frozen=True, slots=True)
 class Transcribing(_Leased[Transcriber]):
-    """A leased transcriber, and what the engine can do."""
+    """A leased transcriber, and its capabilities."""
 
     capabilities: Capabilities
 
     async def transcribe(
         self, window: Window, options: DecodeOptions, *, repeated: bool = False
     ) -> WindowTranscript:
-        """Decode one window, in a batch with those of others; `repeated`: once more, at once."""
+        """Decode one window; `repeated`: it was decoded before, so it goes first."""
         model = await self.model()
         transcript = await self.submit(
             _TRANSCRIBE,
@@ -152,7 +152,7 @@ class Transcribing(_Leased[Transcriber]):
 
 
 def _spelled(transcript: WindowTranscript) -> WindowTranscript:
-    """The transcript with numbers in words, where its language is known."""
+    """Spell out the numerals if the language is known."""
     if not transcript.language_probability:
         return transcript
     return replace(
@@ -170,7 +170,7 @@ class VoiceDetecting(_Leased[VoiceDetector]):
     async def regions(
         self, clip: AudioClip, options: VadOptions
     ) -> AsyncGenerator[Sequence[SpeechRegion], None]:
-        """Speech regions in order, as they become final."""
+        """Yield speech regions in order, as they become final."""
         detection = (await self.model()).start(options)
         count, size = len(clip.samples), BLOCK_SECONDS * clip.sample_rate
         for first in range(0, count, size):
@@ -185,7 +185,7 @@ class Aligning(_Leased[Aligner]):
     """A leased aligner."""
 
     async def align(self, segment: Segment, window: Window, language: str) -> Segment:
-        """A segment of a window with its words, which keep within the window's speech."""
+        """Return a segment with words, whose times are inside the window's speech."""
         item = AlignItem(
             segment=segment, samples=window.samples, offset=window.start, language=language
         )
@@ -203,18 +203,18 @@ class Diarizing(_Leased[Diarizer]):
         return self.lane.model.match_threshold
 
     async def diarize(self, clip: AudioClip, options: DiarizeOptions) -> Diarization:
-        """Who spoke when in a whole clip."""
+        """Return who spoke when in a clip."""
         return await self.submit(_DIARIZE, (clip, options), padded_seconds=clip.duration)
 
     async def embed(self, clip: AudioClip) -> tuple[float, ...] | None:
-        """The voice in a clip as a vector; None where there is no speech."""
+        """Return the embedding of the voice in a clip; None without speech."""
         return await self.submit(_EMBED, clip, padded_seconds=clip.duration)
 
 
 class Engines:
     """Leases the models that one request needs.
 
-    Each method raises ServiceError where its model cannot be loaded.
+    Each method raises ServiceError if its model cannot be loaded.
     """
 
     def __init__(self, pool: ModelPool, catalog: Catalog, request: TranscriptionRequest) -> None:
@@ -223,11 +223,11 @@ class Engines:
         self._request = request
 
     def check_request(self) -> None:
-        """Refuse, before anything is fetched or loaded, what the model's name shows as impossible.
+        """Check the options against the capabilities that are known without loading the model.
 
         Raises:
             ModelNotFound: there is no such model.
-            InvalidRequest: it cannot honour an option; naming the field.
+            InvalidRequest: the model does not support an option; names the field.
         """
         key = self._catalog.transcriber(self._request.model)
         capabilities = self._catalog.known_capabilities(key)
@@ -236,19 +236,19 @@ class Engines:
 
     @asynccontextmanager
     async def transcriber(self) -> AsyncIterator[Transcribing]:
-        """The model that the request names."""
+        """Lease the model that the request names."""
         async with self._pool.lease(self._catalog.transcriber(self._request.model)) as lane:
             yield Transcribing(lane, self._request, lane.model.capabilities)
 
     @asynccontextmanager
     async def voice_detector(self) -> AsyncIterator[VoiceDetecting]:
-        """The configured voice activity detector."""
+        """Lease the configured voice activity detector."""
         async with self._pool.lease(self._catalog.voice_detector()) as lane:
             yield VoiceDetecting(lane, self._request)
 
     @asynccontextmanager
     async def aligner(self, language: str) -> AsyncIterator[Aligning]:
-        """The aligner of one language, which must have one."""
+        """Lease the aligner of a language that has one."""
         key = self._catalog.aligner(language)
         assert key is not None
         async with self._pool.lease(key) as lane:
@@ -256,16 +256,16 @@ class Engines:
 
     @asynccontextmanager
     async def diarizer(self) -> AsyncIterator[Diarizing]:
-        """The configured diarizer."""
+        """Lease the configured diarizer."""
         async with self._pool.lease(self._catalog.diarizer()) as lane:
             yield Diarizing(lane, self._request)
 
 
 def check_options(request: TranscriptionRequest, capabilities: Capabilities) -> DecodeOptions:
-    """The request's decode options as this engine can honour them.
+    """Return the request's decode options for this engine.
 
     Raises:
-        InvalidRequest: it cannot; naming the field.
+        InvalidRequest: the model does not support an option; names the field.
     """
     options = request.decode
     if options.task not in capabilities.tasks:

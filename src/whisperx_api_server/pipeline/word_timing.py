@@ -1,4 +1,4 @@
-"""Where word times come from: a language's aligner, or the decoder where there is none."""
+"""Word times: from the language's aligner, or from the decoder without one."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from .stages import Engines
 logger = logging.getLogger(__name__)
 
 ANY_LANGUAGE = "en"
-"""What is asked about where a language is not known: all aligners need the same packages."""
+"""Stands for an unknown language: all aligners need the same packages."""
 
 RETRY_SECONDS = 300.0
-"""Seconds for which an aligner that could not be had is not tried again."""
+"""Seconds until an aligner that could not be loaded is tried again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,7 +32,7 @@ class _Failure:
 
 
 class Aligners:
-    """Which languages' words can be aligned. Remembers failures, and logs each reason once."""
+    """Checks whether languages can be aligned. Remembers failures; logs each reason once."""
 
     def __init__(
         self, catalog: Catalog, pool: ModelPool, *, clock: Callable[[], float] = time.monotonic
@@ -46,13 +46,13 @@ class Aligners:
 
     @property
     def configured(self) -> bool:
-        """Whether the settings have an aligner."""
+        """Whether the settings enable alignment."""
         return self._catalog.aligns
 
     def foreseen_problem(self, language: str | None) -> str | None:
-        """Why the language cannot be aligned, as far as that is known without loading anything.
+        """Return why the language cannot be aligned, as far as known without loading.
 
-        None stands for a language that is not known yet: then absent packages are the only reason.
+        `language` None is unknown: then missing packages are the only reason.
         """
         if (error := self._error(language)) is not None:
             return error.message
@@ -60,8 +60,8 @@ class Aligners:
         return failure.reason if failure is not None and self._clock() < failure.until else None
 
     async def problem(self, language: str) -> str | None:
-        """Why the language cannot be aligned, after an attempt to load its model."""
-        async with self._attempts[language]:  # windows that wait for one attempt share its outcome
+        """Return why the language cannot be aligned, after an attempt to load its model."""
+        async with self._attempts[language]:  # windows share one attempt
             reason = self.foreseen_problem(language) or await self._load(language)
         if reason is not None and reason not in self._reported:
             self._reported.add(reason)
@@ -69,11 +69,11 @@ class Aligners:
         return reason
 
     async def require(self, language: str | None) -> None:
-        """Load the language's aligner, if it has one; None is a language that is not known yet.
+        """Load the language's aligner, if it has one; None is an unknown language.
 
         Raises:
-            NotConfigured: the settings turn forced alignment off.
-            ServiceError: it cannot be loaded, or the packages of every aligner are absent.
+            NotConfigured: the settings disable forced alignment.
+            ServiceError: it cannot be loaded, or the packages of all aligners are missing.
         """
         if not self.configured:
             raise NotConfigured(
