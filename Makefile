@@ -28,7 +28,7 @@ MODEL_embedded := WHISPER__MODEL
 MODEL_whisperx := WHISPER__MODEL
 MODEL_parakeet := PARAKEET__MODEL
 
-.PHONY: help install serve test check docs constraints bench quality soak fuzz clean
+.PHONY: help install serve test check servers docs constraints bench quality soak fuzz clean
 .DEFAULT_GOAL := help
 
 help:
@@ -101,8 +101,12 @@ check: install
 docs: install
 	@$(BIN)/python tools/generate_docs.py
 
+# Apache Kafka and an S3 server for the tests, in ~/.cache/whisperx-tests.
+servers:
+	@sh tests/broker/install.sh
+
 # Tests write only to one temporary directory and never access a model hub.
-test: check
+test: check servers
 	@echo "== tests"
 	@tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && \
 		TMPDIR="$$tmp" HF_HUB_OFFLINE=1 HF_HOME="$$tmp/huggingface" TORCH_HOME="$$tmp/torch" \

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 import pytest
 from hypothesis import settings
 
+from brokers import kafka_server, s3_server
 from fixtures.speech.speech import Speech
 from support import FIXTURES
 
@@ -22,6 +23,26 @@ ABSENT_PACKAGE = re.compile("could not import|extra is not installed")
 def speech() -> Speech:
     """Ground-truth speech: `speech.random("en-adam", 6, seed=1)` has audio, text and words."""
     return Speech(FIXTURES / "speech")
+
+
+@pytest.fixture(scope="session")
+def kafka_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a real Kafka broker; `WHISPERX_TEST_KAFKA` names one that runs already."""
+    if running := os.environ.get("WHISPERX_TEST_KAFKA"):
+        yield running
+        return
+    with kafka_server(tmp_path_factory.mktemp("kafka")) as server:
+        yield server.address
+
+
+@pytest.fixture(scope="session")
+def s3_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a real S3 server; `WHISPERX_TEST_S3` names one that runs already."""
+    if running := os.environ.get("WHISPERX_TEST_S3"):
+        yield running
+        return
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield f"http://{server.address}"
 
 
 @pytest.hookimpl(wrapper=True)

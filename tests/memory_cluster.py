@@ -1,9 +1,12 @@
-"""A queue, a log and a bucket in memory, for what is above them."""
+"""A queue, a log and a bucket in memory, for what is above them.
+
+`tests/distributed/test_contract.py` holds them to what Kafka and S3 do.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -22,24 +25,46 @@ from whisperx_api_server.errors import Unavailable
 class _Record:
     value: bytes
     count: int = 0
-    holder: object = None
+    lock: _Lock | None = None
+
+
+@dataclass(eq=False)
+class _Lock:
+    """One delivery's; a later delivery of the record has another."""
+
+    record: _Record
+    holder: MemoryQueue
+    until: float
 
 
 class Broker:
-    """The records of one queue; consumers join it by `MemoryQueue`."""
+    """The records of one queue; consumers join it by `MemoryQueue`.
 
-    def __init__(self) -> None:
+    Its clock stands still until a test calls `advance`.
+    """
+
+    def __init__(self, lock_seconds: float = 30.0) -> None:
         self.records: list[_Record] = []
         self.changed = asyncio.Event()
+        self.lock_seconds = lock_seconds
+        self.now = 0.0
 
     def wake(self) -> None:
         self.changed.set()
         self.changed = asyncio.Event()
 
+    def advance(self, seconds: float) -> None:
+        """Let time pass: locks that were not renewed meanwhile end."""
+        self.now += seconds
+        for record in self.records:
+            if record.lock is not None and record.lock.until <= self.now:
+                record.lock = None
+        self.wake()
+
     def lose_locks(self) -> None:
         """What a restart does: all that is held is free again, with its count forgotten."""
         for record in self.records:
-            record.holder, record.count = None, 0
+            record.lock, record.count = None, 0
         self.wake()
 
 
@@ -55,42 +80,51 @@ class MemoryQueue:
         deadline = asyncio.get_running_loop().time() + wait
         while True:
             changed = self._broker.changed
-            free = [record for record in self._broker.records if record.holder is None][:limit]
+            free = [record for record in self._broker.records if record.lock is None][:limit]
             if free:
-                for record in free:
-                    record.holder, record.count = self, record.count + 1
-                return [Delivery(value=r.value, count=r.count, handle=r) for r in free]
+                return [self._lock(record) for record in free]
             try:
                 async with asyncio.timeout_at(deadline):
                     await changed.wait()
             except TimeoutError:
                 return ()
 
-    def _held(self, delivery: Delivery) -> _Record | None:
-        record = delivery.handle
-        assert isinstance(record, _Record)
-        mine = record.holder is self and record.count == delivery.count
-        return record if mine and record in self._broker.records else None
+    def _lock(self, record: _Record) -> Delivery:
+        record.lock = _Lock(record, self, self._broker.now + self._broker.lock_seconds)
+        record.count += 1
+        return Delivery(value=record.value, count=record.count, handle=record.lock)
+
+    def _held(self, delivery: Delivery) -> _Lock | None:
+        lock = delivery.handle
+        assert isinstance(lock, _Lock)
+        return lock if lock.record.lock is lock else None
 
     async def renew(self, deliveries: Iterable[Delivery]) -> Sequence[Delivery]:
-        return [each for each in deliveries if self._held(each) is None]
+        lost = []
+        for each in deliveries:
+            if lock := self._held(each):
+                lock.until = self._broker.now + self._broker.lock_seconds
+            else:
+                lost.append(each)
+        return lost
 
     async def accept(self, delivery: Delivery) -> bool:
-        record = self._held(delivery)
-        if record is not None:
-            self._broker.records.remove(record)
-        return record is not None
+        lock = self._held(delivery)
+        if lock is None:
+            return False
+        self._broker.records.remove(lock.record)
+        lock.record.lock = None
+        return True
 
     async def release(self, delivery: Delivery) -> None:
-        record = self._held(delivery)
-        if record is not None:
-            record.holder = None
+        if lock := self._held(delivery):
+            lock.record.lock = None
             self._broker.wake()
 
     async def close(self) -> None:
         for record in self._broker.records:
-            if record.holder is self:
-                record.holder = None
+            if record.lock is not None and record.lock.holder is self:
+                record.lock = None
         self._broker.wake()
 
 
@@ -118,7 +152,7 @@ class MemoryLog:
 
     async def read(
         self, topic: str, *, since: Literal["earliest", "latest"] | Position
-    ) -> AsyncIterator[Message | CaughtUp]:
+    ) -> AsyncGenerator[Message | CaughtUp, None]:
         messages = self.of(topic)
         end = len(messages)
         at = since.offset if isinstance(since, Position) else 0 if since == "earliest" else end
@@ -193,9 +227,9 @@ class MemoryBucket:
 
     async def list(self, prefix: str) -> Sequence[str]:
         await self._reach()
-        return sorted(key for key in self.objects if key.startswith(f"{prefix}/"))
+        below = prefix.rstrip("/") + "/"
+        return sorted(key for key in self.objects if key.startswith(below))
 
     async def delete(self, prefix: str) -> None:
-        await self._reach()
-        for key in [key for key in self.objects if f"{key}/".startswith(f"{prefix}/")]:
-            del self.objects[key]
+        for key in [prefix.rstrip("/"), *await self.list(prefix)]:
+            self.objects.pop(key, None)

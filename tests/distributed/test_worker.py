@@ -183,7 +183,7 @@ def test_a_restart_of_the_broker_moves_no_run(tmp_path: Path) -> None:
         await until(worker.world.hold.entered.is_set)
         for broker in cluster.brokers:
             broker.lose_locks()
-        await until(lambda: all(r.holder is not None for b in cluster.brokers for r in b.records))
+        await until(lambda: all(r.lock is not None for b in cluster.brokers for r in b.records))
         worker.world.hold.go.set()
         await running
         await until(lambda: not cluster.queued)

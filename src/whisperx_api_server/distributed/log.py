@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Literal
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -65,7 +65,7 @@ class KafkaLog:
 
     async def read(
         self, topic: str, *, since: Literal["earliest", "latest"] | Position
-    ) -> AsyncIterator[Message | CaughtUp]:
+    ) -> AsyncGenerator[Message | CaughtUp, None]:
         # A position that was deleted is read from the oldest message that is left.
         consumer = AIOKafkaConsumer(
             **self._options, enable_auto_commit=False, auto_offset_reset="earliest"

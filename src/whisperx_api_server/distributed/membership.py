@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Literal, Protocol, cast
+from typing import Literal, Protocol
 
 from .. import __version__
 from ..errors import Unavailable
@@ -105,9 +105,8 @@ async def read_forever(
 ) -> AsyncIterator[Message | CaughtUp]:
     """The messages of a topic, opened again after each failure."""
     while True:
-        messages = cast("AsyncGenerator[Message | CaughtUp]", log.read(topic, since=since))
         try:
-            async with aclosing(messages):
+            async with aclosing(log.read(topic, since=since)) as messages:
                 async for message in messages:
                     yield message
         except Unavailable as error:

@@ -8,7 +8,7 @@ succeed, nothing has to be opened again.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -97,12 +97,12 @@ class Log(Protocol):
 
     def read(
         self, topic: str, *, since: Literal["earliest", "latest"] | Position
-    ) -> AsyncIterator[Message | CaughtUp]:
+    ) -> AsyncGenerator[Message | CaughtUp, None]:
         """Read a topic without end, `CaughtUp` once among the messages.
 
         `since` a Position reads that partition alone, from that message on (from the oldest, if
         it was deleted). With `latest`, `CaughtUp` comes first: what is appended from then on is
-        read. Close the iterator (`aclosing`) to free its connection.
+        read. Close the generator (`aclosing`) to free its connection.
         """
 
     async def end_offsets(self, topic: str) -> Mapping[int, int]:

@@ -1,0 +1,152 @@
+"""Real servers for the tests: Apache Kafka and an S3 server, on free ports of the loopback."""
+
+from __future__ import annotations
+
+import base64
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+CACHE = Path("~/.cache/whisperx-tests").expanduser()
+JARS = CACHE / "kafka-4.4.0"
+VERSITYGW = CACHE / "versitygw-1.8.0" / "versitygw"
+S3_KEY = "minioadmin"
+START_TIMEOUT = 90
+
+BROKER = """
+process.roles=broker,controller
+node.id=1
+controller.listener.names=CONTROLLER
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+share.coordinator.state.topic.num.partitions=1
+group.share.min.record.lock.duration.ms=1000
+auto.create.topics.enable=false
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=500
+"""
+
+
+def absent(reason: str) -> None:
+    """Skip the test; fail it where `.ci/run` found all that the servers need."""
+    if os.environ.get("REQUIRE_BROKER") == "1":
+        pytest.fail(f"REQUIRE_BROKER=1, but {reason}")
+    pytest.skip(reason)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+class Server:
+    """A process that listens on a port; it can be stopped and started again."""
+
+    def __init__(
+        self, command: list[str], *, port: int, log: Path, environment: Mapping[str, str]
+    ) -> None:
+        self.address = f"127.0.0.1:{port}"
+        self._command = command
+        self._port = port
+        self._log = log
+        self._environment = {**os.environ, **environment}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command, stdout=log, stderr=log, env=self._environment
+            )
+        deadline = time.monotonic() + START_TIMEOUT
+        while not self._listens():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                raise RuntimeError(f"{self._command[0]} did not start:\n{self._log.read_text()}")
+            time.sleep(0.05)
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self._port)) == 0
+
+    def stop(self, how: signal.Signals = signal.SIGKILL) -> None:
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._process.wait()
+            self._process = None
+
+
+@contextmanager
+def kafka_server(directory: Path, security: str = "PLAINTEXT", extra: str = "") -> Iterator[Server]:
+    """A broker with an empty log, and its jars from Maven."""
+    if shutil.which("java") is None or shutil.which("mvn") is None:
+        absent("no java and mvn: the real broker is not tried")
+    if not JARS.is_dir():
+        absent("make test did not download Kafka's jars: the real broker is not tried")
+    port, controller = free_port(), free_port()
+    config = directory / "server.properties"
+    config.write_text(
+        f"{BROKER}{extra}\nlog.dirs={directory / 'log'}\n"
+        f"controller.quorum.bootstrap.servers=127.0.0.1:{controller}\n"
+        f"listeners={security}://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n"
+        f"advertised.listeners={security}://127.0.0.1:{port}\n"
+        f"inter.broker.listener.name={security}\n"
+        f"listener.security.protocol.map={security}:{security},CONTROLLER:PLAINTEXT\n"
+    )
+    java = ["java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{JARS}/*"]
+    cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    subprocess.run(
+        [*java, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", config, "--standalone"],
+        check=True,
+        capture_output=True,
+    )
+    quiet = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
+    server = Server(
+        [java[0], "-Xmx512m", "-Xms128m", quiet, *java[1:], "kafka.Kafka", str(config)],
+        port=port,
+        log=directory / "broker.out",
+        environment={},
+    )
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@contextmanager
+def s3_server(directory: Path) -> Iterator[Server]:
+    """An S3 server on an empty directory."""
+    if shutil.which("go") is None:
+        absent("no go: the real S3 is not tried")
+    if not VERSITYGW.is_file():
+        absent("make test did not build the S3 server: the real S3 is not tried")
+    port = free_port()
+    objects = directory / "objects"
+    objects.mkdir()
+    server = Server(
+        [str(VERSITYGW), "--quiet", "--port", f"127.0.0.1:{port}", "posix", str(objects)],
+        port=port,
+        log=directory / "s3.out",
+        environment={"ROOT_ACCESS_KEY": S3_KEY, "ROOT_SECRET_KEY": S3_KEY},
+    )
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()

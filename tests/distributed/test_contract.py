@@ -1,0 +1,399 @@
+"""Queue, Log and Bucket: the same of Kafka and S3 as of their stand-ins in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+from pydantic import SecretStr
+
+from brokers import S3_KEY, Server, kafka_server
+from memory_cluster import Broker, MemoryBucket, MemoryLog, MemoryQueue
+from whisperx_api_server.distributed.bucket import ObjectBucket, S3Settings, open_bucket
+from whisperx_api_server.distributed.connection import KafkaSettings
+from whisperx_api_server.distributed.kafka import open_kafka
+from whisperx_api_server.distributed.protocols import (
+    Bucket,
+    CaughtUp,
+    Delivery,
+    Log,
+    Message,
+    Position,
+    Queue,
+)
+
+LOCK = 1.5  # seconds; where a lock is to end
+LONG_LOCK = 30.0
+PATIENCE = 30.0
+IMPLEMENTATIONS = ["memory", "real"]
+
+
+class Consumers:
+    """One queue and its consumers."""
+
+    def __init__(self, join: Callable[[], Queue], advance: Callable[[float], None]) -> None:
+        self._join = join
+        self._joined: list[Queue] = []
+        self.advance = advance
+
+    def join(self) -> Queue:
+        queue = self._join()
+        self._joined.append(queue)
+        return queue
+
+    async def close(self) -> None:
+        for queue in self._joined:
+            await queue.close()
+
+
+def settings(servers: str, lock: float = LONG_LOCK) -> KafkaSettings:
+    """A cluster of its own on a broker."""
+    return KafkaSettings(
+        bootstrap_servers=servers, prefix=f"t{uuid.uuid4().hex}", queues=1, lock_seconds=lock
+    )
+
+
+@asynccontextmanager
+async def memory_consumers(lock: float) -> AsyncIterator[Consumers]:
+    broker = Broker(lock)
+    yield Consumers(lambda: MemoryQueue(broker), broker.advance)
+
+
+def time_passes(seconds: float) -> None:
+    """A broker's clock needs no help."""
+
+
+@asynccontextmanager
+async def kafka_consumers(servers: str, lock: float) -> AsyncIterator[Consumers]:
+    async with open_kafka(settings(servers, lock)) as kafka:
+        consumers = Consumers(lambda: kafka.queue("queue.v1.0"), time_passes)
+        try:
+            yield consumers
+        finally:
+            await consumers.close()
+
+
+Scene = Callable[[Consumers], Awaitable[None]]
+
+
+class Play(Protocol):
+    def __call__(self, scene: Scene, lock: float = LONG_LOCK) -> None: ...
+
+
+@pytest.fixture(params=IMPLEMENTATIONS)
+def play(request: pytest.FixtureRequest) -> Play:
+    """Run a scene on a new queue."""
+    in_memory = request.param == "memory"
+    servers = "" if in_memory else request.getfixturevalue("kafka_servers")
+
+    async def scenario(scene: Scene, lock: float) -> None:
+        opened = memory_consumers(lock) if in_memory else kafka_consumers(servers, lock)
+        async with opened as consumers:
+            await scene(consumers)
+
+    def run(scene: Scene, lock: float = LONG_LOCK) -> None:
+        asyncio.run(scenario(scene, lock))
+
+    return run
+
+
+def values(deliveries: Sequence[Delivery]) -> list[bytes]:
+    return [each.value for each in deliveries]
+
+
+def counts(deliveries: Sequence[Delivery]) -> list[int]:
+    return [each.count for each in deliveries]
+
+
+async def taken(queue: Queue, number: int) -> list[Delivery]:
+    """Take as many records, which may come one by one."""
+    deliveries: list[Delivery] = []
+    async with asyncio.timeout(PATIENCE):
+        while len(deliveries) < number:
+            deliveries += await queue.take(number - len(deliveries), wait=PATIENCE)
+    return deliveries
+
+
+def test_records_sent_before_the_first_consumer_go_to_one_consumer_each(
+    play: Play,
+) -> None:
+    async def scene(consumers: Consumers) -> None:
+        a, b = consumers.join(), consumers.join()
+        for value in (b"0", b"1", b"2"):
+            await a.send(value)
+        first = await a.take(1, wait=PATIENCE)
+        assert (values(first), counts(first)) == ([b"0"], [1])
+        rest = await taken(b, 2)
+        assert (values(rest), counts(rest)) == ([b"1", b"2"], [1, 1])
+        assert await a.take(1, wait=0.1) in ([], ())
+        assert [await a.accept(each) for each in first] == [True]
+        assert [await b.accept(each) for each in rest] == [True, True]
+        await a.close()
+        await b.close()
+        assert await consumers.join().take(3, wait=0.5) in ([], ())
+
+    play(scene)
+
+
+def test_released_record_goes_elsewhere_with_a_higher_count(play: Play) -> None:
+    async def scene(consumers: Consumers) -> None:
+        a, b = consumers.join(), consumers.join()
+        await a.send(b"0")
+        (held,) = await taken(a, 1)
+        await a.release(held)
+        (again,) = await taken(b, 1)
+        assert again.count == 2
+        assert not await a.accept(held)
+        assert await b.accept(again)
+
+    play(scene)
+
+
+def test_record_is_lost_after_the_lock_time_unless_it_is_renewed(
+    play: Play,
+) -> None:
+    async def scene(consumers: Consumers) -> None:
+        a, b = consumers.join(), consumers.join()
+        await b.take(1, wait=0.1)  # connected before the locks run
+        await a.send(b"renewed")
+        await a.send(b"lapsed")
+        renewed, lapsed = await taken(a, 2)
+        again: Sequence[Delivery] = []
+        while not again:
+            assert await a.renew([renewed]) in ([], ())
+            consumers.advance(LOCK / 3)
+            again = await b.take(2, wait=LOCK / 3)
+        assert (values(again), counts(again)) == ([b"lapsed"], [2])
+        assert await a.renew([renewed, lapsed]) == [lapsed]
+        assert not await a.accept(lapsed)
+        assert await b.accept(again[0])
+        assert await a.accept(renewed)
+
+    play(scene, LOCK)
+
+
+def test_closing_releases_at_once(play: Play) -> None:
+    async def scene(consumers: Consumers) -> None:
+        a, b = consumers.join(), consumers.join()
+        await a.send(b"0")
+        (held,) = await taken(a, 1)
+        await a.close()
+        (again,) = await taken(b, 1)
+        assert again.count == 2
+        assert not await a.accept(held)
+
+    play(scene)
+
+
+def test_cancelled_take_leaves_the_record_to_others(play: Play) -> None:
+    async def scene(consumers: Consumers) -> None:
+        a, b = consumers.join(), consumers.join()
+        await a.send(b"first")
+        assert await a.accept((await taken(a, 1))[0])
+        waiting = asyncio.create_task(a.take(1, wait=PATIENCE))
+        await asyncio.sleep(0.05)  # the request is with the broker
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        assert waiting.cancelled()
+        await a.send(b"second")
+        async with asyncio.timeout(PATIENCE):
+            (second,) = await taken(b, 1)
+        assert second.value == b"second"
+        assert await b.accept(second)
+
+    play(scene)
+
+
+Logs = Callable[[Callable[[Log], Awaitable[None]]], None]
+
+
+@pytest.fixture(params=IMPLEMENTATIONS)
+def on_log(request: pytest.FixtureRequest) -> Logs:
+    """Run a scene on a new log."""
+
+    async def memory(scene: Callable[[Log], Awaitable[None]]) -> None:
+        await scene(MemoryLog())
+
+    async def real(scene: Callable[[Log], Awaitable[None]]) -> None:
+        async with open_kafka(settings(servers)) as kafka:
+            await scene(kafka.log)
+
+    if request.param == "memory":
+        return lambda scene: asyncio.run(memory(scene))
+    servers = request.getfixturevalue("kafka_servers")
+    return lambda scene: asyncio.run(real(scene))
+
+
+async def contents(log: Log, topic: str, since: Position | None = None) -> list[Message]:
+    """What a topic holds."""
+    found: list[Message] = []
+    async with aclosing(log.read(topic, since=since or "earliest")) as messages:
+        async for each in messages:
+            if isinstance(each, CaughtUp):
+                return found
+            found.append(each)
+    raise AssertionError("a log has no end")
+
+
+def test_log_keeps_the_order_of_a_key_and_replays_from_a_position(on_log: Logs) -> None:
+    async def scene(log: Log) -> None:
+        assert await contents(log, "events") == []
+        positions = [await log.append("events", "run", str(n).encode()) for n in range(20)]
+        await log.append("events", "other", b"x")
+        found = [each for each in await contents(log, "events") if each.key == "run"]
+        assert [each.value for each in found] == [str(n).encode() for n in range(20)]
+        assert [each.position for each in found] == positions
+        replayed = await contents(log, "events", positions[15])
+        assert [each.value for each in replayed if each.key == "run"][:1] == [b"15"]
+        assert (await log.end_offsets("events"))[positions[0].partition] >= 20
+
+    on_log(scene)
+
+
+def test_log_has_tombstones_and_an_empty_topic_is_caught_up(on_log: Logs) -> None:
+    async def scene(log: Log) -> None:
+        await log.append("runs", "a", b"1")
+        await log.append("runs", "a", None)
+        found = await contents(log, "runs")
+        assert [(each.key, each.value) for each in found] == [("a", b"1"), ("a", None)]
+
+    on_log(scene)
+
+
+def test_reader_from_the_end_gets_what_is_appended_after_it_caught_up(on_log: Logs) -> None:
+    async def scene(log: Log) -> None:
+        await log.append("control", "a", b"before")
+        async with aclosing(log.read("control", since="latest")) as messages:
+            assert isinstance(await anext(messages), CaughtUp)
+            await log.append("control", "a", b"after")
+            message = await anext(messages)
+            assert isinstance(message, Message)
+            assert message.value == b"after"
+
+    on_log(scene)
+
+
+Buckets = Callable[[Callable[[Bucket], Awaitable[None]]], None]
+
+
+@pytest.fixture(params=["memory", "obstore", "real"])
+def on_bucket(request: pytest.FixtureRequest) -> Buckets:
+    """Run a scene on a new bucket."""
+    if request.param == "memory":
+        return lambda scene: asyncio.run(_run(scene, MemoryBucket()))
+    if request.param == "obstore":
+        obstore = pytest.importorskip("obstore.store")
+        return lambda scene: asyncio.run(_run(scene, ObjectBucket(obstore.MemoryStore())))
+    url = request.getfixturevalue("s3_url")
+
+    async def real(scene: Callable[[Bucket], Awaitable[None]]) -> None:
+        await scene(await open_bucket(s3_settings(url)))
+
+    return lambda scene: asyncio.run(real(scene))
+
+
+async def _run(scene: Callable[[Bucket], Awaitable[None]], bucket: Bucket) -> None:
+    await scene(bucket)
+
+
+def s3_settings(url: str) -> S3Settings:
+    return S3Settings(
+        endpoint_url=url,
+        bucket=f"t{uuid.uuid4().hex}",
+        access_key_id=S3_KEY,
+        secret_access_key=SecretStr(S3_KEY),
+    )
+
+
+def test_one_of_many_creates_an_object(on_bucket: Buckets) -> None:
+    async def scene(bucket: Bucket) -> None:
+        names = [str(n).encode() for n in range(64)]
+        created = await asyncio.gather(*(bucket.create("runs/1/end", name) for name in names))
+        assert sum(created) == 1
+        stored = await bucket.get("runs/1/end")
+        assert stored is not None
+        assert stored.data == names[created.index(True)]
+
+    on_bucket(scene)
+
+
+def test_object_is_replaced_only_in_the_version_that_was_read(on_bucket: Buckets) -> None:
+    async def scene(bucket: Bucket) -> None:
+        assert await bucket.replace("owner", b"x", "none") is None
+        await bucket.put("owner", b"a")
+        first = await bucket.get("owner")
+        assert first is not None
+        second = await bucket.replace("owner", b"b", first.etag)
+        assert second is not None
+        assert await bucket.replace("owner", b"c", first.etag) is None
+        assert await bucket.replace("owner", b"d", second) is not None
+        stored = await bucket.get("owner")
+        assert stored is not None
+        assert stored.data == b"d"
+
+    on_bucket(scene)
+
+
+def test_prefix_ends_at_a_slash(on_bucket: Buckets) -> None:
+    async def scene(bucket: Bucket) -> None:
+        for key in ("runs/1", "runs/1/a", "runs/1/b/c", "runs/10/a"):
+            if key != "runs/1":
+                await bucket.put(key, b"")
+        assert sorted(await bucket.list("runs/1")) == ["runs/1/a", "runs/1/b/c"]
+        await bucket.delete("runs/1/a")
+        assert sorted(await bucket.list("runs/1/")) == ["runs/1/b/c"]
+        await bucket.delete("runs/1/")
+        await bucket.delete("runs/1")
+        assert sorted(await bucket.list("runs")) == ["runs/10/a"]
+        assert await bucket.get("runs/1/b/c") is None
+
+    on_bucket(scene)
+
+
+def test_file_is_stored_and_fetched_whole(on_bucket: Buckets, tmp_path: Path) -> None:
+    source, copy, none = tmp_path / "source", tmp_path / "copy", tmp_path / "none"
+    source.write_bytes(bytes(range(256)) * 80_000)  # 20 MB: several parts
+
+    async def scene(bucket: Bucket) -> None:
+        await bucket.upload("runs/1/source", source)
+        assert await bucket.download("runs/1/source", copy)
+        assert not await bucket.download("runs/2/source", none)
+
+    on_bucket(scene)
+    assert copy.read_bytes() == source.read_bytes()
+    assert not none.exists()
+
+
+def test_broker_restart_loses_locks_and_no_record(tmp_path: Path) -> None:
+    async def scene(consumers: Consumers, restart: Callable[[], None]) -> None:
+        queue = consumers.join()
+        for value in (b"accepted", b"held", b"waiting"):
+            await queue.send(value)
+        accepted, held = await taken(queue, 2)
+        assert await queue.accept(accepted)
+        await asyncio.to_thread(restart)
+        assert await queue.renew([held]) == [held]
+        await queue.send(b"later")
+        again = await taken(queue, 3)
+        assert sorted(values(again)) == [b"held", b"later", b"waiting"]
+        assert not await queue.accept(held)
+        assert [await queue.accept(each) for each in again] == [True, True, True]
+
+    def restart(server: Server, how: signal.Signals) -> None:
+        server.stop(how)
+        server.start()
+
+    async def scenario() -> None:
+        with kafka_server(tmp_path) as server:
+            async with kafka_consumers(server.address, LONG_LOCK) as consumers:
+                for how in (signal.SIGTERM, signal.SIGKILL):
+                    await scene(consumers, partial(restart, server, how))
+
+    asyncio.run(scenario())
