@@ -360,7 +360,7 @@ def test_every_example_of_the_help_and_the_docs_can_be_run(
     ) -> None:
         source = Upload(id=files[0].name)
         defaults = FormDefaults(model="small")
-        request, output = fields.request(fields.form(), "id", source, defaults)
+        request, output = fields.form().request("id", "cli", source, defaults, task=fields.task)
         assert output.format == fields.values["response_format"]
         requests.append(request)
 

@@ -13,7 +13,7 @@ import pytest
 
 from cli_support import Recorder
 from whisperx_api_server.cli.form_fields import FormFields, TranscriptionFailure
-from whisperx_api_server.cli.remote import RemoteEngine, RemoteServer
+from whisperx_api_server.cli.remote import RemoteServer
 
 Handler = Callable[[httpx.Request], httpx.Response]
 
@@ -60,9 +60,7 @@ def ask(server: Handler, file: Path, **values: Any) -> tuple[str, Recorder]:
     async def transcribe() -> str:
         transport = httpx.MockTransport(server)
         async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
-            return await RemoteEngine(RemoteServer(client, "http://server")).transcribe(
-                file, fields, watch
-            )
+            return await RemoteServer(client, "http://server").transcribe(file, fields, watch)
 
     return asyncio.run(transcribe()), watch
 
@@ -191,7 +189,7 @@ def test_an_interrupt_cancels_the_job(recording: Path) -> None:
     async def interrupted() -> None:
         transport = httpx.MockTransport(server)
         async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
-            engine = RemoteEngine(RemoteServer(client, "http://server"))
+            engine = RemoteServer(client, "http://server")
             fields = FormFields.of({"response_format": "text"})
             task = asyncio.create_task(engine.transcribe(recording, fields, Recorder()))
             await following.wait()

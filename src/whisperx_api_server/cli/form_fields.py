@@ -12,8 +12,8 @@ from ..output_formats import FORMATS, OutputFormat
 from .console import Report
 
 if TYPE_CHECKING:
-    from ..domain import KnownSpeaker, OutputOptions, Source, Task, TranscriptionRequest
-    from ..fields.transcription import FormDefaults, TranscriptionForm
+    from ..domain import Task
+    from ..fields.transcription import TranscriptionForm
 
 Value = str | int | float | bool | list[str] | None
 
@@ -57,7 +57,7 @@ class FormFields:
         sent = {name: value for name, value in values.items() if value not in (None, [])}
         fields = cls(values=sent, task=task)
         try:
-            fields.request(fields.form(), "", Upload(id=""), FormDefaults(model=""))
+            fields.form().request("", "", Upload(id=""), FormDefaults(model=""), task=task)
         except ServiceError as error:
             option = "the options" if error.param is None else _option(error.param)
             if task == "translate" and isinstance(error, UnservableCombination):
@@ -72,17 +72,6 @@ class FormFields:
         from ..fields.transcription import TranscriptionForm, validated
 
         return validated(TranscriptionForm, self.values)
-
-    def request(
-        self,
-        form: TranscriptionForm,
-        request_id: str,
-        source: Source,
-        defaults: FormDefaults,
-        known_speakers: tuple[KnownSpeaker, ...] = (),
-    ) -> tuple[TranscriptionRequest, OutputOptions]:
-        """Convert the form to a request and the options of its transcript."""
-        return form.request(request_id, "cli", source, defaults, known_speakers, task=self.task)
 
     @property
     def extension(self) -> str:
@@ -102,12 +91,13 @@ def form_values(options: Mapping[str, Any]) -> dict[str, Value]:
     """
     values = dict(options)
     languages = values.pop("language") or []
+    words, logprobs = values.pop("word_timestamps"), values.pop("logprobs")
     known = [_known_speaker(each) for each in values.pop("known_speakers") or ()]
     speakers = ("num_speakers", "min_speakers", "max_speakers", "speaker_embeddings")
     return {
-        "timestamp_granularities[]": ["segment", "word"] if values.pop("word_timestamps") else None,
-        "include[]": ["logprobs"] if values.pop("logprobs") else None,
         **values,
+        "timestamp_granularities[]": ["segment", "word"] if words else None,
+        "include[]": ["logprobs"] if logprobs else None,
         "language": languages[0] if len(languages) == 1 else None,
         "languages[]": languages if len(languages) > 1 else None,
         "diarize": True if known or any(map(values.get, speakers)) else values["diarize"],

@@ -69,7 +69,9 @@ async def _transcribe(
         try:
             form = fields.form()
             known = await save_references(form, uploads, stack)
-            request, output = fields.request(form, uuid.uuid4().hex, source, defaults, known)
+            request, output = form.request(
+                uuid.uuid4().hex, "cli", source, defaults, known, task=fields.task
+            )
             transcript = await runner.run(request, _reporting(report), Checkpoint())
         except ServiceError as error:
             raise TranscriptionFailure(_explained(error)) from error

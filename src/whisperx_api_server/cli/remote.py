@@ -37,7 +37,7 @@ class ServerError(Exception):
 
 
 class RemoteServer:
-    """Calls the API and raises `ServerError`."""
+    """Calls the API, and transcribes recordings as jobs; raises `ServerError`."""
 
     def __init__(self, client: httpx.AsyncClient, url: str) -> None:
         self._client = client
@@ -73,6 +73,61 @@ class RemoteServer:
         except httpx.HTTPError as error:
             raise self._unreachable(error) from error
 
+    async def transcribe(self, file: Path, fields: FormFields, report: Report) -> str:
+        """Transcribe a file and return the rendered transcript; waits while the queue is full.
+
+        Raises:
+            TranscriptionFailure: one line that says why not.
+        """
+        while True:
+            try:
+                return await self._transcribe(file, fields, report)
+            except ServerError as error:
+                if error.retry_after is None:
+                    raise TranscriptionFailure(str(error)) from error
+                report(0.0, "the server is full; waiting", error.retry_after)
+                await asyncio.sleep(error.retry_after)
+
+    async def _transcribe(self, file: Path, fields: FormFields, report: Report) -> str:
+        report(0.0, "sending", 0)
+        path = TRANSCRIPTIONS if fields.task == "transcribe" else TRANSLATIONS
+        with file.open("rb") as content:
+            response = await self.send(
+                "POST", path, files={"file": (file.name, content)}, data=_form(fields)
+            )
+        if response.status_code != httpx.codes.ACCEPTED:
+            return response.text
+        job = f"{TRANSCRIPTIONS}/{response.json()['request_id']}"
+        try:
+            await self._follow(job, report)
+            return (await self.send("GET", f"{job}/result")).text
+        finally:
+            # Cancels an unfinished job and deletes a finished one.
+            await asyncio.shield(self._forget(job))
+
+    async def _follow(self, job: str, report: Report) -> None:
+        """Follow a job until it ends, reconnecting if the connection breaks."""
+        broken = 0
+        while True:
+            try:
+                async with aclosing(self.events(f"{job}/events")) as events:
+                    async for event in events:
+                        broken = 0
+                        if _ended(event):
+                            return
+                        report(event["percent"] / 100, _detail(event), event["eta_seconds"])
+            except ServerError as error:
+                if broken >= RECONNECTS or error.__cause__ is None:
+                    raise
+            broken += 1
+            await asyncio.sleep(broken)
+
+    async def _forget(self, job: str) -> None:
+        try:
+            await self.send("DELETE", job)
+        except ServerError:
+            return  # the server deletes old jobs; the transcript has been fetched
+
     def _unreachable(self, error: Exception) -> ServerError:
         if isinstance(error, (httpx.InvalidURL, httpx.UnsupportedProtocol)):
             return ServerError(
@@ -106,69 +161,7 @@ async def connect(url: str, api_key: str | None) -> AsyncIterator[RemoteServer]:
 async def remote_engine(url: str, api_key: str | None) -> AsyncIterator[Transcribe]:
     """Upload recordings to a server and follow them as jobs."""
     async with connect(url, api_key) as server:
-        yield RemoteEngine(server).transcribe
-
-
-class RemoteEngine:
-    """Uploads recordings and follows them as jobs."""
-
-    def __init__(self, server: RemoteServer) -> None:
-        self._server = server
-
-    async def transcribe(self, file: Path, fields: FormFields, report: Report) -> str:
-        """Transcribe a file and return the rendered transcript; waits while the queue is full.
-
-        Raises:
-            TranscriptionFailure: one line that says why not.
-        """
-        while True:
-            try:
-                return await self._transcribe(file, fields, report)
-            except ServerError as error:
-                if error.retry_after is None:
-                    raise TranscriptionFailure(str(error)) from error
-                report(0.0, "the server is full; waiting", error.retry_after)
-                await asyncio.sleep(error.retry_after)
-
-    async def _transcribe(self, file: Path, fields: FormFields, report: Report) -> str:
-        report(0.0, "sending", 0)
-        path = TRANSCRIPTIONS if fields.task == "transcribe" else TRANSLATIONS
-        with file.open("rb") as content:
-            response = await self._server.send(
-                "POST", path, files={"file": (file.name, content)}, data=_form(fields)
-            )
-        if response.status_code != httpx.codes.ACCEPTED:
-            return response.text
-        job = f"{TRANSCRIPTIONS}/{response.json()['request_id']}"
-        try:
-            await self._follow(job, report)
-            return (await self._server.send("GET", f"{job}/result")).text
-        finally:
-            # Cancels an unfinished job and deletes a finished one.
-            await asyncio.shield(self._forget(job))
-
-    async def _follow(self, job: str, report: Report) -> None:
-        """Follow a job until it ends, reconnecting if the connection breaks."""
-        broken = 0
-        while True:
-            try:
-                async with aclosing(self._server.events(f"{job}/events")) as events:
-                    async for event in events:
-                        broken = 0
-                        if _ended(event):
-                            return
-                        report(event["percent"] / 100, _detail(event), event["eta_seconds"])
-            except ServerError as error:
-                if broken >= RECONNECTS or error.__cause__ is None:
-                    raise
-            broken += 1
-            await asyncio.sleep(broken)
-
-    async def _forget(self, job: str) -> None:
-        try:
-            await self._server.send("DELETE", job)
-        except ServerError:
-            return  # the server deletes old jobs; the transcript has been fetched
+        yield server.transcribe
 
 
 def _form(fields: FormFields) -> dict[str, list[str]]:

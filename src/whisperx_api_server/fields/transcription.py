@@ -78,7 +78,7 @@ class FormDefaults:
 class ResultForm(BaseModel):
     """How a transcript is written; also the query of a job's result."""
 
-    model_config = ConfigDict(extra="ignore", populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
 
     response_format: OutputFormat | None = Field(
         None,
@@ -322,11 +322,9 @@ class TranscriptionForm(ResultForm):
 
     def _vad_options(self) -> VadOptions:
         vad = self.chunking_strategy
-        return (
-            VadOptions(**vad.model_dump(exclude={"type"}))
-            if isinstance(vad, ServerVad)
-            else VadOptions()
-        )
+        if not isinstance(vad, ServerVad):
+            return VadOptions()
+        return VadOptions(**vad.model_dump(exclude={"type"}))
 
 
 class FilesForm(BaseModel):

@@ -9,7 +9,7 @@ import asyncio
 from urllib.parse import quote
 
 from fastapi import APIRouter, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from ..answers.asr import AsrTranscript, DetectedLanguage
 from ..domain import Task, Upload
@@ -31,8 +31,6 @@ FILE = "audio_file"
 
 class DetectionQuery(BaseModel):
     """The query of `POST /detect-language`."""
-
-    model_config = ConfigDict(extra="ignore")
 
     encode: bool = Field(
         True, description="false: the file is headerless 16-bit PCM, 16 kHz, mono, little-endian."

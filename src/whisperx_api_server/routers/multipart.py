@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
 from urllib.parse import parse_qsl
 
 from fastapi import Request
@@ -170,8 +172,7 @@ async def _read_value(parts: _Parts, name: str, limit: int) -> str:
         raise InvalidRequest(f"the field {shown!r} is not UTF-8", param=shown) from error
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Part:
+class _Part(NamedTuple):
     name: str
     filename: str | None
 
@@ -189,16 +190,15 @@ class _Parts:
     def __init__(self, body: AsyncIterator[bytes], boundary: bytes) -> None:
         self._body = body
         self._events: deque[_Part | bytes | None] = deque()
-        self._header_name = b""
-        self._header_value = b""
-        self._disposition = b""
+        self._header = [b"", b""]  # name and value
         self._header_bytes = 0
+        self._disposition = b""
         try:
             self._parser = MultipartParser(
                 boundary,
                 {
-                    "on_header_field": self._on_header_field,
-                    "on_header_value": self._on_header_value,
+                    "on_header_field": partial(self._on_header, 0),
+                    "on_header_value": partial(self._on_header, 1),
                     "on_header_end": self._on_header_end,
                     "on_headers_finished": self._on_headers_finished,
                     "on_part_data": self._on_part_data,
@@ -234,37 +234,26 @@ class _Parts:
                 raise InvalidRequest("the multipart form is malformed") from error
         return self._events.popleft()
 
-    def _on_header_field(self, data: bytes, start: int, end: int) -> None:
-        self._header_name += data[start:end]
-        self._bound_headers(end - start)
-
-    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
-        self._header_value += data[start:end]
-        self._bound_headers(end - start)
-
-    def _bound_headers(self, size: int) -> None:
-        self._header_bytes += size
+    def _on_header(self, place: int, data: bytes, start: int, end: int) -> None:
+        self._header[place] += data[start:end]
+        self._header_bytes += end - start
         if self._header_bytes > MAX_HEADER_BYTES:
             raise TooLarge("a part of the form has too large headers")
 
     def _on_header_end(self) -> None:
-        if self._header_name.lower() == b"content-disposition":
-            self._disposition = self._header_value
-        self._header_name = self._header_value = b""
+        name, value = self._header
+        if name.lower() == b"content-disposition":
+            self._disposition = value
+        self._header = [b"", b""]
 
     def _on_headers_finished(self) -> None:
         _, options = parse_options_header(self._disposition)
         self._disposition, self._header_bytes = b"", 0
-        name = options.get(b"name")
+        name, filename = options.get(b"name"), options.get(b"filename")
         if name is None:
             raise InvalidRequest("a part of the multipart form has no name")
-        filename = options.get(b"filename")
-        self._events.append(
-            _Part(
-                name=field_name(name.decode(errors="replace")),
-                filename=None if filename is None else filename.decode(errors="replace"),
-            )
-        )
+        shown = None if filename is None else filename.decode(errors="replace")
+        self._events.append(_Part(field_name(name.decode(errors="replace")), shown))
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
         if end > start:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from ..answers.reflector import (
     ReflectorDiarization,
@@ -83,8 +83,6 @@ class Translation(BaseModel):
 
 class Generation(BaseModel):
     """`POST /llm`."""
-
-    model_config = ConfigDict(protected_namespaces=())
 
     prompt: str = Field(min_length=1)
     gen_schema: dict[str, Any] | None = Field(
