@@ -20,7 +20,6 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from .audio.urls import UrlFetchSettings
 from .distributed.bucket import S3Settings
 from .distributed.connection import KafkaSettings
-from .domain import OutputFormat
 from .jobs.admission import LimitSettings
 from .jobs.store import JobSettings
 from .model_settings import (
@@ -33,6 +32,7 @@ from .model_settings import (
     TranslationSettings,
     WhisperSettings,
 )
+from .output_formats import OutputFormat
 from .scheduling.model_pool import PoolSettings, SchedulerSettings
 from .setting_types import (
     JsonList,

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import Failure
-from .output_formats import OutputFormat as OutputFormat
+from .output_formats import OutputFormat
 
 SAMPLE_RATE = 16_000
 """Hz; the sample rate of Whisper, wav2vec2, Parakeet, pyannote and Silero."""

@@ -33,8 +33,8 @@ from server import FAKE, REPOSITORY, Server
 from support import wav
 from tones import CHUNK, sentences
 from whisperx_api_server.backends.fake import say, silence
-from whisperx_api_server.domain import OutputFormat
 from whisperx_api_server.errors import ServiceError
+from whisperx_api_server.output_formats import OutputFormat
 
 KEY = "a-key-for-the-tests"
 JOBS = "/v1/audio/transcriptions/{request_id}"

@@ -32,7 +32,6 @@ from openai.types.audio import (
 from whisperx_api_server.domain import (
     Diarization,
     Granularity,
-    OutputFormat,
     OutputOptions,
     Segment,
     SpeakerTurn,
@@ -54,7 +53,7 @@ from whisperx_api_server.formats.reflector_json import (
     reflector_transcription,
 )
 from whisperx_api_server.formats.render import render
-from whisperx_api_server.output_formats import FORMATS
+from whisperx_api_server.output_formats import FORMATS, OutputFormat
 
 LONG = (
     "Well, this is a rather long sentence that goes on, and on, until nobody remembers how it "

@@ -16,7 +16,6 @@ import pytest
 from starlette.types import Message
 
 from whisperx_api_server.domain import (
-    OutputFormat,
     OutputOptions,
     Segment,
     SpeakerTurn,
@@ -28,6 +27,7 @@ from whisperx_api_server.domain import (
 from whisperx_api_server.formats.render import render
 from whisperx_api_server.jobs.store import DiskJobStore
 from whisperx_api_server.loop_lag import MAX_BLOCKED
+from whisperx_api_server.output_formats import OutputFormat
 from whisperx_api_server.pipeline.chunking import stitch
 from whisperx_api_server.pipeline.events import Finished, ResultEvent
 from whisperx_api_server.routers.events import EventStream, transcript_events
