@@ -340,7 +340,7 @@ def test_only_so_many_jobs_are_kept(tmp_path: Path) -> None:
 
         eventually(lambda: server.http.get(jobs[0]["status_url"]).status_code == 404)
         assert status(server, jobs[1])["status"] == status(server, jobs[2])["status"] == "completed"
-        assert len(list((tmp_path / "jobs").iterdir())) == 4
+        eventually(lambda: len(list((tmp_path / "jobs").iterdir())) == 4)
 
 
 def test_a_result_without_speakers_is_given_where_they_were_asked_for(tmp_path: Path) -> None:

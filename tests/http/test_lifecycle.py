@@ -137,7 +137,7 @@ def test_uvicorn_finds_the_factory(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def preloading(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """On real models that load at start, told apart by nobody."""
+    """On real models that load at start, with the fake diarizer."""
     settings = real_settings(WHISPER, ALIGNER) | {
         "WHISPER__PRELOAD": "true",
         "WHISPER__BATCH_SIZE": "3",

@@ -83,7 +83,7 @@ class AsrQuery(DetectionQuery):
 
     @property
     def _format(self) -> OutputFormat:
-        """The format of ours that finds out as much."""
+        """The format of OpenAI's API that has the same content."""
         if self.output in ("srt", "vtt"):
             return self.output
         return "text" if self.output == "txt" and not self.diarize else "verbose_json"

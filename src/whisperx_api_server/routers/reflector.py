@@ -168,7 +168,7 @@ async def transcribe_url(call: CallDep) -> Response:
 
 
 def _request(call: Call, fields: TranscriptionForm, source: Source) -> TranscriptionRequest:
-    """With words, by Parakeet and in English unless the client says otherwise."""
+    """Convert the fields to a request with words, by default by Parakeet and in English."""
     rules.check(rules.of_words(fields))
     asked = fields.model_copy(
         update={
