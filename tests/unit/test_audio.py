@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from live import until
 from whisperx_api_server.audio import decode as audio
 from whisperx_api_server.audio.decode import AudioDecoder
 from whisperx_api_server.audio.ffmpeg import find_ffmpeg
@@ -34,15 +35,11 @@ PIPED = 6_000_000  # bytes that may be on their way when the reader has enough
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-def workdir(tmp_path: Path) -> Path:
-    path = tmp_path / "work"
-    path.mkdir()
-    return path
+def path(tmp_path: Path) -> Path:
+    """A file that ffmpeg must decode."""
+    file = tmp_path / "a.wav"
+    file.write_bytes(b"something")
+    return file
 
 
 @pytest.fixture
@@ -461,11 +458,9 @@ async def started(path: Path) -> int:
 
 
 async def test_cancelling_kills_ffmpeg(
-    decoder: AudioDecoder, tmp_path: Path, workdir: Path, fake_ffmpeg: FakeFfmpeg
+    path: Path, decoder: AudioDecoder, tmp_path: Path, workdir: Path, fake_ffmpeg: FakeFfmpeg
 ) -> None:
     fake_ffmpeg("echo $$ > pid; exec sleep 60")
-    path = tmp_path / "a.wav"
-    path.write_bytes(b"something")
 
     async def decode() -> None:
         async with decoder.open(path):
@@ -483,11 +478,9 @@ async def test_cancelling_kills_ffmpeg(
 
 
 async def test_a_decoder_that_hangs_is_killed(
-    tmp_path: Path, workdir: Path, fake_ffmpeg: FakeFfmpeg
+    path: Path, tmp_path: Path, workdir: Path, fake_ffmpeg: FakeFfmpeg
 ) -> None:
     fake_ffmpeg("echo $$ > pid; exec sleep 60")
-    path = tmp_path / "a.wav"
-    path.write_bytes(b"something")
 
     with pytest.raises(Unavailable, match="decoding took longer"):
         async with AudioDecoder(max_seconds=9, timeout=0.5, workdir=workdir).open(path):
@@ -497,11 +490,9 @@ async def test_a_decoder_that_hangs_is_killed(
 
 
 async def test_endless_complaints_are_bounded(
-    decoder: AudioDecoder, tmp_path: Path, fake_ffmpeg: FakeFfmpeg
+    path: Path, decoder: AudioDecoder, fake_ffmpeg: FakeFfmpeg
 ) -> None:
     fake_ffmpeg("yes 'broken frame' | head -c 5000000 >&2; echo 'partial file' >&2")
-    path = tmp_path / "a.wav"
-    path.write_bytes(b"something")
 
     with pytest.raises(InvalidAudio, match="ends too early"):
         async with decoder.open(path):
@@ -509,6 +500,7 @@ async def test_endless_complaints_are_bounded(
 
 
 async def test_a_full_disk_is_not_the_clients_fault(
+    path: Path,
     decoder: AudioDecoder,
     tmp_path: Path,
     fake_ffmpeg: FakeFfmpeg,
@@ -517,8 +509,6 @@ async def test_a_full_disk_is_not_the_clients_fault(
     fake_ffmpeg("cat header; exec cat /dev/zero")
     full = partial(open, "/dev/full", "r+b", buffering=0)
     monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: full())
-    path = tmp_path / "a.wav"
-    path.write_bytes(b"something")
 
     with pytest.raises(Unavailable):
         async with decoder.open(path):
@@ -526,6 +516,7 @@ async def test_a_full_disk_is_not_the_clients_fault(
 
 
 async def test_ffmpeg_does_not_see_our_secrets(
+    path: Path,
     decoder: AudioDecoder,
     tmp_path: Path,
     fake_ffmpeg: FakeFfmpeg,
@@ -533,8 +524,6 @@ async def test_ffmpeg_does_not_see_our_secrets(
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     fake_ffmpeg("env > seen; cat header; head -c 64000 /dev/zero")
-    path = tmp_path / "a.wav"
-    path.write_bytes(b"something")
 
     async with decoder.open(path):
         pass
@@ -580,14 +569,12 @@ async def test_a_short_recording_does_not_wait_for_long_ones(
 
 
 async def test_runs_no_more_processes_than_allowed(
-    tmp_path: Path, workdir: Path, fake_ffmpeg: FakeFfmpeg
+    path: Path, tmp_path: Path, workdir: Path, fake_ffmpeg: FakeFfmpeg
 ) -> None:
     fake_ffmpeg(
         "mkdir run.$$; ls -d run.* | wc -l >> counts; sleep 0.1; rmdir run.$$; "
         "cat header; head -c 64000 /dev/zero"
     )
-    path = tmp_path / "a.wav"
-    path.write_bytes(b"something")
     decoder = AudioDecoder(max_seconds=9, timeout=60, workdir=workdir, concurrency=2)
 
     async def decode() -> float:
@@ -602,7 +589,7 @@ async def test_runs_no_more_processes_than_allowed(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's account of resident pages")
 async def test_a_long_recording_does_not_stay_in_memory(
-    tmp_path: Path, workdir: Path, fake_ffmpeg: FakeFfmpeg, monkeypatch: pytest.MonkeyPatch
+    path: Path, workdir: Path, fake_ffmpeg: FakeFfmpeg, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def resident() -> int:
         status = Path("/proc/self/status").read_text()
@@ -615,15 +602,12 @@ async def test_a_long_recording_does_not_stay_in_memory(
     size = 100_000_000
     fake_ffmpeg(f"cat header; head -c {size} /dev/zero")
     monkeypatch.setattr(audio, "_RELEASE_INTERVAL", 0.05)
-    path = tmp_path / "a.wav"
-    path.write_bytes(b"something")
 
     async with AudioDecoder(max_seconds=9_999, timeout=60, workdir=workdir).open(path) as clip:
         before = resident()
         assert not clip.samples.any()
         assert resident() - before > 0.9 * size
-        await asyncio.sleep(0.5)
-        assert resident() - before < 0.1 * size
+        await until(lambda: resident() - before < 0.1 * size)
         assert not clip.samples.any()
 
 
@@ -639,12 +623,10 @@ def test_finds_the_wheels_ffmpeg_where_the_system_has_none(
 
 
 async def test_an_ffmpeg_that_does_not_start_is_named(
-    decoder: AudioDecoder, tmp_path: Path, fake_ffmpeg: FakeFfmpeg
+    path: Path, decoder: AudioDecoder, tmp_path: Path, fake_ffmpeg: FakeFfmpeg
 ) -> None:
     fake_ffmpeg("")
     (tmp_path / "bin" / "ffmpeg").write_text("#!/no/such/shell\n")
-    path = tmp_path / "a.wav"
-    path.write_bytes(b"something")
 
     with pytest.raises(NotInstalled, match="ffmpeg"):
         async with decoder.open(path):

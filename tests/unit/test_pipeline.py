@@ -128,7 +128,8 @@ def test_who_leaves_is_dropped_at_once(stage: str) -> None:
             for n in range(3)
         ]
         assert await asyncio.to_thread(world.hold.entered.wait, 10)
-        await asyncio.sleep(0.05)  # so that more of each gets queued behind it
+        for _ in range(20):  # so that more of each gets queued behind it
+            await asyncio.sleep(0)
         for task in leaving:
             task.cancel()
         done, pending = await asyncio.wait(leaving, timeout=10)

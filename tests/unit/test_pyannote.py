@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import diarizer_fixture
+from detection import clip_of, noise, regions_of
 from fixtures.speech.speech import Speech, Utterance
 from whisperx_api_server.backends import pyannote
 from whisperx_api_server.backends.base import ModelSpec, package_file
@@ -22,15 +23,12 @@ from whisperx_api_server.backends.pyannote import (
     PyannoteVoiceDetector,
 )
 from whisperx_api_server.domain import (
-    AudioClip,
     Diarization,
     DiarizeOptions,
     KnownSpeaker,
     Samples,
     SpeakerTurn,
-    SpeechRegion,
     Upload,
-    VadOptions,
 )
 from whisperx_api_server.errors import ModelNotFound, NotInstalled
 
@@ -58,16 +56,6 @@ def detector() -> PyannoteVoiceDetector:
     loaded = pyannote.load_voice_detector(ModelSpec(name="pyannote"))
     assert isinstance(loaded, PyannoteVoiceDetector)
     return loaded
-
-
-def clip_of(samples: Samples) -> AudioClip:
-    return AudioClip(samples=samples, sample_rate=SAMPLE_RATE)
-
-
-def noise(seconds: float, decibels: float) -> Samples:
-    rng = np.random.default_rng(0)
-    shape = round(seconds * SAMPLE_RATE)
-    return rng.standard_normal(shape).astype(np.float32) * np.float32(10 ** (decibels / 20))
 
 
 def speakers_of(turns: Iterable[SpeakerTurn]) -> set[str]:
@@ -284,17 +272,6 @@ def test_nemo_is_hidden_from_the_loading_thread_only(monkeypatch: pytest.MonkeyP
         other.join()
     assert found[0] is not None
     assert importlib.util.find_spec("nemo") is not None
-
-
-def regions_of(
-    detector: PyannoteVoiceDetector, clip: AudioClip, *, size: int = 1_000_000
-) -> list[SpeechRegion]:
-    """The regions of a clip that is pushed in pieces of a size in samples."""
-    detection = detector.start(VadOptions())
-    found: list[SpeechRegion] = []
-    for first in range(0, len(clip.samples), size):
-        found += detection.push(clip.samples[first : first + size])
-    return [*found, *detection.finish()]
 
 
 @pytest.mark.parametrize("speaker", ["en-adam", "en-beth", "en-carl", "fr-alain", "fr-berthe"])

@@ -13,6 +13,7 @@ from contextlib import suppress
 
 import pytest
 
+from support import eventually
 from whisperx_api_server.errors import (
     InsufficientMemory,
     InvalidAudio,
@@ -358,10 +359,7 @@ def test_an_idle_lane_holds_nothing_of_what_it_did(lanes: Fixture) -> None:
         == "done"
     )
     del audio
-    deadline = time.monotonic() + 10
-    while held() is not None:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    eventually(lambda: held() is None)
 
 
 def test_close_answers_what_waits_and_closes_the_model(lanes: Fixture) -> None:
@@ -401,10 +399,7 @@ def test_lanes_of_one_device_take_turns(lanes: Fixture) -> None:
     futures = [submit(busy, "long", n) for n in range(1000)]
     assert engine.busy.wait(10)
     short = submit(other, "short", 1)
-    deadline = time.monotonic() + 10
-    while device.entered < 2:  # until the other lane asks for the device
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    eventually(lambda: device.entered == 2)  # the other lane asks for the device
     done_before: list[int] = []
     short.add_done_callback(lambda _: done_before.append(len(engine.batches)))
     engine.go.set()

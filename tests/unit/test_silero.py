@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-from collections.abc import Iterator
 from itertools import zip_longest
 
 import numpy as np
 import pytest
 
+from detection import clip_of, noise, pieces, regions_of
 from fixtures.speech.speech import Speech
 from whisperx_api_server.backends import silero
 from whisperx_api_server.backends.base import ModelSpec
 from whisperx_api_server.backends.silero import SileroDetector
-from whisperx_api_server.domain import SAMPLE_RATE, AudioClip, Samples, SpeechRegion, VadOptions
+from whisperx_api_server.domain import SAMPLE_RATE, Samples, SpeechRegion, VadOptions
 from whisperx_api_server.errors import NotInstalled
 
 SPEAKERS = ["en-adam", "en-beth", "en-carl", "fr-alain", "fr-berthe", "fr-claude"]
@@ -25,34 +25,6 @@ def detector() -> SileroDetector:
     loaded = silero.load_voice_detector(ModelSpec(name="silero"))
     assert isinstance(loaded, SileroDetector)
     return loaded
-
-
-def clip_of(samples: Samples) -> AudioClip:
-    return AudioClip(samples=samples, sample_rate=SAMPLE_RATE)
-
-
-def noise(seconds: float, decibels: float) -> Samples:
-    rng = np.random.default_rng(0)
-    shape = round(seconds * SAMPLE_RATE)
-    return rng.standard_normal(shape).astype(np.float32) * np.float32(10 ** (decibels / 20))
-
-
-def pieces(samples: Samples, size: int) -> Iterator[Samples]:
-    for first in range(0, len(samples), size):
-        yield samples[first : first + size]
-
-
-def regions_of(
-    detector: SileroDetector,
-    clip: AudioClip,
-    options: VadOptions | None = None,
-    *,
-    size: int = 1_000_000,
-) -> list[SpeechRegion]:
-    """The regions of a clip that is pushed in pieces of a size in samples."""
-    detection = detector.start(options or VadOptions())
-    found = [region for piece in pieces(clip.samples, size) for region in detection.push(piece)]
-    return [*found, *detection.finish()]
 
 
 @pytest.mark.parametrize("speaker", SPEAKERS)

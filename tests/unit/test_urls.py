@@ -38,18 +38,6 @@ Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-def workdir(tmp_path: Path) -> Path:
-    path = tmp_path / "work"
-    path.mkdir()
-    return path
-
-
-@pytest.fixture
 def loopback_is_public(monkeypatch: pytest.MonkeyPatch) -> None:
     loopback = ipaddress.ip_network("127.0.0.0/8")
     refused = tuple(network for network in urls._REFUSED_V4 if network != loopback)
@@ -281,13 +269,13 @@ async def test_time_is_capped_in_total(
 async def test_cancelling_a_fetch_leaves_nothing(
     fetcher: UrlFetcher, site: Site, workdir: Path
 ) -> None:
-    begun = asyncio.Event()
+    begun, ended = asyncio.Event(), asyncio.Event()
 
     async def stall(writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nabc")
         await writer.drain()
         begun.set()
-        await asyncio.sleep(0.2)
+        await ended.wait()
 
     site.answers["/stall"] = stall
     task = asyncio.create_task(fetch(fetcher, site.url("/stall")))
@@ -296,6 +284,7 @@ async def test_cancelling_a_fetch_leaves_nothing(
     with pytest.raises(asyncio.CancelledError):
         await task
     assert is_empty(workdir)
+    ended.set()
 
 
 async def test_ignores_proxies_and_credentials_of_the_environment(
