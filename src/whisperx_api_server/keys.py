@@ -6,7 +6,6 @@ import hashlib
 import hmac
 import json
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 
 from .errors import Unauthorized
@@ -30,13 +29,11 @@ class KeyRing:
 
     def __init__(self, *, api_key: str | None, file: Path | None) -> None:
         """Raises: KeyFileError: the file cannot be read."""
-        self._own = {_digest(api_key.encode()): "default"} if api_key else {}
+        self._own = {_digest(api_key): "default"} if api_key else {}
         self._file = file
         self._version: tuple[int, int, int] | None = None
-        self._from_file: Mapping[bytes, str] = {}
-        if file is not None:
-            self._version = _version(file)
-            self._from_file = _read(file)
+        self._from_file: dict[bytes, str] = {}
+        self._refresh()
 
     @property
     def required(self) -> bool:
@@ -54,9 +51,12 @@ class KeyRing:
         scheme, _, key = (authorization or b"").strip().partition(b" ")
         if scheme.lower() != b"bearer" or not key.strip():
             raise Unauthorized("no API key was sent: send 'Authorization: Bearer <key>'")
-        self._refresh()
+        try:
+            self._refresh()
+        except KeyFileError as error:
+            logger.error("%s; the last valid keys stay in force", error)
         digest, found = _digest(key.strip()), None
-        for known, name in (self._own | dict(self._from_file)).items():
+        for known, name in (self._own | self._from_file).items():
             if hmac.compare_digest(known, digest):
                 found = name
         if found is None:
@@ -64,39 +64,30 @@ class KeyRing:
         return found
 
     def _refresh(self) -> None:
+        """Read the key file if it has changed.
+
+        Raises:
+            KeyFileError: it cannot be read.
+        """
         if self._file is None:
             return
         try:
-            version = _version(self._file)
+            status = self._file.stat()
+            version = status.st_mtime_ns, status.st_size, status.st_ino
             if version == self._version:
                 return
             self._version = version
-            self._from_file = _read(self._file)
-        except KeyFileError as error:
-            logger.error("%s; the last valid keys stay in force", error)
+            content = json.loads(self._file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise KeyFileError(f"API_KEYS_FILE cannot be read: {error.strerror}") from error
+        except ValueError as error:
+            raise KeyFileError("API_KEYS_FILE is not valid JSON") from error
+        if not isinstance(content, dict) or not all(
+            key and isinstance(name, str) and name for key, name in content.items()
+        ):
+            raise KeyFileError("API_KEYS_FILE must be a JSON object of key to client name")
+        self._from_file = {_digest(key): name for key, name in content.items()}
 
 
-def _digest(key: bytes) -> bytes:
-    return hashlib.sha256(key).digest()
-
-
-def _version(file: Path) -> tuple[int, int, int]:
-    try:
-        status = file.stat()
-    except OSError as error:
-        raise KeyFileError(f"API_KEYS_FILE cannot be read: {error.strerror}") from error
-    return status.st_mtime_ns, status.st_size, status.st_ino
-
-
-def _read(file: Path) -> dict[bytes, str]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise KeyFileError(f"API_KEYS_FILE cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise KeyFileError("API_KEYS_FILE is not valid JSON") from error
-    if not isinstance(content, dict) or not all(
-        key and isinstance(name, str) and name for key, name in content.items()
-    ):
-        raise KeyFileError("API_KEYS_FILE must be a JSON object of key to client name")
-    return {_digest(key.encode()): name for key, name in content.items()}
+def _digest(key: str | bytes) -> bytes:
+    return hashlib.sha256(key.encode() if isinstance(key, str) else key).digest()

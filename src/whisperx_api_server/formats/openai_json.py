@@ -183,21 +183,20 @@ class SpeakerNames:
 
     def __init__(self, known: Iterable[str] = ()) -> None:
         self._names: dict[str | None, str] = {name: name for name in known}
-        self._taken = set(self._names)
         self._letters = map(_letter, count())
 
     def __call__(self, speaker: str | None) -> str:
         """The name of a speaker, the same each time."""
-        name = self._names.get(speaker)
-        if name is None:
-            known = speaker is not None and not _LABEL.fullmatch(speaker)
-            name = speaker if speaker is not None and known else self._next_letter()
-            self._names[speaker] = name
-            self._taken.add(name)
-        return name
+        if speaker not in self._names:
+            if speaker is None or _LABEL.fullmatch(speaker):
+                self._names[speaker] = self._next_letter()
+            else:
+                self._names[speaker] = speaker
+        return self._names[speaker]
 
     def _next_letter(self) -> str:
-        return next(letter for letter in self._letters if letter not in self._taken)
+        taken = self._names.values()
+        return next(letter for letter in self._letters if letter not in taken)
 
 
 def _letter(index: int) -> str:
