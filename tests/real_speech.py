@@ -22,6 +22,7 @@ from server import REPOSITORY, Server
 from support import edit_distance, wav, words_of
 from whisperx_api_server.domain import Samples
 from whisperx_api_server.languages import language_name
+from whisperx_api_server.transcript.numerals import spell_numerals
 
 FOLDER = REPOSITORY.parent / "shared" / "real"
 """Recordings that this project may not carry; `index.json` says what is in them."""
@@ -122,9 +123,16 @@ def tokens(text: str, language: str) -> list[str]:
 
 
 def errors(recording: Recording, text: str) -> tuple[int, int]:
-    """(errors, tokens of the reference) of what was heard in a recording with a text."""
-    wanted = tokens(recording.text, recording.language)
-    return edit_distance(wanted, tokens(text, recording.language)), len(wanted)
+    """(errors, tokens of the reference) of what was heard in a recording with a text.
+
+    Numerals count as the words that they are read as: references, the server and faster-whisper
+    write some as digits, some as words.
+    """
+    wanted, heard = (
+        tokens(spell_numerals(each, recording.language), recording.language)
+        for each in (recording.text, text)
+    )
+    return edit_distance(wanted, heard), len(wanted)
 
 
 @dataclass(frozen=True)
@@ -146,16 +154,15 @@ def compare(
     recordings: Sequence[Recording],
     *,
     workers: int = 2,
-    **fields: str,
 ) -> list[Comparison]:
     """The server beside faster-whisper's sequential mode: the same model, int8 and beam 5.
 
-    `weights` is the model's directory; `fields` go with each request.
+    `weights` is the model's directory.
     """
     from faster_whisper import WhisperModel
 
     def ours(recording: Recording) -> dict[str, Any]:
-        answer = server.transcribe(recording.path, response_format="verbose_json", **fields)
+        answer = server.transcribe(recording.path, response_format="verbose_json")
         assert answer.status_code == 200, answer.text
         heard: dict[str, Any] = answer.json()
         return heard

@@ -14,6 +14,7 @@ from real_speech import (
     BECKETT,
     DIALOGUE,
     DICKENS,
+    FOLDER,
     RATE,
     Recording,
     chord,
@@ -28,7 +29,7 @@ from real_speech import (
     silence,
     tokens,
 )
-from recordings import encode
+from recordings import decode, encode
 from server import Server
 from support import wav, words_of
 from whisperx_api_server.domain import Samples
@@ -101,6 +102,33 @@ def test_hole_in_the_sound_keeps_the_containers_clock(base_server: Server, tmp_p
     assert 13.2 <= said["pain"] <= 15.6
 
 
+def test_word_times_do_not_depend_on_the_context(base_server: Server, opening: Samples) -> None:
+    """With hotwords no comma is written before the second "it", which begins after a pause."""
+    plain = hear(base_server, opening)
+    contexts = [
+        {"hotwords": "Dickens, Cruncher, Manette"},
+        {"prompt": "A novel by Charles Dickens about London and Paris, read aloud."},
+    ]
+
+    for context in contexts:
+        heard = hear(base_server, opening, **context)
+        assert words_of(heard["text"]) == words_of(plain["text"])
+        moved = [
+            abs(one["start"] - other["start"])
+            for one, other in zip(plain["words"], heard["words"], strict=True)
+        ]
+        assert max(moved) <= 0.1, context
+
+
+@needs_folder
+def test_words_begin_after_short_pauses(base_server: Server, clips: dict[str, Recording]) -> None:
+    """ "…ask not [1.1 s] what your country can do for you": one region of speech."""
+    said = first_starts(hear(base_server, clips["en_jfk"])["words"])
+
+    assert said["and"] >= 0.25
+    assert said["what"] >= 5.2
+
+
 @needs_folder
 @pytest.mark.parametrize(
     ("name", "number", "digits"),
@@ -156,6 +184,24 @@ def test_a_sentence_said_again_after_a_chord_is_heard(
 @needs_folder
 def test_whispering_is_heard(base_server: Server, clips: dict[str, Recording]) -> None:
     assert "whisper" in hear(base_server, clips["en_whispered"])["text"].lower()
+
+
+@needs_folder
+@pytest.mark.parametrize("times", [1, 3])
+def test_laughter_says_nothing(
+    base_server: Server, clips: dict[str, Recording], times: int
+) -> None:
+    heard = hear(base_server, np.tile(clips["en_laughter"].samples, times))
+
+    assert words_of(heard["text"]) == []
+
+
+@needs_folder
+def test_speech_far_from_the_microphone_is_heard(base_server: Server) -> None:
+    """The first seconds of a meeting, before a speaker is close to the microphone."""
+    meeting = decode(FOLDER / "meetings" / "trn04.flac")[: 9 * RATE]
+
+    assert "first of all" in hear(base_server, meeting)["text"]
 
 
 @needs_folder

@@ -364,6 +364,21 @@ def decoding(text: str, *, no_speech: float, avg_logprob: float = -0.3) -> Decod
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "avg_logprob", "expected"),
+    [
+        (" Ha ha ha. Montreal. Ha ha ha. Forced.", -0.5, True),
+        (" Hahaha, хаха, 哈哈哈! Montreal.", -0.5, True),
+        (" Ha ha ha, that's funny.", -0.2, False),
+        (" Ha ha! He said that he would come.", -0.5, False),
+    ],
+)
+def test_improbable_text_of_laughs_is_laughter(
+    text: str, avg_logprob: float, expected: bool
+) -> None:
+    assert decoding(text, no_speech=0.1, avg_logprob=avg_logprob).laughter is expected
+
+
 def test_words_of_the_prompt_in_hardly_any_sound_are_an_echo() -> None:
     hotwords = "Widget, Gadget, Sprocket"
     assert decoding(" Widget. Widget", no_speech=0.8).echoes(hotwords)

@@ -16,6 +16,17 @@ MAX_NO_SPEECH_PROB = 0.6
 MIN_AVG_LOGPROB_IN_DOUBT = -0.7
 """Minimum mean log probability of a text in a window with doubtful speech."""
 
+MAX_NO_SPEECH_PROB_IN_DOUBT = 0.7
+"""Maximum no-speech probability of such a text. Measured: speech up to 0.60, noise and music with
+as probable a text from 0.81."""
+
+MIN_AVG_LOGPROB_IN_LAUGHTER = -0.4
+"""Minimum mean log probability of a text that is mostly laughter; its other words are otherwise
+hallucinated."""
+
+MIN_LAUGHS = 3
+"""Minimum number of such words as "ha" in a text that is mostly laughter."""
+
 MAX_TOKEN_RUN = 8
 """Maximum number of equal tokens in a row."""
 
@@ -27,6 +38,9 @@ MIN_RESTART_BYTES = 8
 
 _THRICE = re.compile(r"(.{6,}?)\1\1")
 """A phrase of six letters or more, three times in a row."""
+
+_LAUGH = re.compile(r"(?:h[ao]+h*|heh|hee|х[аео]|[哈呵嘿ハは하허호히ㅋㅎ])+|(?:h[ei]){2,}")
+"""A word that a decoder writes for laughter: "ha", "hahaha", "hoho"; not the word "he"."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +64,7 @@ class Decoding:
     def sure(self) -> bool:
         """Whether the text is kept in a window with doubtful speech."""
         return (
-            self.no_speech_prob <= MAX_NO_SPEECH_PROB
+            self.no_speech_prob <= MAX_NO_SPEECH_PROB_IN_DOUBT
             and self.avg_logprob >= MIN_AVG_LOGPROB_IN_DOUBT
         )
 
@@ -83,6 +97,17 @@ class Decoding:
         return any(
             letters.startswith(end) and len(end.encode()) >= MIN_RESTART_BYTES
             for end in (letters[place:] for place in range(1, len(letters)))
+        )
+
+    @property
+    def laughter(self) -> bool:
+        """Whether most words are laughter, and the text is not probable enough to be speech."""
+        words = re.findall(r"\w+", self.text.lower())
+        laughs = sum(_LAUGH.fullmatch(word) is not None for word in words)
+        return (
+            laughs >= MIN_LAUGHS
+            and 2 * laughs > len(words)
+            and self.avg_logprob < MIN_AVG_LOGPROB_IN_LAUGHTER
         )
 
     def echoes(self, context: str) -> bool:

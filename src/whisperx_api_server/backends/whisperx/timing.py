@@ -10,6 +10,7 @@ from ...domain import DecodeOptions, Segment, SpeechRegion, Window, Word
 from ...transcript.word_times import keep_in_speech
 from .encoding import EncodedBatch
 from .features import HOP, N_FRAMES
+from .pauses import without_pauses
 from .search import Row
 from .vocabulary import MAX_LENGTH, Vocabulary
 from .words import logprobs_of, words_of
@@ -61,7 +62,9 @@ class CrossAttention:
         return [
             replace(
                 one.segment,
-                words=keep_in_speech(words[one.row.place], _regions_of(one.window))
+                words=keep_in_speech(
+                    without_pauses(words[one.row.place], one.window), _regions_of(one.window)
+                )
                 if one.options.word_timestamps
                 else None,
                 logprobs=logprobs_of(

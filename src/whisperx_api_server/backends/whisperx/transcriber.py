@@ -339,7 +339,7 @@ class WhisperTranscriber:
 
 def _is_speech(decoding: Decoding, window: Window, options: DecodeOptions) -> bool:
     """Whether a text is speech, and not hallucinated or repeated from the prompt."""
-    if decoding.silent or not letters_of(decoding.text):
+    if decoding.silent or decoding.laughter or not letters_of(decoding.text):
         return False
     pace = len(decoding.tokens) / max(window.speech_seconds, 0.01)
     doubtful = window.speech_probability < MIN_SPEECH_PROBABILITY
