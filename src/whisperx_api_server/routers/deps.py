@@ -73,7 +73,6 @@ ActiveDep = Annotated[ActiveRequests, _part("active")]
 TextDep = Annotated[TextService, _part("text")]
 ModelsDep = Annotated[ModelPool, _part("pool")]
 CatalogDep = Annotated[Catalog, _part("catalog")]
-UploadsDep = Annotated[BlobStore, _part("uploads")]
 
 
 _BEARER = HTTPBearer(

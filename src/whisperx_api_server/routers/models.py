@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from typing import Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from ..answers.server import LoadedModel, LoadedModels, Model, ModelChange, ModelList
-from ..audio.uploads import BlobStore
 from ..backends import ModelKey
 from ..catalog import ALIASES, Catalog
 from ..errors import MissingParameter, NotFound
 from ..languages import parse_language
 from ..scheduling.model_pool import ModelPool, ModelStatus
 from . import openapi
-from .deps import ActiveDep, CatalogDep, ClientDep, ModelsDep, UploadsDep
+from .deps import ActiveDep, Call, CallDep, CatalogDep, ClientDep, ModelsDep
 from .forms import parse_form, parse_query
-from .multipart import read_form
 
 router = APIRouter(tags=["models"])
 
@@ -66,17 +64,11 @@ async def list_loaded(stage: ModelStage, pool: ModelsDep, _: ClientDep) -> Loade
     openapi_extra=NAME,
 )
 async def load(
-    stage: ModelStage,
-    request: Request,
-    active: ActiveDep,
-    pool: ModelsDep,
-    catalog: CatalogDep,
-    uploads: UploadsDep,
-    _: ClientDep,
+    stage: ModelStage, call: CallDep, active: ActiveDep, pool: ModelsDep, catalog: CatalogDep
 ) -> ModelChange:
     """Load a model, by `model` (`language` for align_models), in the form or the query."""
     active.ensure_accepting()
-    key = await _named(stage, request, catalog, uploads)
+    key = await _named(stage, call, catalog)
     await pool.load(key)
     return _change("loaded", key)
 
@@ -87,27 +79,20 @@ async def load(
     openapi_extra=NAME,
 )
 async def unload(
-    stage: ModelStage,
-    request: Request,
-    pool: ModelsDep,
-    catalog: CatalogDep,
-    uploads: UploadsDep,
-    _: ClientDep,
+    stage: ModelStage, call: CallDep, pool: ModelsDep, catalog: CatalogDep
 ) -> ModelChange:
     """Unload a model; 409 while requests use it, 404 if it is not loaded."""
-    key = await _named(stage, request, catalog, uploads)
+    key = await _named(stage, call, catalog)
     if not await pool.unload(key):
         raise NotFound(f"{key} is not loaded", param="model")
     return _change("unloaded", key)
 
 
-async def _named(
-    stage: ModelStage, request: Request, catalog: Catalog, uploads: BlobStore
-) -> ModelKey:
+async def _named(stage: ModelStage, call: Call, catalog: Catalog) -> ModelKey:
     """The model that a request names."""
-    fields = parse_query(ModelName, request)
-    if not (fields.model or fields.language) and request.headers.get("content-type"):
-        async with read_form(request, uploads) as form:
+    fields = parse_query(ModelName, call.request)
+    if not (fields.model or fields.language) and call.request.headers.get("content-type"):
+        async with call.form() as form:
             fields = parse_form(ModelName, form)
     if stage == "diarize_models":
         return catalog.diarizer(fields.model)
