@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -22,10 +22,24 @@ VERSITYGW = CACHE / "versitygw-1.8.0" / "versitygw"
 S3_KEY = "minioadmin"
 START_TIMEOUT = 90
 
+PASSWORD = "secret-of-the-tests"
+
 BROKER = """
 process.roles=broker,controller
 node.id=1
+log.dirs={directory}/log
+listeners=PLAINTEXT://127.0.0.1:{port},SASL_SSL://127.0.0.1:{secure},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL_SSL://127.0.0.1:{secure}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,CONTROLLER:PLAINTEXT
 controller.listener.names=CONTROLLER
+controller.quorum.bootstrap.servers=127.0.0.1:{controller}
+sasl.enabled.mechanisms=PLAIN
+listener.name.sasl_ssl.plain.sasl.jaas.config=\\
+  org.apache.kafka.common.security.plain.PlainLoginModule required user_app="{password}";
+ssl.keystore.type=PKCS12
+ssl.keystore.location={directory}/broker.p12
+ssl.keystore.password={password}
+ssl.key.password={password}
 offsets.topic.replication.factor=1
 offsets.topic.num.partitions=1
 transaction.state.log.replication.factor=1
@@ -84,37 +98,41 @@ class Server:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self._port)) == 0
 
-    def stop(self, how: signal.Signals = signal.SIGKILL) -> None:
+    def stop(self) -> None:
+        """Kill it."""
         if self._process is not None:
-            self._process.send_signal(how)
+            self._process.kill()
             self._process.wait()
             self._process = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Kafka:
+    """A broker: a listener without security, and one with TLS and a password."""
+
+    server: Server
+    secure_address: str
+    certificate: Path
+
+
 @contextmanager
-def kafka_server(directory: Path, security: str = "PLAINTEXT", extra: str = "") -> Iterator[Server]:
-    """A broker with an empty log, and its jars from Maven."""
+def kafka_server(directory: Path) -> Iterator[Kafka]:
+    """A broker with an empty log, of the jars from Maven."""
     if shutil.which("java") is None or shutil.which("mvn") is None:
         absent("no java and mvn: the real broker is not tried")
     if not JARS.is_dir():
         absent("make test did not download Kafka's jars: the real broker is not tried")
-    port, controller = free_port(), free_port()
+    port, secure, controller = free_port(), free_port(), free_port()
     config = directory / "server.properties"
     config.write_text(
-        f"{BROKER}{extra}\nlog.dirs={directory / 'log'}\n"
-        f"controller.quorum.bootstrap.servers=127.0.0.1:{controller}\n"
-        f"listeners={security}://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n"
-        f"advertised.listeners={security}://127.0.0.1:{port}\n"
-        f"inter.broker.listener.name={security}\n"
-        f"listener.security.protocol.map={security}:{security},CONTROLLER:PLAINTEXT\n"
+        BROKER.format(
+            directory=directory, port=port, secure=secure, controller=controller, password=PASSWORD
+        )
     )
+    _make_certificate(directory)
     java = ["java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{JARS}/*"]
     cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-    subprocess.run(
-        [*java, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", config, "--standalone"],
-        check=True,
-        capture_output=True,
-    )
+    _run(*java, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", config, "--standalone")
     quiet = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
     server = Server(
         [java[0], "-Xmx512m", "-Xms128m", quiet, *java[1:], "kafka.Kafka", str(config)],
@@ -124,9 +142,25 @@ def kafka_server(directory: Path, security: str = "PLAINTEXT", extra: str = "") 
     )
     server.start()
     try:
-        yield server
+        yield Kafka(
+            server=server,
+            secure_address=f"127.0.0.1:{secure}",
+            certificate=directory / "broker.pem",
+        )
     finally:
         server.stop()
+
+
+def _make_certificate(directory: Path) -> None:
+    """A key in `broker.p12` and its certificate, which signs itself, in `broker.pem`."""
+    store = ["-alias", "broker", "-keystore", f"{directory}/broker.p12", "-storepass", PASSWORD]
+    name = ["-dname", "CN=localhost", "-ext", "san=ip:127.0.0.1", "-keyalg", "EC"]
+    _run("keytool", "-genkeypair", *store, *name, "-storetype", "PKCS12", "-validity", "2")
+    _run("keytool", "-exportcert", "-rfc", *store, "-file", directory / "broker.pem")
+
+
+def _run(*command: str | Path) -> None:
+    subprocess.run(command, check=True, capture_output=True)
 
 
 @contextmanager

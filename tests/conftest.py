@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterator
 import pytest
 from hypothesis import settings
 
-from brokers import kafka_server, s3_server
+from brokers import Kafka, kafka_server, s3_server
 from fixtures.speech.speech import Speech
 from support import FIXTURES
 
@@ -26,13 +26,19 @@ def speech() -> Speech:
 
 
 @pytest.fixture(scope="session")
-def kafka_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a real Kafka broker; `WHISPERX_TEST_KAFKA` names one that runs already."""
+def real_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
+    """A real Kafka broker."""
+    with kafka_server(tmp_path_factory.mktemp("kafka")) as kafka:
+        yield kafka
+
+
+@pytest.fixture(scope="session")
+def kafka_servers(request: pytest.FixtureRequest) -> str:
+    """The address of a real broker; `WHISPERX_TEST_KAFKA` names one that runs already."""
     if running := os.environ.get("WHISPERX_TEST_KAFKA"):
-        yield running
-        return
-    with kafka_server(tmp_path_factory.mktemp("kafka")) as server:
-        yield server.address
+        return running
+    kafka: Kafka = request.getfixturevalue("real_kafka")
+    return kafka.server.address
 
 
 @pytest.fixture(scope="session")

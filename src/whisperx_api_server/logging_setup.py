@@ -13,6 +13,9 @@ FORMAT = "%(asctime)s %(levelname)s [%(request_id)s] %(name)s: %(message)s"
 NOISY = ("httpx", "httpcore", "multipart", "python_multipart", "asyncio")
 """Libraries whose INFO messages repeat ours."""
 
+RETRYING = ("aiokafka",)
+"""Libraries that log an error for each of many retries; our own warnings report a lost broker."""
+
 
 class _RequestIdFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
@@ -28,3 +31,5 @@ def configure_logging(level: str) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.WARNING)
+    for name in RETRYING:
+        logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import signal
+import sys
 import uuid
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 from pydantic import SecretStr
 
-from brokers import S3_KEY, Server, kafka_server
+from brokers import S3_KEY, Kafka
 from memory_cluster import Broker, MemoryBucket, MemoryLog, MemoryQueue
 from whisperx_api_server.distributed.bucket import ObjectBucket, S3Settings, open_bucket
 from whisperx_api_server.distributed.connection import KafkaSettings
+from whisperx_api_server.distributed.kafka import Kafka as Cluster
 from whisperx_api_server.distributed.kafka import open_kafka
 from whisperx_api_server.distributed.protocols import (
     Bucket,
@@ -371,29 +372,69 @@ def test_file_is_stored_and_fetched_whole(on_bucket: Buckets, tmp_path: Path) ->
     assert not none.exists()
 
 
-def test_broker_restart_loses_locks_and_no_record(tmp_path: Path) -> None:
-    async def scene(consumers: Consumers, restart: Callable[[], None]) -> None:
-        queue = consumers.join()
+HOLDER = """
+import asyncio, sys
+from whisperx_api_server.distributed.connection import KafkaSettings
+from whisperx_api_server.distributed.kafka import open_kafka
+
+async def hold():
+    settings = KafkaSettings.model_validate_json(sys.argv[1])
+    async with open_kafka(settings) as kafka:
+        print(await kafka.queue("queue.v1.0").take(1, wait=30), flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(hold())
+"""
+
+
+def test_record_of_a_killed_process_goes_to_another_at_once(kafka_servers: str) -> None:
+    async def scenario() -> None:
+        cluster = settings(kafka_servers)
+        async with open_kafka(cluster) as kafka:
+            queue = kafka.queue("queue.v1.0")
+            await queue.send(b"0")
+            holder = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-c", HOLDER, cluster.model_dump_json()), stdout=PIPE
+            )
+            assert holder.stdout is not None
+            assert b"value=b'0'" in await holder.stdout.readline()
+            assert await queue.take(1, wait=0.1) in ([], ())
+            holder.kill()
+            async with asyncio.timeout(LONG_LOCK / 2):
+                (again,) = await taken(queue, 1)
+            assert again.count == 2
+            await queue.close()
+            await holder.wait()
+
+    asyncio.run(scenario())
+
+
+def test_broker_restart_loses_locks_and_no_record(real_kafka: Kafka) -> None:
+    async def scene(kafka: Cluster) -> None:
+        queue = kafka.queue("queue.v1.0")
         for value in (b"accepted", b"held", b"waiting"):
             await queue.send(value)
         accepted, held = await taken(queue, 2)
         assert await queue.accept(accepted)
-        await asyncio.to_thread(restart)
+        async with aclosing(kafka.log.read("control", since="latest")) as messages:
+            assert isinstance(await anext(messages), CaughtUp)
+            await asyncio.to_thread(real_kafka.server.stop)
+            appended = asyncio.create_task(kafka.log.append("control", "a", b"while it is away"))
+            await asyncio.to_thread(real_kafka.server.start)
+            await appended
+            message = await anext(messages)
+            assert isinstance(message, Message)
+            assert message.value == b"while it is away"
         assert await queue.renew([held]) == [held]
         await queue.send(b"later")
         again = await taken(queue, 3)
         assert sorted(values(again)) == [b"held", b"later", b"waiting"]
         assert not await queue.accept(held)
         assert [await queue.accept(each) for each in again] == [True, True, True]
-
-    def restart(server: Server, how: signal.Signals) -> None:
-        server.stop(how)
-        server.start()
+        await queue.close()
 
     async def scenario() -> None:
-        with kafka_server(tmp_path) as server:
-            async with kafka_consumers(server.address, LONG_LOCK) as consumers:
-                for how in (signal.SIGTERM, signal.SIGKILL):
-                    await scene(consumers, partial(restart, server, how))
+        async with open_kafka(settings(real_kafka.server.address)) as kafka:
+            await scene(kafka)
 
     asyncio.run(scenario())

@@ -15,6 +15,7 @@ from .protocols import ClusterError
 
 _SHARE_FETCH, _RECORD_LIMIT_VERSION = 78, 2  # KIP-1206 and KIP-1222, Apache Kafka 4.2
 _CHECK_MS = 10_000
+_RETRY_MS = 300
 
 
 class KafkaSettings(Section):
@@ -68,6 +69,7 @@ def client_options(settings: KafkaSettings) -> dict[str, object]:
     options: dict[str, object] = {
         "bootstrap_servers": settings.bootstrap_servers,
         "security_protocol": settings.security_protocol,
+        "retry_backoff_ms": _RETRY_MS,
     }
     if settings.security_protocol.startswith("SASL"):
         if settings.sasl_username is None or settings.sasl_password is None:
@@ -109,7 +111,7 @@ async def check_brokers(options: Mapping[str, object]) -> None:
             return await _check_broker(host, port, options)
         except (TimeoutError, ConnectionError, socket.gaierror) as error:
             reasons.append(f"{host}:{port} {_reason(error)}")
-    raise ClusterError(f"KAFKA__BOOTSTRAP_SERVERS: no broker answers: {'; '.join(reasons)}")
+    raise ClusterError(f"KAFKA__BOOTSTRAP_SERVERS: no broker answers: {'; '.join(sorted(reasons))}")
 
 
 async def _check_broker(host: str, port: int, options: Mapping[str, object]) -> None:
@@ -118,7 +120,8 @@ async def _check_broker(host: str, port: int, options: Mapping[str, object]) -> 
     from aiokafka.protocol.admin import ApiVersionRequest
     from aiokafka.protocol.metadata import MetadataRequest
 
-    security = {name: value for name, value in options.items() if name != "bootstrap_servers"}
+    others = ("bootstrap_servers", "retry_backoff_ms")
+    security = {name: value for name, value in options.items() if name not in others}
     broker = f"the broker at {host}:{port}"
     try:
         connection = await create_conn(host, port, request_timeout_ms=_CHECK_MS, **security)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Mapping
 from typing import Literal
 
@@ -11,6 +12,8 @@ from aiokafka.errors import KafkaError
 
 from ..errors import Unavailable
 from .protocols import CaughtUp, Message, Position
+
+logger = logging.getLogger(__name__)
 
 _APPEND_TIMEOUT = 30.0  # seconds
 _POLL_MS = 1000
@@ -47,10 +50,12 @@ class KafkaLog:
                 stored = await producer.send(self._name(topic), value, key)
                 metadata = await asyncio.shield(stored)
         except KafkaError as error:
+            logger.warning("%s: a message was not stored: %r", topic, error)
             if not error.retriable and producer is self._producer:
                 await self._replace_producer()
             raise _unavailable() from error
         except TimeoutError as error:
+            logger.warning("%s: the brokers are away, a message is not stored yet", topic)
             raise _unavailable() from error
         return Position(partition=metadata.partition, offset=metadata.offset)
 

@@ -1,0 +1,154 @@
+"""What stops a start in MODE=kafka: one line that names the setting."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+import uuid
+from collections.abc import Mapping
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+
+from brokers import PASSWORD, S3_KEY, Kafka, free_port
+from whisperx_api_server.distributed.bucket import S3Settings, open_bucket
+from whisperx_api_server.distributed.connection import KafkaSettings
+from whisperx_api_server.distributed.kafka import open_kafka
+from whisperx_api_server.distributed.protocols import ClusterError, Message
+
+
+def kafka_error(**settings: object) -> str:
+    async def start() -> None:
+        async with open_kafka(KafkaSettings.model_validate(settings)):
+            pass
+
+    with pytest.raises(ClusterError) as error:
+        asyncio.run(start())
+    return str(error.value)
+
+
+def s3_error(**settings: object) -> str:
+    with pytest.raises(ClusterError) as error:
+        asyncio.run(open_bucket(S3Settings.model_validate(settings)))
+    return str(error.value)
+
+
+def test_no_broker_and_unknown_host() -> None:
+    port = free_port()
+    message = kafka_error(bootstrap_servers=f"127.0.0.1:{port},no-host.invalid:9092")
+    assert message == (
+        f"KAFKA__BOOTSTRAP_SERVERS: no broker answers: 127.0.0.1:{port} connection refused; "
+        "no-host.invalid:9092 is not a known host"
+    )
+
+
+def test_security_without_what_it_needs(tmp_path: Path) -> None:
+    assert kafka_error(security_protocol="SASL_SSL", sasl_username="app") == (
+        "KAFKA__SASL_PASSWORD: SASL_SSL needs a user name and a password"
+    )
+    text = tmp_path / "text.pem"
+    text.write_text("no certificate")
+    assert kafka_error(security_protocol="SSL", ssl_ca_file=text) == (
+        "KAFKA__SSL_CA_FILE: it is not a PEM file of the right kind"
+    )
+    assert kafka_error(security_protocol="SSL", ssl_ca_file=tmp_path / "none.pem") == (
+        "KAFKA__SSL_CA_FILE: it cannot be read: No such file or directory"
+    )
+
+
+class OldBroker:
+    """Answers ApiVersions and Metadata in version 0, as a broker with these requests does."""
+
+    def __init__(self, requests: Mapping[int, tuple[int, int]]) -> None:
+        self._requests = requests
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while size := await reader.read(4):
+            key, _, number = struct.unpack(
+                ">hhi", (await reader.readexactly(struct.unpack(">i", size)[0]))[:8]
+            )
+            answer = struct.pack(">ii", 0, 0)
+            if key == 18:
+                rows = [struct.pack(">hhh", key, *each) for key, each in self._requests.items()]
+                answer = struct.pack(">hi", 0, len(rows)) + b"".join(rows)
+            writer.write(struct.pack(">ii", 4 + len(answer), number) + answer)
+        writer.close()
+
+
+def test_broker_without_share_groups() -> None:
+    broker = OldBroker({18: (0, 0), 3: (0, 0), 78: (1, 1)})  # as Apache Kafka 4.1
+
+    async def start() -> str:
+        async with await asyncio.start_server(broker.serve, "127.0.0.1") as server:
+            port = server.sockets[0].getsockname()[1]
+            settings = KafkaSettings(bootstrap_servers=f"127.0.0.1:{port}")
+            with pytest.raises(ClusterError) as error:
+                async with open_kafka(settings):
+                    pass
+            return str(error.value).replace(str(port), "PORT")
+
+    assert asyncio.run(start()) == (
+        "KAFKA__BOOTSTRAP_SERVERS: the broker at 127.0.0.1:PORT has no share groups with "
+        "renewable locks: MODE=kafka needs Apache Kafka 4.2 or newer"
+    )
+
+
+# aiokafka does not wait until a refused TLS connection is closed.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_password_and_certificate(real_kafka: Kafka) -> None:
+    secure = {
+        "bootstrap_servers": real_kafka.secure_address,
+        "security_protocol": "SASL_SSL",
+        "sasl_username": "app",
+        "sasl_password": PASSWORD,
+        "ssl_ca_file": real_kafka.certificate,
+        "prefix": f"t{uuid.uuid4().hex}",
+        "queues": 1,
+    }
+    broker = f"the broker at {real_kafka.secure_address}"
+    assert kafka_error(**{**secure, "sasl_password": "wrong"}) == (
+        f"KAFKA__SASL_PASSWORD: {broker} refuses the user name or the password"
+    )
+    assert kafka_error(**{**secure, "sasl_mechanism": "SCRAM-SHA-256"}) == (
+        f"KAFKA__SASL_MECHANISM: {broker} does not offer SCRAM-SHA-256"
+    )
+    assert kafka_error(**{**secure, "ssl_ca_file": None}).startswith(
+        f"KAFKA__SSL_CA_FILE: the certificate of {broker} is not trusted: "
+    )
+    assert kafka_error(bootstrap_servers=real_kafka.secure_address) == (
+        f"KAFKA__SECURITY_PROTOCOL: {broker} ended the connection; it may not speak PLAINTEXT"
+    )
+
+    async def scenario() -> None:
+        async with open_kafka(KafkaSettings.model_validate(secure)) as kafka:
+            queue = kafka.queue("queue.v1.0")
+            await queue.send(b"0")
+            (delivery,) = await queue.take(1, wait=30)
+            assert await queue.renew([delivery]) == []
+            assert await queue.accept(delivery)
+            await queue.close()
+            await kafka.log.append("runs", "a", b"1")
+            async with aclosing(kafka.log.read("runs", since="earliest")) as messages:
+                message = await anext(messages)
+            assert isinstance(message, Message)
+            assert message.value == b"1"
+
+    asyncio.run(scenario())
+
+
+def test_s3_refuses_what_is_wrong(s3_url: str) -> None:
+    right = {"endpoint_url": s3_url, "access_key_id": S3_KEY, "secret_access_key": S3_KEY}
+    assert s3_error(**{**right, "secret_access_key": "wrong"}) == (
+        "S3__SECRET_ACCESS_KEY: it is not the secret of this access key"
+    )
+    assert s3_error(**{**right, "access_key_id": "unknown"}) == (
+        "S3__ACCESS_KEY_ID: the store does not know this access key"
+    )
+    assert s3_error(**right, bucket="Not_a_bucket") == (
+        "S3__BUCKET: the store does not make Not_a_bucket: InvalidBucketName"
+    )
+    absent = f"http://127.0.0.1:{free_port()}"
+    assert s3_error(**{**right, "endpoint_url": absent}) == (
+        f"S3__ENDPOINT_URL: no store answers at {absent}"
+    )
