@@ -126,6 +126,10 @@ class HeldDetection:
         self._detection = detection
         self._hold = hold
 
+    @property
+    def under_way(self) -> SpeechRegion | None:
+        return self._detection.under_way
+
     def push(self, samples: Samples) -> Sequence[SpeechRegion]:
         self._hold("vad")
         return self._detection.push(samples)

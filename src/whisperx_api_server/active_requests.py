@@ -17,7 +17,7 @@ class ActiveRequests:
 
     def __init__(self) -> None:
         self.count = 0
-        self.draining = False
+        self._draining = asyncio.Event()
         self._idle = asyncio.Event()
 
     @contextmanager
@@ -30,6 +30,15 @@ class ActiveRequests:
             self.count -= 1
             if not self.count:
                 self._idle.set()
+
+    @property
+    def draining(self) -> bool:
+        """Whether new requests are refused because the server shuts down."""
+        return self._draining.is_set()
+
+    async def until_draining(self) -> None:
+        """Wait until the server shuts down."""
+        await self._draining.wait()
 
     def ensure_accepting(self) -> None:
         """See whether new requests are accepted, before their body is read.
@@ -47,7 +56,7 @@ class ActiveRequests:
         """
         if self.draining:
             return not self.count
-        self.draining = True
+        self._draining.set()
         try:
             async with asyncio.timeout(grace):
                 while self.count:

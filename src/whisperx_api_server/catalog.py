@@ -25,10 +25,12 @@ ALIASES = (
 """OpenAI's names, `AudioModel` in its SDK; each means the configured default model."""
 
 _DEFAULT = re.compile(
-    r"(openai/)?(whisper(-1)?|gpt(-4o(-mini)?)?-transcribe(-diarize)?(-\d{4}-\d{2}-\d{2})?)|default",
+    r"(openai/)?(whisper(-1)?|gpt(-4o(-mini)?)?-transcribe(-diarize)?(-\d{4}-\d{2}-\d{2})?"
+    r"|gpt-live-transcribe|gpt-(4o-(mini-)?)?realtime[\w.-]*)|default",
     re.IGNORECASE,
 )
-"""`ALIASES`, their dated versions, and other names with which clients request the default."""
+"""`ALIASES`, their dated versions, the names of live models, and other names with which clients
+request the default."""
 
 MULTILINGUAL = "multilingual"
 """The key of the align model for all languages without an entry."""

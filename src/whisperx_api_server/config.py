@@ -22,6 +22,7 @@ from .distributed.bucket import S3Settings
 from .distributed.connection import KafkaSettings
 from .jobs.admission import LimitSettings
 from .jobs.store import JobSettings
+from .live.settings import LiveSettings
 from .model_settings import (
     AlignmentSettings,
     BackendSettings,
@@ -86,6 +87,7 @@ class Settings(BaseSettings):
     jobs: JobSettings = JobSettings()
     kafka: KafkaSettings = KafkaSettings()
     s3: S3Settings = S3Settings()
+    realtime: LiveSettings = LiveSettings()
 
     hf_token: SecretStr | None = Field(None, description="Hugging Face token, for gated models.")
     api_key: SecretStr | None = Field(

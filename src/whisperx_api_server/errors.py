@@ -106,6 +106,10 @@ class TooLarge(ServiceError, status=413, code="file_too_large"):
     """The upload or the recording exceeds a limit."""
 
 
+class UpgradeRequired(ServiceError, status=426, code="upgrade_required"):
+    """The path is a WebSocket's."""
+
+
 class Overloaded(ServiceError, status=429, code="overloaded"):
     """The queue is full; `retry_after` is computed from the measured speed."""
 

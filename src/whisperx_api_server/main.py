@@ -27,8 +27,10 @@ from .jobs.service import LocalService
 from .jobs.store import DiskJobStore, JobStore, default_directory
 from .jobs.webhooks import Webhooks
 from .keys import KeyRing
+from .live.secrets import ClientSecrets
+from .live.sessions import LiveSessions
 from .loop_lag import LoopLag
-from .routers import asr, jobs, models, reflector, system, transcriptions
+from .routers import asr, jobs, models, realtime, reflector, system, transcriptions
 from .routers.deps import Services
 from .routers.errors import RequestContext, install_error_handlers
 from .routers.openapi import DescribedApi
@@ -47,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 ROUTERS = (
     *(system.router, transcriptions.router, jobs.router, models.router),
-    *(reflector.router, reflector.prefixed, asr.router),
+    *(realtime.router, reflector.router, reflector.prefixed, asr.router),
 )
 
 LAST_BATCH = 5.0
@@ -142,12 +144,20 @@ def build_services(
             webhooks=Webhooks(fetcher, secret=secret(settings.webhook_secret)),
             settings=settings.jobs,
         ),
+        live=LiveSessions(
+            settings.realtime,
+            active=active,
+            pool=pool,
+            catalog=catalog,
+            defaults=form_defaults(settings, catalog),
+        ),
         text=TextService(active=active, pool=pool, catalog=catalog, timeout=limits.request_timeout),
         active=active,
         pool=pool,
         admission=admission,
         catalog=catalog,
         keys=keys,
+        client_secrets=ClientSecrets(),
         uploads=uploads,
         defaults=form_defaults(settings, catalog),
         preloaded=asyncio.Event(),

@@ -8,9 +8,26 @@ from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 ANSWER_TIME = 5
 """Seconds for connections to send their last answers after the grace period."""
+
+
+MAX_MESSAGE = 16 * 1024**2
+"""Bytes of a WebSocket message beyond which the connection is closed; the session's limit is
+`REALTIME__MESSAGE_BYTES`."""
+
+
+class LiveProtocol(WebSocketsSansIOProtocol):
+    """A WebSocket whose connection does not outlive its session.
+
+    uvicorn alone would keep a connection until a client that has stopped reading has read all.
+    """
+
+    async def run_asgi(self) -> None:
+        await super().run_asgi()
+        self.loop.call_later(ANSWER_TIME, self.transport.abort)
 
 
 class Server(uvicorn.Server):
@@ -29,6 +46,9 @@ class Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 timeout_graceful_shutdown=ANSWER_TIME,
+                ws=LiveProtocol,
+                ws_max_size=MAX_MESSAGE,
+                ws_per_message_deflate=False,
             )
         )
         self._application = application

@@ -405,6 +405,8 @@ def test_speakers_of_twelve_hours_are_labelled_once_and_not_on_the_loop(
             return super().label(segments)
 
     class Regions(VoiceDetector):
+        under_way = None
+
         def start(self, options: VadOptions) -> Detection:
             return self
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import Field
 from typing_extensions import TypedDict
@@ -138,3 +138,11 @@ class TextDone(TypedDict):
     usage: TokenUsage
     logprobs: NotRequired[list[Logprob]]
     warnings: NotRequired[Warnings]
+
+
+class RealtimeClientSecret(TypedDict):
+    """A short-lived key, with which a web page opens live sessions."""
+
+    value: str
+    expires_at: Annotated[int, Field(description="Seconds since the epoch.")]
+    session: Annotated[dict[str, Any], Field(description="The configuration of its sessions.")]

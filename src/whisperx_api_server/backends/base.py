@@ -198,6 +198,14 @@ class Detection(Protocol):
     between calls.
     """
 
+    @property
+    def under_way(self) -> SpeechRegion | None:
+        """Speech that may continue, up to its last sample so far that is not in a pause.
+
+        Read by live sessions, between two calls.
+        """
+        ...
+
     def push(self, samples: Samples) -> Sequence[SpeechRegion]:
         """Process the next samples, any number, and return the regions that became final.
 

@@ -81,6 +81,17 @@ class Binarizer:
                 if quiet_until - self._open.end >= 2 * options.padding:
                     yield self._close(self._open, limit=math.inf)
 
+    @property
+    def under_way(self) -> SpeechRegion | None:
+        """Speech that may go on: it ends with the last frame so far that is not in a pause."""
+        if self._start is None:
+            return None
+        end = self._time(self._frames if self._silence is None else self._silence)
+        if end - self._start < self._options.min_speech:
+            return None
+        probability = min(1.0, self._sum * self._step / (end - self._start))
+        return SpeechRegion(start=self._padded(self._start), end=end, probability=probability)
+
     def finish(self, duration: float) -> Iterator[SpeechRegion]:
         """Return the regions that the end, at `duration` seconds, makes final."""
         if self._start is not None:
@@ -96,12 +107,16 @@ class Binarizer:
         self._start = self._silence = None
         if end - start < self._options.min_speech:
             return
-        begin = max(0.0, start - self._options.padding)
+        begin = self._padded(start)
         if self._open is not None:
-            begin = max(begin, (self._open.end + start) / 2)
             yield self._close(self._open, limit=begin)
         probability = min(1.0, self._sum * self._step / (end - start))
         self._open = SpeechRegion(start=begin, end=end, probability=probability)
+
+    def _padded(self, start: float) -> float:
+        """Where the region of speech that starts there begins."""
+        begin = max(0.0, start - self._options.padding)
+        return begin if self._open is None else max(begin, (self._open.end + start) / 2)
 
     def _close(self, region: SpeechRegion, *, limit: float) -> SpeechRegion:
         self._open = None
@@ -131,6 +146,10 @@ class FrameDetection:
     def push(self, samples: Samples) -> Sequence[SpeechRegion]:
         self._pushed += len(samples)
         return list(self._binarizer.feed(self._scorer.push(samples)))
+
+    @property
+    def under_way(self) -> SpeechRegion | None:
+        return self._binarizer.under_way
 
     def finish(self) -> Sequence[SpeechRegion]:
         regions = list(self._binarizer.feed(self._scorer.finish()))

@@ -257,7 +257,7 @@ class TranscriptionForm(ResultForm):
             client=client,
             source=source,
             model=form.model or defaults.model,
-            decode=form._decode_options(task, defaults),
+            decode=form.decode_options(task, defaults),
             align=form._align_mode(output),
             diarize=form._diarize_options(known_speakers) if form.diarizes(output) else None,
             vad=form._vad_options(),
@@ -283,7 +283,8 @@ class TranscriptionForm(ResultForm):
         language = self.language or AUTO
         return TranscriptionForm(**sent | {"language": language, "suppress_numerals": False})
 
-    def _decode_options(self, task: Task, defaults: FormDefaults) -> DecodeOptions:
+    def decode_options(self, task: Task, defaults: FormDefaults) -> DecodeOptions:
+        """How each window is decoded."""
         candidates = tuple(dict.fromkeys(self.languages))
         language = self.named_language
         if len(candidates) == 1:

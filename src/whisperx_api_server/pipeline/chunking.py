@@ -93,7 +93,9 @@ class Splitter:
             first = max(round(region.start * rate), self._heard)
             last = min(round(region.end * rate), len(self._clip.samples))
             while last - first > self._longest:
-                cut = first + _quietest(self._clip.samples[first : first + self._longest], rate)
+                # In the latter half: two cuts never lie closer than half a window.
+                longest = self._clip.samples[first : first + self._longest]
+                cut = first + quietest(longest, rate, earliest=len(longest) // 2)
                 yield first, cut, region.probability
                 first = cut
             if first < last:
@@ -119,15 +121,14 @@ class Splitter:
         return window
 
 
-def _quietest(samples: Samples, rate: int) -> int:
-    """Where to cut: the sample in the latter half that has the least energy around it.
+def quietest(samples: Samples, rate: int, *, earliest: int) -> int:
+    """Where to cut: the sample after `earliest` that has the least energy around it.
 
-    The latter half, because two cuts then never lie closer than half a window; of equally quiet
-    places the last, because fewer windows cost less.
+    Of equally quiet places the last, because fewer windows cost less.
     """
     frame, half = max(1, round(FRAME * rate)), max(1, round(SMOOTHING_SECONDS * rate / 2))
     energy = np.cumsum(np.square(samples, dtype=np.float64))
-    middles = np.arange(len(samples), len(samples) // 2, -frame)
+    middles = np.arange(len(samples), earliest, -frame)
     before = np.maximum(middles - half, 0) - 1
     after = np.minimum(middles + half, len(samples)) - 1
     inside = energy[after] - np.where(before < 0, 0.0, energy[before])

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from ..backends.base import (
     Aligner,
@@ -26,7 +26,6 @@ from ..domain import (
     Samples,
     Segment,
     SpeechRegion,
-    TranscriptionRequest,
     VadOptions,
     Window,
     WindowTranscript,
@@ -47,6 +46,28 @@ BLOCK_SECONDS = 30
 
 SILENCE_LANGUAGE = "en"
 """The language of a silent recording if the request names none, as in WhisperX."""
+
+
+class EngineRequest(Protocol):
+    """What the stages read of a request: of a recording's, or of a live session's."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def client(self) -> str: ...
+
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def decode(self) -> DecodeOptions: ...
+
+    @property
+    def batch_size(self) -> int | None: ...
+
+    @property
+    def watched(self) -> bool: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -94,7 +115,7 @@ class _Leased(Generic[M]):
     """A leased model, used for one request."""
 
     lane: Lane[M]
-    request: TranscriptionRequest
+    request: EngineRequest
 
     async def model(self) -> M:
         """Return the model once it is loaded, also again after its lane's thread died."""
@@ -171,14 +192,23 @@ class VoiceDetecting(_Leased[VoiceDetector]):
         self, clip: AudioClip, options: VadOptions
     ) -> AsyncGenerator[Sequence[SpeechRegion], None]:
         """Yield speech regions in order, as they become final."""
-        detection = (await self.model()).start(options)
+        detection = await self.start(options)
         count, size = len(clip.samples), BLOCK_SECONDS * clip.sample_rate
         for first in range(0, count, size):
             block = clip.samples[first : first + size]
-            last = first + size >= count
-            yield await self.submit(
-                _DETECT_SPEECH, _Block(detection=detection, samples=block, last=last)
-            )
+            yield await self.push(detection, block, last=first + size >= count)
+
+    async def start(self, options: VadOptions) -> Detection:
+        """Start on a recording, whose samples come with `push`."""
+        return (await self.model()).start(options)
+
+    async def push(
+        self, detection: Detection, samples: Samples, *, last: bool = False
+    ) -> Sequence[SpeechRegion]:
+        """The regions that become final with the next samples of a recording."""
+        return await self.submit(
+            _DETECT_SPEECH, _Block(detection=detection, samples=samples, last=last)
+        )
 
 
 class Aligning(_Leased[Aligner]):
@@ -217,7 +247,7 @@ class Engines:
     Each method raises ServiceError if its model cannot be loaded.
     """
 
-    def __init__(self, pool: ModelPool, catalog: Catalog, request: TranscriptionRequest) -> None:
+    def __init__(self, pool: ModelPool, catalog: Catalog, request: EngineRequest) -> None:
         self._pool = pool
         self._catalog = catalog
         self._request = request
@@ -261,7 +291,7 @@ class Engines:
             yield Diarizing(lane, self._request)
 
 
-def check_options(request: TranscriptionRequest, capabilities: Capabilities) -> DecodeOptions:
+def check_options(request: EngineRequest, capabilities: Capabilities) -> DecodeOptions:
     """Return the request's decode options for this engine.
 
     Raises:

@@ -23,6 +23,8 @@ from ..fields.transcription import FormDefaults, TranscriptionForm
 from ..jobs.admission import AdmissionControl
 from ..jobs.service import LocalService
 from ..keys import KeyRing
+from ..live.secrets import ClientSecrets
+from ..live.sessions import LiveSessions
 from ..loop_lag import LoopLag
 from ..scheduling.model_pool import ModelPool
 from ..text_service import TextService
@@ -41,11 +43,13 @@ class Services:
 
     service: LocalService
     text: TextService
+    live: LiveSessions
     active: ActiveRequests
     pool: ModelPool
     admission: AdmissionControl
     catalog: Catalog
     keys: KeyRing
+    client_secrets: ClientSecrets
     uploads: BlobStore
     defaults: FormDefaults
     preloaded: asyncio.Event

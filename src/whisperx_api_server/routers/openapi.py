@@ -21,6 +21,7 @@ from ..domain import OutputOptions, Segment, Transcript
 from ..fields.rules import TRANSLATED
 from ..fields.transcription import FilesForm, ServerVad, TranscriptionForm
 from ..formats.render import render
+from ..live.messages import ExpiresAfter
 from ..output_formats import FORMATS
 
 Json = dict[str, Any]
@@ -36,6 +37,7 @@ ERRORS: Mapping[int, str] = {
     409: "The job has no result yet, or the model is in use.",
     413: "The upload, the recording or a field is over its limit.",
     422: "The fields are valid, but cannot be combined.",
+    426: "The path needs a WebSocket.",
     429: "The queue is full; retry after `Retry-After` seconds.",
     500: "The server failed on this request.",
     501: "A stage's packages are not installed, or its setting is missing; the message names it.",
@@ -296,7 +298,11 @@ def _defined_in(module: ModuleType) -> list[Any]:
 def _components() -> Json:
     """The shapes that the document refers to by name; answers have no other keys."""
     modules = (asr, error_answers, jobs, openai, reflector, server)
-    described = [ServerVad, *(each for module in modules for each in _defined_in(module))]
+    described = [
+        ServerVad,
+        ExpiresAfter,
+        *(each for module in modules for each in _defined_in(module)),
+    ]
     _, schemas = TypeAdapter.json_schemas(
         [(each.__name__, "validation", TypeAdapter(each)) for each in described],
         ref_template=REFERENCE,

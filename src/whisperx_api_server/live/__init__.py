@@ -1,0 +1,1 @@
+"""Live transcription: OpenAI's realtime transcription session, without HTTP."""

@@ -1,0 +1,112 @@
+"""What a live session transcribes: an item is what one commit answers, in one or more windows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..domain import (
+    SAMPLE_RATE,
+    SPACELESS_LANGUAGES,
+    DecodeOptions,
+    TokenLogprob,
+    WindowTranscript,
+    join_texts,
+)
+from ..errors import ServiceError
+from .agreement import Agreement
+from .turns import TAIL, Span
+
+FIRST = round(0.8 * SAMPLE_RATE)
+"""Samples before a window that goes on is decoded for the first time."""
+
+STEP = round(0.4 * SAMPLE_RATE)
+"""New samples before it is decoded again: two decodings of nearly the same audio always agree."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ItemOptions:
+    """How an item is transcribed: the session's configuration when it began."""
+
+    model: str
+    decode: DecodeOptions
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class Item:
+    """A user's turn; `transcript` is all that was sent of it."""
+
+    id: str
+    options: ItemOptions
+    previous: str | None = None
+    transcript: str = ""
+    language: str | None = None
+    seconds: float = 0.0
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    error: ServiceError | None = None
+    abandoned: bool = False
+
+    def send(self, text: str, *, begins_window: bool, language: str) -> str:
+        """Add text, and return it as a delta; a window's first is apart from the one before."""
+        gap = self.transcript and begins_window and language not in SPACELESS_LANGUAGES
+        delta = f" {text}" if text and gap else text
+        self.transcript += delta
+        return delta
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class LiveWindow:
+    """One window of an item, which is decoded again while it grows."""
+
+    item: Item
+    span: Span
+    index: int
+    decoded: int
+    """The end of the audio of its last decoding."""
+    agreement: Agreement = field(default_factory=Agreement)
+    language: str | None = None
+    """The language in which it is decoded, once that is clear."""
+    transcript: WindowTranscript | None = None
+    """The last decoding."""
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it has enough new audio, or a pause that may be its end."""
+        span = self.span
+        new = span.end - self.decoded
+        paused = span.end - span.last_speech >= TAIL
+        return not span.closed and (
+            (new > 0 and paused) or (new >= STEP and span.end - span.first >= FIRST)
+        )
+
+    @property
+    def is_decoded(self) -> bool:
+        """Whether its last decoding heard all of it."""
+        return self.span.closed and self.decoded == self.span.end
+
+    def hear(self, transcript: WindowTranscript, end: int) -> str:
+        """Take a decoding of its audio up to `end`; the delta of what became certain."""
+        before = self.decoded
+        self.decoded, self.transcript = end, transcript
+        began = bool(self.agreement.text)
+        new = self.agreement.hear(text_of(transcript))
+        if new:
+            self.span.settled = max(self.span.settled, before)
+        return self.item.send(new, begins_window=not began, language=transcript.language)
+
+    def finish(self, transcript: WindowTranscript) -> str:
+        """Take the decoding of all its audio; the delta of what was not sent."""
+        item, span = self.item, self.span
+        item.seconds += (span.end - span.first) / SAMPLE_RATE
+        item.logprobs += [each for segment in transcript.segments for each in segment.logprobs]
+        if transcript.segments:
+            item.language = transcript.language
+        began = bool(self.agreement.text)
+        new = self.agreement.finish(text_of(transcript))
+        return item.send(new, begins_window=not began, language=transcript.language)
+
+
+def text_of(transcript: WindowTranscript) -> str:
+    """The text of a window."""
+    return join_texts(
+        (segment.text, segment.language or transcript.language) for segment in transcript.segments
+    )

@@ -1,0 +1,282 @@
+"""Decodes the windows of one live session, one at a time, and sends what becomes certain."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+
+from ..domain import SAMPLE_RATE, DecodeOptions, Window, WindowTranscript
+from ..errors import ServiceError
+from ..pipeline.language_vote import MIN_PROBABILITY
+from ..pipeline.stages import Engines, Transcribing, check_options
+from .audio import SampleBuffer
+from .items import Item, ItemOptions, LiveWindow
+from .messages import (
+    Completed,
+    Delta,
+    DurationUsage,
+    ErrorDetails,
+    Failed,
+    Logprob,
+    ServerEvent,
+    SpokenLanguage,
+)
+
+logger = logging.getLogger(__name__)
+
+CLEAR_SECONDS = 2 * SAMPLE_RATE
+"""Samples from which on the language of a window that goes on is taken as its own."""
+
+Send = Callable[[ServerEvent], Awaitable[None]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LiveRequest:
+    """A live session, as the stages see it; see `EngineRequest`."""
+
+    id: str
+    client: str
+    model: str
+    decode: DecodeOptions
+    batch_size: int | None = None
+    watched: bool = True
+
+
+class LiveTranscriber:
+    """Decodes closed windows in order, and the one that grows whenever the lane has answered.
+
+    So a session never has two windows on a lane, and what it decodes is always the newest. A
+    decoding that a closed or cleared window has made useless leaves the lane's queue.
+    """
+
+    def __init__(
+        self,
+        session_id: str,
+        client: str,
+        *,
+        engines: Callable[[LiveRequest], Engines],
+        buffer: SampleBuffer,
+        send: Send,
+    ) -> None:
+        self._session_id = session_id
+        self._client = client
+        self._engines = engines
+        self._buffer = buffer
+        self._send = send
+        self._queue: deque[LiveWindow | Item] = deque()  # an item stands for its end
+        self._growing: LiveWindow | None = None
+        self._changed = asyncio.Event()
+        self._answered = asyncio.Event()
+        self._language: str | None = None  # of the item before
+        self._flight: asyncio.Task[WindowTranscript] | None = None
+        self._flight_window: tuple[LiveWindow, int] | None = None
+        self._leases = AsyncExitStack()
+        self._leased: tuple[str, Transcribing] | None = None
+
+    # -- called by the listener ---------------------------------------------------------------
+
+    def grow(self, window: LiveWindow | None) -> None:
+        """Note that the window that is open has grown, or that none is open."""
+        self._growing = window
+        self._changed.set()
+
+    def close(self, window: LiveWindow) -> None:
+        """Decode a window that will not grow any more."""
+        self._growing = None
+        self._queue.append(window)
+        self._answered.clear()
+        if self._flight_window != (window, window.span.end):
+            self._land(window.item)
+        self._changed.set()
+
+    def end(self, item: Item) -> None:
+        """Answer an item once all its windows, which are closed, are decoded."""
+        self._queue.append(item)
+        self._answered.clear()
+        self._changed.set()
+
+    def abandon(self, item: Item) -> None:
+        """Drop an item, which its client cleared."""
+        item.abandoned = True
+        self._growing = None
+        self._land(item)
+        self._changed.set()
+
+    async def until_answered(self) -> None:
+        """Wait until all items that ended are answered."""
+        await self._answered.wait()
+
+    @property
+    def waiting(self) -> int:
+        """Samples in closed windows that are not decoded yet."""
+        windows = (each for each in self._queue if isinstance(each, LiveWindow))
+        return sum(each.span.end - each.span.first for each in windows)
+
+    @property
+    def first_needed(self) -> int:
+        """The first sample that is still to be decoded."""
+        windows = [each for each in (*self._queue, self._growing) if isinstance(each, LiveWindow)]
+        return min((each.span.first for each in windows), default=self._buffer.end)
+
+    def _land(self, item: Item) -> None:
+        """Take a decoding of an item off its lane, unless it is being computed."""
+        if self._flight is not None and self._flight_window is not None:
+            window, _ = self._flight_window
+            if window.item is item:
+                self._flight.cancel()
+
+    # -- the transcriber's own task -----------------------------------------------------------
+
+    async def run(self, options: ItemOptions) -> None:
+        """Decode until cancelled; the model of `options` is loaded at once."""
+        async with self._leases:
+            try:
+                await self._engine(options)
+            except ServiceError as error:  # each item that needs the model will say so
+                logger.warning("the model of a live session cannot be used: %s", error.message)
+            while True:
+                work = self._next()
+                if work is None:
+                    if not self._queue:
+                        self._answered.set()
+                    self._changed.clear()
+                    await self._changed.wait()
+                elif isinstance(work, Item):
+                    self._queue.popleft()
+                    await self._answer(work)
+                else:
+                    await self._decode(work)
+
+    def _next(self) -> LiveWindow | Item | None:
+        while self._queue:
+            first = self._queue[0]
+            item = first if isinstance(first, Item) else first.item
+            if not item.abandoned:
+                return first
+            self._queue.popleft()
+        growing = self._growing
+        return growing if growing is not None and growing.is_due else None
+
+    async def _decode(self, window: LiveWindow) -> None:
+        """Decode a window as it is now, unless that has been done, and send what is certain."""
+        end = window.span.end
+        try:
+            transcript = window.transcript if window.is_decoded else None
+            if transcript is None:
+                transcript = await self._fly(window, end)
+        except ServiceError as error:
+            if not window.span.closed:
+                window.decoded = end
+                logger.info("a partial transcript failed: %s", error.message)
+                return
+            self._queue.popleft()
+            window.item.error = window.item.error or error
+            return
+        if transcript is None or window.item.abandoned:
+            return
+        await self._take(window, transcript, end)
+
+    async def _take(self, window: LiveWindow, transcript: WindowTranscript, end: int) -> None:
+        clear = not 0 < transcript.language_probability < MIN_PROBABILITY
+        if window.span.closed:
+            if end != window.span.end:  # it was closed while the lane computed
+                return
+            self._queue.popleft()
+            if clear and transcript.segments:
+                self._language = transcript.language
+            delta = window.finish(transcript)
+        else:
+            if clear and end - window.span.first >= CLEAR_SECONDS and transcript.segments:
+                window.language = transcript.language
+            if not clear:
+                window.decoded, window.transcript = end, None
+                return
+            delta = window.hear(transcript, end)
+        if delta:
+            await self._send(Delta(item_id=window.item.id, delta=delta))
+
+    async def _fly(self, window: LiveWindow, end: int) -> WindowTranscript | None:
+        """The transcript of a window up to `end`; None if that is no longer wanted."""
+        flight = asyncio.ensure_future(self._transcribe(window, end))
+        self._flight, self._flight_window = flight, (window, end)
+        try:
+            await asyncio.wait({flight})
+            return None if flight.cancelled() else flight.result()
+        finally:
+            flight.cancel()
+            self._flight = self._flight_window = None
+
+    async def _transcribe(self, window: LiveWindow, end: int) -> WindowTranscript:
+        options = window.item.options
+        engine = await self._engine(options)
+        decode = check_options(self._request(options), engine.capabilities)
+        if decode.language is None and window.language is not None:
+            decode = replace(decode, language=window.language)
+        span = window.span
+        audio = Window(
+            request_id=self._session_id,
+            index=window.index,
+            start=span.first / SAMPLE_RATE,
+            end=end / SAMPLE_RATE,
+            samples=self._buffer.copy(span.first, end),
+            regions=tuple(span.regions),
+        )
+        if not engine.capabilities.may_hear(audio):
+            return WindowTranscript(
+                window_index=window.index,
+                language=decode.language or "en",
+                language_probability=0.0,
+                segments=(),
+            )
+        transcript = await engine.transcribe(audio, decode)
+        unclear = 0 < transcript.language_probability < MIN_PROBABILITY
+        known = self._language
+        if span.closed and unclear and decode.language is None and known is not None:
+            again = replace(decode, language=known)
+            return await engine.transcribe(audio, again, repeated=True)
+        return transcript
+
+    async def _engine(self, options: ItemOptions) -> Transcribing:
+        """The leased model of an item; the one before is given back if it is another."""
+        if self._leased is None or self._leased[0] != options.model:
+            self._leased = None
+            await self._leases.aclose()
+            transcriber = self._engines(self._request(options)).transcriber()
+            engine = await self._leases.enter_async_context(transcriber)
+            self._leased = options.model, engine
+        return self._leased[1]
+
+    def _request(self, options: ItemOptions) -> LiveRequest:
+        return LiveRequest(
+            id=self._session_id, client=self._client, model=options.model, decode=options.decode
+        )
+
+    async def _answer(self, item: Item) -> None:
+        if item.error is not None:
+            error = item.error
+            await self._send(Failed(item_id=item.id, error=error_details(error)))
+            return
+        logprobs = None
+        if item.options.decode.logprobs:
+            logprobs = [
+                Logprob(token=each.token, logprob=each.logprob, bytes=list(each.bytes))
+                for each in item.logprobs
+            ]
+        await self._send(
+            Completed(
+                item_id=item.id,
+                transcript=item.transcript,
+                languages=[SpokenLanguage(code=item.language)] if item.language else [],
+                logprobs=logprobs,
+                usage=DurationUsage(seconds=round(item.seconds, 3)),
+            )
+        )
+
+
+def error_details(error: ServiceError) -> ErrorDetails:
+    """OpenAI's error object for one of ours."""
+    return ErrorDetails(type=error.type, code=error.code, message=error.message, param=error.param)

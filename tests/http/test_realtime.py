@@ -1,0 +1,410 @@
+"""Live sessions over the running server, on the fake backend: protocol, turns and bad input."""
+
+from __future__ import annotations
+
+import base64
+import json
+import socket
+from typing import Any
+
+import numpy as np
+import pytest
+
+from live import is_idle
+from realtime import MANUAL, PATH, SPEECH, Live, live, names, pcm, spoken
+from server import Server
+from support import eventually
+from whisperx_api_server.backends.fake import say, silence
+from whisperx_api_server.domain import Samples
+
+PAUSE = silence(1)
+
+
+def test_the_official_client_hears_two_turns(fake_server: Server) -> None:
+    client = fake_server.openai()
+    said = np.concatenate([say("red house"), PAUSE, say("blue door"), PAUSE])
+    clock = np.arange(len(said) * 3 // 2) / 24_000
+    samples = np.interp(clock, np.arange(len(said)) / 16_000, said)
+
+    with client.realtime.connect(extra_query={"intent": "transcription"}) as session:
+        session.session.update(
+            session={
+                "type": "transcription",
+                "audio": {"input": {"turn_detection": {"type": "server_vad", "threshold": 0.05}}},
+            }
+        )
+        for first in range(0, len(samples), 2400):
+            audio = base64.b64encode(pcm(samples[first : first + 2400])).decode()
+            session.input_audio_buffer.append(audio=audio)
+        texts, deltas = [], ""
+        for event in session:
+            assert event.type != "error", event
+            if event.type == "conversation.item.input_audio_transcription.delta":
+                deltas += event.delta or ""
+            elif event.type == "conversation.item.input_audio_transcription.completed":
+                texts.append(event.transcript)
+                if len(texts) == 2:
+                    break
+    client.close()
+
+    assert texts == ["red house.", "blue door."]
+    assert deltas == "".join(texts)
+
+
+def test_a_turn_has_its_events_in_order(fake_server: Server) -> None:
+    with live(fake_server) as session:
+        session.listen(**SPEECH)
+        session.say(np.concatenate([silence(0.5), say("red house"), PAUSE]))
+        first = session.until(".completed")
+        session.say(np.concatenate([say("blue door"), PAUSE]))
+        second = session.until(".completed")
+
+    assert [each for each in names(first) if each != "delta"] == [
+        *("speech_started", "speech_stopped", "committed", "added", "completed")
+    ]
+    assert (spoken(first), spoken(second)) == ("red house.", "blue door.")
+    started, stopped, committed = (
+        next(each for each in first if each["type"].endswith(name))
+        for name in (".speech_started", ".speech_stopped", ".committed")
+    )
+    assert started["audio_start_ms"] == pytest.approx(200, abs=40)  # 500 less the padding
+    assert stopped["audio_end_ms"] == pytest.approx(1300, abs=40)
+    assert first[-1]["usage"] == {"type": "duration", "seconds": pytest.approx(1.1, abs=0.1)}
+    assert first[-1]["languages"] == [{"code": "en"}]
+    assert first[-1]["logprobs"] is None
+    assert committed["previous_item_id"] is None
+    previous = next(each for each in second if each["type"].endswith(".committed"))
+    assert previous["previous_item_id"] == started["item_id"] != previous["item_id"]
+
+
+def test_words_come_while_the_turn_goes_on(fake_server: Server) -> None:
+    words = [*("red", "house", "door", "blue", "tree", "water", "bread", "night")]
+
+    with live(fake_server) as session:
+        session.listen(**SPEECH)
+        heard: list[dict[str, Any]] = []
+        sent = []
+        for word in words * 20:
+            session.say(say(word))
+            sent.append(word)
+            try:
+                heard.append(session.receive(timeout=0.05))
+            except TimeoutError:
+                continue
+            if heard[-1]["type"].endswith(".delta"):
+                break
+        assert names(heard) == ["speech_started", "delta"]
+        assert " ".join(sent).startswith(heard[-1]["delta"])
+        session.say(PAUSE)
+        rest = session.until(".completed")
+
+    assert spoken([*heard, *rest]) == " ".join(sent) + "."
+
+
+def test_a_client_that_commits_gets_one_item_for_each_commit(fake_server: Server) -> None:
+    """Also where a pause divides what is said into windows."""
+    with live(fake_server) as session:
+        session.listen(**MANUAL)
+        session.say(np.concatenate([say("red house"), silence(4), say("blue door"), silence(0.2)]))
+        session.send("input_audio_buffer.commit")
+        first = session.until(".completed")
+        session.say(say("tree water"))
+        session.send("input_audio_buffer.commit")
+        second = session.until(".completed")
+
+    assert spoken(first) == "red house. blue door."
+    assert spoken(second) == "tree water."
+    assert [each for each in names(first) if each != "delta"] == ["committed", "added", "completed"]
+    assert len({event["item_id"] for event in first if "item_id" in event}) == 1
+
+
+def test_what_is_cleared_is_not_transcribed(fake_server: Server) -> None:
+    with live(fake_server) as session:
+        session.listen(**MANUAL)
+        session.say(say("red house"))
+        session.send("input_audio_buffer.clear")
+        session.until("input_audio_buffer.cleared")
+        session.send("input_audio_buffer.commit", event_id="empty")
+        error = session.error()
+        session.say(say("blue door"))
+        session.send("input_audio_buffer.commit")
+        events = session.until(".completed")
+
+    assert error["code"] == "input_audio_buffer_commit_empty"
+    assert error["event_id"] == "empty"
+    assert spoken(events) == "blue door."
+
+
+def test_a_commit_of_silence_is_an_empty_transcript(fake_server: Server) -> None:
+    with live(fake_server) as session:
+        session.listen(**MANUAL)
+        session.say(silence(2))
+        session.send("input_audio_buffer.commit")
+        events = session.until(".completed")
+
+    assert events[-1]["transcript"] == ""
+    assert events[-1]["languages"] == []
+
+
+@pytest.mark.parametrize("kind", ["audio/pcmu", "audio/pcma", "audio/pcm"])
+def test_telephone_audio_is_heard(fake_server: Server, kind: str) -> None:
+    said = np.concatenate([say("red house"), PAUSE])
+    narrow = said[::2]  # the tones are below 4 kHz
+    content = pcm(narrow) if kind == "audio/pcm" else g711(narrow, kind)
+    audio_format = {"type": kind} | ({"rate": 8000} if kind == "audio/pcm" else {})
+
+    with live(fake_server) as session:
+        session.configure(format=audio_format, **SPEECH)
+        session.send("input_audio_buffer.append", audio=base64.b64encode(content).decode())
+        assert spoken(session.until(".completed")) == "red house."
+
+
+def g711(samples: Samples, kind: str) -> bytes:
+    """Samples in G.711, by a search for the nearest of the 256 values."""
+    from whisperx_api_server.live.audio import AudioReader
+    from whisperx_api_server.live.messages import ALawFormat, MuLawFormat
+
+    reader = AudioReader(
+        MuLawFormat(type="audio/pcmu") if kind == "audio/pcmu" else ALawFormat(type="audio/pcma")
+    )
+    values = reader.values
+    assert values is not None
+    order = np.argsort(values, kind="stable")
+    places = np.searchsorted(values[order], samples).clip(0, 255)
+    codes: bytes = order[places].astype(np.uint8).tobytes()
+    return codes
+
+
+def test_the_fields_of_a_transcription_are_honoured(fake_server: Server) -> None:
+    with live(fake_server) as session:
+        session.send(
+            "session.update",
+            session={
+                "type": "transcription",
+                "audio": {
+                    "input": {
+                        "format": {"type": "audio/pcm", "rate": 16_000},
+                        "transcription": {"language": "fr-FR", "keywords": ["Rouge"]},
+                        **SPEECH,
+                    }
+                },
+                "include": ["item.input_audio_transcription.logprobs"],
+            },
+        )
+        updated = session.next("session.updated")["session"]
+        session.say(np.concatenate([say("red house"), PAUSE]))
+        completed = session.until(".completed")[-1]
+
+    assert updated["audio"]["input"]["transcription"]["language"] == "fr-FR"
+    assert completed["transcript"] == "Rouge maison."
+    assert [each["token"] for each in completed["logprobs"]] == [" Rouge", " maison."]
+    assert completed["languages"] == [{"code": "fr"}]
+
+
+def test_an_update_keeps_what_it_does_not_name(fake_server: Server) -> None:
+    with live(fake_server) as session:
+        session.configure(transcription={"language": "de", "prompt": "Rot."}, **MANUAL)
+        again = session.configure(transcription={"language": None})["audio"]["input"]
+
+    assert again["transcription"]["prompt"] == "Rot."
+    assert again["transcription"]["language"] is None
+    assert again["turn_detection"] is None
+
+
+def test_two_updates_within_a_turn_hold_from_the_next_turn_on(fake_server: Server) -> None:
+    with live(fake_server) as session:
+        session.listen(transcription={"language": "en"}, **SPEECH)
+        session.say(say("red house"))
+        session.until(".speech_started")
+        for language in ("fr", "de"):
+            session.send(
+                "session.update",
+                session={
+                    "type": "transcription",
+                    "audio": {"input": {"transcription": {"language": language}}},
+                },
+            )
+        session.say(PAUSE)
+        first = session.until(".completed")
+        session.say(np.concatenate([say("red house"), PAUSE]))
+        second = session.until(".completed")
+
+    assert first[-1]["transcript"] == "red house."
+    assert second[-1]["transcript"] == "rot haus."
+
+
+def test_the_names_of_the_beta_api_mean_the_same(fake_server: Server) -> None:
+    with live(fake_server, headers={"OpenAI-Beta": "realtime=v1"}) as session:
+        session.send(
+            "transcription_session.update",
+            session={
+                "input_audio_format": "g711_ulaw",
+                "input_audio_transcription": {"model": "whisper-1", "language": "fr"},
+                "turn_detection": SPEECH["turn_detection"],
+            },
+        )
+        session.next("transcription_session.updated")
+        said = np.concatenate([say("red house"), PAUSE])[::2]
+        audio = base64.b64encode(g711(said, "audio/pcmu")).decode()
+        session.send("input_audio_buffer.append", audio=audio)
+        events = session.until(".completed")
+
+    assert spoken(events) == "rouge maison."
+    assert "created" in names(events)
+
+
+def test_models_without_turn_detection_wait_for_commits(fake_server: Server) -> None:
+    with live(fake_server, f"{PATH}&model=gpt-realtime-whisper") as session:
+        assert session.created["session"]["audio"]["input"]["turn_detection"] is None
+        updated = session.configure(transcription={"model": "gpt-4o-transcribe"}, **SPEECH)
+        assert updated["audio"]["input"]["turn_detection"]["threshold"] == 0.05
+        updated = session.configure(transcription={"model": "gpt-live-transcribe"})
+        assert updated["audio"]["input"]["turn_detection"] is None
+
+
+def update(**audio: Any) -> dict[str, Any]:
+    session = {"type": "transcription", "audio": {"input": audio}}
+    return {"type": "session.update", "session": session}
+
+
+def append(audio: str) -> dict[str, Any]:
+    return {"type": "input_audio_buffer.append", "audio": audio}
+
+
+BAD: dict[str, tuple[object, str]] = {
+    "not JSON": ("{", "not valid JSON"),
+    "not an object": ("[1]", "not a JSON object"),
+    "nested": ("[" * 100_000, "not valid JSON"),
+    "no type": ({}, "has no type"),
+    "an unknown event": ({"type": "response.create"}, "no event 'response.create'"),
+    "a type that is a number": ({"type": 7}, "no event '7'"),
+    "no audio": ({"type": "input_audio_buffer.append"}, "audio: Field required"),
+    "bad base64": (append("%%%"), "not valid base64"),
+    "half a sample": (append(base64.b64encode(b"\0\0\0").decode()), "odd number of bytes (3)"),
+    "a wrong rate": (update(format={"type": "audio/pcm", "rate": 44_100}), "8000"),
+    "an unknown format": (update(format={"type": "audio/opus"}), "audio/pcm"),
+    "a model that does not exist": (update(transcription={"model": "x/y"}), "no model 'x/y'"),
+    "a language that does not exist": (
+        update(transcription={"language": "klingon"}),
+        "not a known language",
+    ),
+    "two kinds of language": (
+        update(transcription={"language": "en", "languages": ["de"]}),
+        "not both",
+    ),
+    "semantic turns": (update(turn_detection={"type": "semantic_vad"}), "server_vad"),
+    "a threshold of 2": (update(turn_detection={"type": "server_vad", "threshold": 2}), "less"),
+    "a conversation": (
+        {"type": "session.update", "session": {"type": "realtime"}},
+        "only transcription sessions",
+    ),
+    "audio that is a list": (
+        {"type": "session.update", "session": {"audio": []}},
+        "audio must be an object",
+    ),
+    "an unknown include": (
+        {"type": "session.update", "session": {"include": ["x"]}},
+        "logprobs",
+    ),
+    "a commit of nothing": ({"type": "input_audio_buffer.commit"}, "at least 100 ms"),
+}
+
+
+def test_bad_events_get_errors_and_the_session_goes_on(fake_server: Server) -> None:
+    with live(fake_server) as session:
+        session.listen(**SPEECH)
+        for name, (event, message) in BAD.items():
+            if isinstance(event, dict):
+                session.socket.send(json.dumps({"event_id": name, **event}))
+            else:
+                session.socket.send(str(event))
+            error = session.error()
+            assert message in error["message"], (name, error)
+            assert error["event_id"] == (name if isinstance(event, dict) else None)
+            assert error["type"] == "invalid_request_error"
+        session.say(np.concatenate([say("red house"), PAUSE]))
+        assert spoken(session.until(".completed")) == "red house."
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [
+        ("/v1/realtime?intent=conversation", 400, "invalid_value"),
+        (f"{PATH}&model=no/such", 404, "model_not_found"),
+    ],
+)
+def test_a_session_that_cannot_begin_is_refused_before_it_does(
+    fake_server: Server, path: str, status: int, code: str
+) -> None:
+    answer = refused(fake_server, path)
+
+    assert answer.status_code == status
+    assert json.loads(answer.body)["error"]["code"] == code
+
+
+def refused(server: Server, path: str = PATH, **options: Any) -> Any:
+    """The answer to a session that is refused."""
+    from websockets.exceptions import InvalidStatus
+
+    with pytest.raises(InvalidStatus) as error, live(server, path, **options):
+        pass
+    return error.value.response
+
+
+def test_http_is_told_to_use_a_websocket(fake_server: Server) -> None:
+    answer = fake_server.http.get("/v1/realtime")
+
+    assert answer.status_code == 426
+    assert answer.json()["error"]["code"] == "upgrade_required"
+
+
+def test_a_socket_that_is_cut_within_a_word_leaves_nothing(fake_server: Server) -> None:
+    for _ in range(5):
+        with live(fake_server) as session:
+            session.listen(**SPEECH)
+            session.say(say("red house door blue")[:-4000])
+            session.until(".speech_started")
+            session.socket.socket.shutdown(socket.SHUT_RDWR)
+    eventually(lambda: is_idle(fake_server))
+
+
+def test_long_silence_is_nothing(fake_server: Server) -> None:
+    """Far faster than time: ten minutes, as fast as the server takes them."""
+    with live(fake_server) as session:
+        session.listen(**SPEECH)
+        for _ in range(10):
+            session.say(silence(60))
+            session.send("input_audio_buffer.clear")
+            session.next("input_audio_buffer.cleared")
+        session.say(np.concatenate([say("red house"), PAUSE]))
+        assert spoken(session.until(".completed")) == "red house."
+
+
+def test_ten_minutes_of_continuous_speech_are_cut_in_pauses(fake_server: Server) -> None:
+    """No pause is as long as the silence that ends a turn, and no word is lost or said twice."""
+    words = ["red", "blue", "green", "black", "white", "door", "house", "tree"]
+    sentence = np.concatenate([say(" ".join(words)), silence(0.25)])
+    count = round(600 * 16_000 / len(sentence))
+    heard: list[str] = []
+    longest = 0.0
+
+    def hear(session: Live) -> None:
+        event = session.receive()
+        assert event["type"] != "error", event
+        if event["type"].endswith(".completed"):
+            nonlocal longest
+            longest = max(longest, event["usage"]["seconds"])
+            heard.extend(event["transcript"].replace(".", "").split())
+
+    with live(fake_server) as session:
+        session.listen(**SPEECH)
+        for sent in range(count):
+            session.say(sentence)
+            while sent * len(words) - len(heard) > 200:  # what waits is bounded
+                hear(session)
+        session.say(PAUSE)
+        while len(heard) < count * len(words):
+            hear(session)
+
+    assert heard == words * count
+    assert 15 < longest <= 30
