@@ -56,6 +56,7 @@ class Publisher:
         self._log = log
         self._run = run
         self._places: Counter[str] = Counter()
+        self._put: list[bytes] = []
         self._waiting: asyncio.Queue[bytes] = asyncio.Queue()
 
     def put(self, event: PublishedEvent) -> None:
@@ -63,7 +64,13 @@ class Publisher:
         name = event_name(event)
         message = RunEvent(run=self._run, place=self._places[name], event=event)
         self._places[name] += 1
-        self._waiting.put_nowait(RUN_EVENT.dump(message))
+        self._put.append(RUN_EVENT.dump(message))
+        self._waiting.put_nowait(self._put[-1])
+
+    def repeat(self) -> None:
+        """Send all events once more, for a replica that reads only from now on."""
+        for value in self._put:
+            self._waiting.put_nowait(value)
 
     async def send_forever(self) -> None:
         """Send what is put."""
@@ -103,6 +110,10 @@ class Attempt:
         self._files = files
         self._publisher = Publisher(log, stored.request.id)
         self._opened = opened
+
+    def repeat_events(self) -> None:
+        """Publish the events so far once more."""
+        self._publisher.repeat()
 
     async def compute(self) -> None:
         """Compute the run, and decide and publish its end; cancelled, only the checkpoint stays."""

@@ -25,7 +25,8 @@ class Members:
         self._clock = clock
         self._last: dict[str, Heartbeat] = {}
         self._heard: dict[str, float] = {}
-        self._since = clock()
+        self._began = clock()
+        self._since = self._began
         """When a worker was last alive, or this table began."""
 
     def apply(self, member: str, beat: Heartbeat | None, *, old: bool = False) -> None:
@@ -49,7 +50,7 @@ class Members:
 
     def silence(self, member: str) -> float:
         """Seconds since a member was heard of; since the table began, if it never was."""
-        return self._clock() - self._heard.get(member, self._since)
+        return self._clock() - self._heard.get(member, self._began)
 
     def all(self, role: Literal["replica", "worker"]) -> list[Heartbeat]:
         """The last heartbeats of those that are alive, by name."""

@@ -46,6 +46,7 @@ class _Held:
     delivery: Delivery | None
     stored: StoredRequest | None = None
     assumed: float = 0.0
+    attempt: Attempt | None = None
     work: asyncio.Task[None] = field(init=False)
 
 
@@ -176,6 +177,8 @@ class Worker:
             if earlier is not None:
                 await self._accept(held.queue, earlier)
             held.queue = queue
+            if held.attempt is not None:
+                held.attempt.repeat_events()
             return
         held = self._held[task.run] = _Held(task=task, queue=queue, delivery=delivery)
         held.work = asyncio.create_task(self._work(held))
@@ -205,21 +208,21 @@ class Worker:
         taken = CONTROL.dump(Taken(run=run, worker=self._name))
         await until_available(lambda: self._log.append("control", run, taken))
         if delivery is None or not pull.is_suspect(delivery.count):
-            await self._attempt(held, stored).compute()
+            await self._compute(held, stored)
             return
         async with self._one_suspect:
             earlier = 1 + await until_available(lambda: self._files.attempts(run))
             if pull.may_try(earlier, self._max_attempts):
                 await until_available(lambda: self._files.begin_attempt(run))
-                await self._attempt(held, stored).compute()
+                await self._compute(held, stored)
             else:
                 await self._bury(held, earlier)
 
-    def _attempt(self, held: _Held, stored: StoredRequest) -> Attempt:
+    async def _compute(self, held: _Held, stored: StoredRequest) -> None:
         def opened() -> None:
             held.assumed = 0.0  # from now on it is admitted with its length
 
-        return Attempt(
+        held.attempt = Attempt(
             stored,
             held.task.kind,
             runner=self._runner,
@@ -227,6 +230,7 @@ class Worker:
             log=self._log,
             opened=opened,
         )
+        await held.attempt.compute()
 
     async def _bury(self, held: _Held, attempts: int) -> None:
         """Fail a run whose workers have died, each time that one tried it."""

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Coroutine, Mapping
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -35,6 +35,9 @@ from .view import webhook_event
 from .webhooks import Webhooks
 
 logger = logging.getLogger(__name__)
+
+POLL_INTERVAL = 1.0
+"""Seconds between two looks at a job that another process has."""
 
 PRUNE_INTERVAL = 60.0
 """Seconds between two sweeps of jobs and results that have grown too old."""
@@ -94,10 +97,7 @@ class LocalService:
         """
         for job in await self._store.load():
             if not job.ended:
-                error = Interrupted(
-                    "the server was restarted before the job was done: submit it again"
-                )
-                job = job_states.ended(job, "failed", time.time(), error)
+                job = _interrupted(job)
                 await self._keep(job)
             self._records[job.id] = _Record(job=job)
             self._notify(job)
@@ -185,10 +185,21 @@ class LocalService:
             callback_url=callback_url,
             notified=callback_url is None,
         )
-        await self._store.save(job)
-        record = self._records[job.id] = _Record(job=job)
-        record.task = asyncio.create_task(self._run_job(record, request, resources.pop_all()))
+        request = replace(request, waits=True)
+        await self._store.accept(job, request)
+        self._begin(job, request, resources.pop_all())
         return job
+
+    async def adopt(self, job: Job, request: TranscriptionRequest | None) -> None:
+        """Take up a job of a process that has ended; its `request` may not have been kept."""
+        if not job.ended and request is not None:
+            self._begin(job, request, AsyncExitStack())
+            return
+        record = self._records[job.id] = _Record(job=job)
+        if job.ended:
+            self._notify(job)
+        else:
+            await self._end(record, _interrupted(job))
 
     def job(self, job_id: str, client: str) -> Job:
         """Return the job.
@@ -198,8 +209,29 @@ class LocalService:
         """
         return self._record(job_id, client).job
 
+    async def find(self, job_id: str, client: str) -> Job:
+        """Return the job, of this process or another.
+
+        Raises:
+            NotFound: no such job, or another client's.
+        """
+        if job_id not in self._records:
+            job = await self._store.find(job_id)
+            if job is not None and job.client == client:
+                return job
+        return self.job(job_id, client)
+
     async def watch(self, job_id: str, client: str) -> AsyncGenerator[Job, None]:
         """Yield the job, now and after each change, until it ends."""
+        seen = None
+        while job_id not in self._records:
+            job = await self.find(job_id, client)
+            if job != seen:
+                yield job
+            if job.ended:
+                return
+            seen = job
+            await asyncio.sleep(POLL_INTERVAL)
         record = self._record(job_id, client)
         while True:
             changed, job = record.changed, record.job
@@ -215,7 +247,7 @@ class LocalService:
             NotFound: no such job, or its result was deleted.
             Conflict: it is not completed, or has failed.
         """
-        job = self._record(job_id, client).job
+        job = await self.find(job_id, client)
         if job.error is not None:
             raise Conflict(f"the job failed: {job.error.message}")
         if job.state != "completed":
@@ -227,16 +259,34 @@ class LocalService:
 
     async def cancel(self, job_id: str, client: str) -> Job:
         """Cancel a job that is under way, or delete one that has ended."""
-        record = self._record(job_id, client)
-        if not record.job.ended and record.task is not None:
+        job = await self.find(job_id, client)
+        record = self._records.get(job_id)
+        if job.ended:
+            self._records.pop(job_id, None)
+            await self._store.withdraw(job_id)
+            await self._store.delete(job_id)
+        elif record is not None:
+            await self.withdraw(job_id)
+            return record.job
+        else:
+            while not job.ended:  # the process that has it may end meanwhile: ask the next one
+                await self._store.withdraw(job_id)
+                await asyncio.sleep(POLL_INTERVAL)
+                job = await self.find(job_id, client)
+        return job
+
+    async def withdraw(self, job_id: str) -> None:
+        """Cancel a job that this process has under way, or forget one that has ended."""
+        record = self._records.get(job_id)
+        if record is None:
+            return
+        if record.job.ended:
+            del self._records[job_id]
+        elif record.task is not None:
             if not record.ending:
                 record.withdrawn = True
                 record.task.cancel()
             await asyncio.wait([record.task])
-        else:
-            del self._records[job_id]
-            await self._store.delete(job_id)
-        return record.job
 
     def _record(self, job_id: str, client: str) -> _Record:
         record = self._records.get(job_id)
@@ -244,13 +294,18 @@ class LocalService:
             raise NotFound("there is no such transcription")
         return record
 
+    def _begin(self, job: Job, request: TranscriptionRequest, resources: AsyncExitStack) -> None:
+        record = self._records[job.id] = _Record(job=job)
+        record.task = asyncio.create_task(self._run_job(record, request, resources))
+
     async def _run_job(
         self, record: _Record, request: TranscriptionRequest, resources: AsyncExitStack
     ) -> None:
         """Run a job to its end, and record how it ended."""
         try:
             async with resources:
-                with self._active.track():
+                # A shutdown does not wait for what other processes take up.
+                with nullcontext() if self._store.shared else self._active.track():
                     transcript = await self._transcribe(record, request)
                     await self._store.save_transcript(request.id, transcript)
             ended = job_states.ended(record.job, "completed", time.time())
@@ -268,7 +323,6 @@ class LocalService:
 
     async def _transcribe(self, record: _Record, request: TranscriptionRequest) -> Transcript:
         """Run a job, which waits while the queue is full."""
-        request = replace(request, waits=True)
         identity = self._runs.identity(request)
         while True:
             try:
@@ -280,6 +334,7 @@ class LocalService:
                                 record.job, progress, position=position, now=time.time()
                             )
                             self._change(record, job)
+                            self._store.note(job)
                     return await run.result()
             except Overloaded:  # an identical request that does not wait began the run
                 continue
@@ -342,6 +397,11 @@ class LocalService:
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+
+
+def _interrupted(job: Job) -> Job:
+    error = Interrupted("the server was restarted before the job was done: submit it again")
+    return job_states.ended(job, "failed", time.time(), error)
 
 
 async def _unwatched(event: Event) -> None:

@@ -17,7 +17,7 @@ from typing import Protocol
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import to_json
 
-from ..domain import Job, Segment, Transcript
+from ..domain import Job, Segment, Transcript, TranscriptionRequest
 from ..errors import Unavailable
 from ..setting_types import NonNegativeFloat, PositiveFloat, PositiveInt, Section, UserPath
 
@@ -93,7 +93,12 @@ def transcript_of(lines: Iterable[bytes]) -> Transcript:
 
 
 class JobStore(Protocol):
-    """Keeps jobs and their transcripts beyond the process."""
+    """Keeps jobs and their transcripts beyond the process.
+
+    `shared` jobs are taken up by other processes when this one ends.
+    """
+
+    shared: bool
 
     async def load(self) -> list[Job]:
         """All jobs, oldest first; they are this process's until `close`.
@@ -102,12 +107,32 @@ class JobStore(Protocol):
             JobDirectoryError: they are another server's, or another user's.
         """
 
+    async def accept(self, job: Job, request: TranscriptionRequest) -> None:
+        """Keep a new job and, where other processes may take it up, its request.
+
+        Raises:
+            Unavailable: it cannot be kept.
+        """
+
     async def save(self, job: Job) -> None:
         """Keep a job as it is now.
 
         Raises:
             Unavailable: it cannot be kept.
         """
+
+    def note(self, job: Job) -> None:
+        """Let other processes see how far a job is, soon."""
+
+    async def find(self, job_id: str) -> Job | None:
+        """A job that another process has; None if there is none.
+
+        Raises:
+            Unavailable: that cannot be told now.
+        """
+
+    async def withdraw(self, job_id: str) -> None:
+        """Ask the process that has a job to cancel it, or to forget it if it has ended."""
 
     async def save_transcript(self, job_id: str, transcript: Transcript) -> None:
         """Keep the result of a job.
@@ -131,6 +156,8 @@ class DiskJobStore:
 
     Files are read and written on threads.
     """
+
+    shared = False
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -180,6 +207,20 @@ class DiskJobStore:
     async def load(self) -> list[Job]:
         """See `JobStore.load`; a damaged file is reported and left out."""
         return await asyncio.to_thread(self._load)
+
+    async def accept(self, job: Job, request: TranscriptionRequest) -> None:
+        """See `JobStore.accept`; the next process has the job alone."""
+        await self.save(job)
+
+    def note(self, job: Job) -> None:
+        """See `JobStore.note`; there are no others."""
+
+    async def find(self, job_id: str) -> Job | None:
+        """See `JobStore.find`; no other process has jobs."""
+        return None
+
+    async def withdraw(self, job_id: str) -> None:
+        """See `JobStore.withdraw`; no other process has jobs."""
 
     async def save(self, job: Job) -> None:
         """See `JobStore.save`."""

@@ -24,13 +24,13 @@ router = APIRouter(prefix="/v1/audio/transcriptions/{request_id}", tags=["jobs"]
 @router.get("/status", responses=openapi.errors(404))
 async def status(request_id: str, service: ServiceDep, client: ClientDep) -> JobStatus:
     """The job's state and progress."""
-    return job_object(service.job(request_id, client))
+    return job_object(await service.find(request_id, client))
 
 
 @router.get("/events", response_class=Response, responses=openapi.JOB_EVENTS)
 async def events(request_id: str, service: ServiceDep, client: ClientDep) -> Response:
     """The job as server-sent events: now, and after each change until it ends."""
-    service.job(request_id, client)
+    await service.find(request_id, client)
     return EventStream(_job_events(service.watch(request_id, client)), AsyncExitStack())
 
 
@@ -40,7 +40,7 @@ async def result(
 ) -> Response:
     """The transcript, in the format of the submission or in another one."""
     fields = parse_query(ResultForm, request)
-    job = service.job(request_id, client)
+    job = await service.find(request_id, client)
     transcript = await service.result(request_id, client)
     output = fields.result(job)
     rendered = await asyncio.to_thread(render, transcript, output)
@@ -50,7 +50,7 @@ async def result(
 @router.delete("", responses=openapi.errors(404))
 async def cancel(request_id: str, service: ServiceDep, client: ClientDep) -> CancelledJob:
     """Cancel the job if it is under way, else delete it and its result."""
-    ended = service.job(request_id, client).ended
+    ended = (await service.find(request_id, client)).ended
     job = await service.cancel(request_id, client)
     return {**job_object(job), "deleted": ended}
 

@@ -1,0 +1,135 @@
+"""An API process of MODE=kafka: its runner, its jobs, and the jobs of replicas that are gone."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from ..audio.uploads import DiskBlobStore
+from ..domain import Upload
+from ..errors import Unavailable
+from ..jobs.service import LocalService
+from .cluster import Cluster
+from .files import RunFiles
+from .job_store import BucketJobStore
+from .members import SILENT, Members
+from .membership import Membership
+from .runner import KafkaRunner, RunEvents
+from .wire import Control, Heartbeat, Withdrawn
+
+logger = logging.getLogger(__name__)
+
+ADOPTION_INTERVAL = 3.0
+"""Seconds between two looks for jobs of replicas that are gone."""
+
+SWEEP_INTERVAL = 600.0
+"""Seconds between two sweeps of what has grown too old in the bucket."""
+
+
+class ReplicaUploads(DiskBlobStore):
+    """Uploads on this disk, and those of jobs that were taken up, which the bucket has."""
+
+    def retain(self, upload: Upload) -> None:
+        """See `BlobStore.retain`."""
+        if "/" not in upload.id:
+            super().retain(upload)
+
+    async def release(self, upload: Upload) -> None:
+        """See `BlobStore.release`."""
+        if "/" not in upload.id:
+            await super().release(upload)
+
+
+class Replica:
+    """Stands in for the pipeline and the jobs on disk of a server that computes by itself.
+
+    Args:
+        name: this process's.
+        workdir: an existing private directory for uploads.
+        max_bytes: the largest upload.
+        max_age: seconds after which jobs, and what runs have left behind, are deleted.
+    """
+
+    def __init__(
+        self, cluster: Cluster, *, name: str, workdir: Path, max_bytes: int, max_age: float
+    ) -> None:
+        self.members = Members()
+        self.uploads = ReplicaUploads(workdir=workdir, max_bytes=max_bytes)
+        self._files = RunFiles(cluster.bucket)
+        self._events = RunEvents(cluster.log)
+        self._membership = Membership(name, "replica", log=cluster.log, members=self.members)
+        self._max_age = max_age
+        self._service: LocalService | None = None
+        self.runner = KafkaRunner(
+            name=name,
+            queues=cluster.queues,
+            log=cluster.log,
+            files=self._files,
+            blobs=self.uploads,
+            events=self._events,
+            members=self.members,
+        )
+        self.jobs = BucketJobStore(
+            name=name,
+            bucket=cluster.bucket,
+            log=cluster.log,
+            files=self._files,
+            blobs=self.uploads,
+        )
+
+    @asynccontextmanager
+    async def taking_part(self, service: LocalService) -> AsyncIterator[None]:
+        """Serve while the context is open; jobs that are under way at its end go to others."""
+        self._service = service
+        tasks = [
+            asyncio.create_task(self._membership.take_part(self)),
+            asyncio.create_task(self._events.read_forever()),
+            asyncio.create_task(self.jobs.write_notes_forever()),
+            asyncio.create_task(self._adopt_forever(service)),
+            asyncio.create_task(self._sweep_forever()),
+        ]
+        try:
+            await self._events.ready.wait()
+            await self._membership.joined()
+            yield
+        finally:
+            self.runner.leave()
+            await service.close()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def heartbeat(self, beat: Heartbeat) -> Heartbeat:
+        """See `Participant.heartbeat`."""
+        return beat
+
+    async def heed(self, message: Control) -> None:
+        """Cancel a job of this process that a client withdraws elsewhere."""
+        if isinstance(message, Withdrawn) and self._service is not None:
+            await self._service.withdraw(message.job)
+
+    async def _adopt_forever(self, service: LocalService) -> None:
+        while True:
+            await asyncio.sleep(ADOPTION_INTERVAL)
+            try:
+                for job_id, owner in (await self.jobs.open_jobs()).items():
+                    if self.members.silence(owner) < SILENT:
+                        continue
+                    taken = await self.jobs.take_over(job_id, owner)
+                    if taken is not None:
+                        logger.info("job %s is taken over from %s", job_id, owner)
+                        await service.adopt(*taken)
+            except Unavailable as error:
+                logger.warning("jobs of other replicas are not looked for: %s", error.message)
+
+    async def _sweep_forever(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_INTERVAL)
+            try:
+                await self.jobs.delete_old(self._max_age)
+                await self._files.delete_old(self._max_age)
+            except Unavailable as error:
+                logger.warning("old objects are not deleted: %s", error.message)
