@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from .audio.urls import UrlFetchSettings
 from .distributed.bucket import S3Settings
 from .distributed.connection import KafkaSettings
+from .distributed.worker import WorkerSettings
 from .jobs.admission import LimitSettings
 from .jobs.store import JobSettings
 from .live.settings import LiveSettings
@@ -87,6 +88,7 @@ class Settings(BaseSettings):
     jobs: JobSettings = JobSettings()
     kafka: KafkaSettings = KafkaSettings()
     s3: S3Settings = S3Settings()
+    worker: WorkerSettings = WorkerSettings()
     realtime: LiveSettings = LiveSettings()
 
     hf_token: SecretStr | None = Field(None, description="Hugging Face token, for gated models.")
@@ -103,8 +105,10 @@ class Settings(BaseSettings):
         description="Key of the HMAC-SHA256 signature of `callback_url` deliveries: `whsec_` and "
         "base64, or any other text.",
     )
-    mode: Literal["direct"] = Field(
-        "direct", description="Where models run: direct, in this process."
+    mode: Literal["direct", "kafka"] = Field(
+        "direct",
+        description="Where models run: direct, in this process; kafka, in the processes of "
+        "`whisperx-api-server worker`.",
     )
     default_language: LanguageCode | None = Field(
         None, description="Language of requests that name none; unset detects it."

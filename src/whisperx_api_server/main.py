@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -17,12 +17,13 @@ from starlette.middleware.cors import CORSMiddleware
 from . import __version__
 from .active_requests import ActiveRequests
 from .answers.common import Configuration
-from .audio.uploads import DiskBlobStore
+from .audio.uploads import BlobStore, DiskBlobStore
 from .backends import ModelKey, find_backend
 from .catalog import Catalog
 from .config import Settings, load_settings
-from .errors import ServiceError
-from .jobs.admission import AdmissionControl
+from .distributed.cluster import ClusterOpener, open_cluster
+from .distributed.replica import Replica
+from .jobs.admission import AdmissionControl, AdmittedRunner
 from .jobs.service import LocalService
 from .jobs.store import DiskJobStore, JobStore, default_directory
 from .jobs.webhooks import Webhooks
@@ -36,30 +37,34 @@ from .routers.errors import RequestContext, install_error_handlers
 from .routers.openapi import DescribedApi
 from .text_service import TextService
 from .wiring import (
+    LAST_BATCH,
     build_catalog,
     build_fetcher,
     build_pool,
+    build_replica,
     build_runner,
     form_defaults,
+    preload,
     preloaded_models,
     secret,
 )
-
-logger = logging.getLogger(__name__)
 
 ROUTERS = (
     *(system.router, transcriptions.router, jobs.router, models.router),
     *(realtime.router, reflector.router, reflector.prefixed, asr.router),
 )
 
-LAST_BATCH = 5.0
-"""Seconds for the models' last batches at shutdown; a stuck one must not keep the process."""
 
-
-def create_app(settings: Settings | None = None, *, port: int | None = None) -> FastAPI:
+def create_app(
+    settings: Settings | None = None,
+    *,
+    port: int | None = None,
+    cluster: ClusterOpener | None = None,
+) -> FastAPI:
     """The application; without settings, from the environment (uvicorn's `--factory`).
 
-    Servers on several ports keep their jobs apart by `port`, where no setting says where.
+    Servers on several ports keep their jobs apart by `port`, where no setting says where. In
+    MODE=kafka, `cluster` connects this process; by default to the cluster that the settings name.
 
     Raises:
         ConfigurationError, JobDirectoryError, KeyFileError: one line that names what is wrong.
@@ -67,14 +72,17 @@ def create_app(settings: Settings | None = None, *, port: int | None = None) -> 
     settings = settings or load_settings()
     keys = KeyRing(api_key=secret(settings.api_key), file=settings.api_keys_file)
     catalog = build_catalog(settings)
-    catalog.check_backends()  # one that does not exist stops the start, not the first request
-    preloaded = preloaded_models(settings, catalog)
+    preloaded: Sequence[ModelKey] = ()
+    if settings.mode == "direct":
+        catalog.check_backends()  # one that does not exist stops the start, not the first request
+        preloaded = preloaded_models(settings, catalog)
     job_store = DiskJobStore(settings.jobs.directory or default_directory(os.environ, port))
+    cluster = cluster or partial(open_cluster, settings.kafka, settings.s3)
     app = DescribedApi(
         title="whisperx-api-server",
         version=__version__,
         summary="Speech to transcripts behind OpenAI's audio API.",
-        lifespan=lambda app: _running(app, settings, catalog, keys, job_store, preloaded),
+        lifespan=lambda app: _running(app, settings, catalog, keys, job_store, preloaded, cluster),
     )
     app.state.job_store = job_store
     install_error_handlers(app)
@@ -99,13 +107,24 @@ async def _running(
     keys: KeyRing,
     job_store: JobStore,
     preloaded: Sequence[ModelKey],
+    cluster: ClusterOpener,
 ) -> AsyncIterator[None]:
     """Run the services; at the end, drain them and delete all temporary files."""
-    workdir = Path(tempfile.mkdtemp(prefix="whisperx-api-server-"))
-    try:
-        services = build_services(settings, catalog, keys, job_store, workdir)
-        app.state.services = services
+    async with AsyncExitStack() as stack:
+        workdir = Path(tempfile.mkdtemp(prefix="whisperx-api-server-"))
+        stack.push_async_callback(asyncio.to_thread, shutil.rmtree, workdir, ignore_errors=True)
+        replica = None
+        if settings.mode == "kafka":
+            opened = await stack.enter_async_context(cluster())
+            replica = build_replica(settings, opened, workdir)
+            await stack.enter_async_context(replica.taking_part())
+        services = build_services(settings, catalog, keys, job_store, workdir, replica)
+        app.state.services, app.state.drain = services, services.active.drain
+        stack.push_async_callback(services.pool.close, LAST_BATCH)
         await services.service.start()
+        stack.push_async_callback(services.service.close)
+        if replica is not None:
+            await stack.enter_async_context(replica.tending_jobs(services.service))
         background = [
             asyncio.create_task(services.loop_lag.watch()),
             asyncio.create_task(services.pool.sweep_forever()),
@@ -118,29 +137,37 @@ async def _running(
             for task in background:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
-            await services.service.close()
-            await services.pool.close(LAST_BATCH)
-    finally:
-        await asyncio.to_thread(shutil.rmtree, workdir, ignore_errors=True)
 
 
 def build_services(
-    settings: Settings, catalog: Catalog, keys: KeyRing, job_store: JobStore, workdir: Path
+    settings: Settings,
+    catalog: Catalog,
+    keys: KeyRing,
+    job_store: JobStore,
+    workdir: Path,
+    replica: Replica | None,
 ) -> Services:
     """The objects behind the routes; `workdir` is a private directory for uploads and audio."""
     limits = settings.limits
     active, admission = ActiveRequests(), AdmissionControl(limits.queue_seconds)
     pool = build_pool(settings)
-    uploads = DiskBlobStore(workdir=workdir, max_bytes=limits.upload_bytes)
-    fetcher = build_fetcher(settings, uploads)
-    runner = build_runner(settings, catalog, pool, admission, fetcher, uploads, workdir)
+    uploads: BlobStore
+    if replica is None:
+        uploads = DiskBlobStore(workdir=workdir, max_bytes=limits.upload_bytes)
+        fetcher = build_fetcher(settings, uploads)
+        runner = build_runner(settings, catalog, pool, admission, fetcher, uploads, workdir)
+    else:
+        uploads = replica.uploads
+        fetcher = build_fetcher(settings, uploads)
+        runner = AdmittedRunner(replica.runner, admission, timeout=limits.request_timeout)
     return Services(
         service=LocalService(
             runner,
             active=active,
             admission=admission,
             blobs=uploads,
-            store=job_store,
+            store=job_store if replica is None else replica.jobs,
+            shared=None if replica is None else replica.jobs,
             webhooks=Webhooks(fetcher, secret=secret(settings.webhook_secret)),
             settings=settings.jobs,
         ),
@@ -167,17 +194,13 @@ def build_services(
 
 
 async def _preload(keys: Sequence[ModelKey], services: Services) -> None:
-    """Load models; one that fails is logged, not fatal."""
-    for key in keys:
-        try:
-            await services.pool.load(key)
-        except ServiceError as error:
-            logger.error("%s cannot be preloaded: %s", key, error.message)
+    await preload(keys, services.pool)
     services.preloaded.set()
 
 
 def _describe(settings: Settings, catalog: Catalog) -> Configuration:
     engine = find_backend(catalog.transcription, "transcription")
+    computes = settings.mode == "direct"
     return {
         "version": __version__,
         "mode": settings.mode,
@@ -188,7 +211,7 @@ def _describe(settings: Settings, catalog: Catalog) -> Configuration:
             "diarization": catalog.diarization,
             "vad": catalog.voice_detector().backend,
         },
-        "engine": dict(engine.engine_info()) if hasattr(engine, "engine_info") else {},
+        "engine": dict(engine.engine_info()) if computes and hasattr(engine, "engine_info") else {},
         "default_model": catalog.default_model,
         "limits": settings.limits.model_dump(),
     }

@@ -10,6 +10,9 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from .config import Settings
+from .distributed.cluster import open_cluster
+
 ANSWER_TIME = 5
 """Seconds for connections to send their last answers after the grace period."""
 
@@ -71,5 +74,19 @@ class Server(uvicorn.Server):
             self._leaving = asyncio.create_task(self._finish())
 
     async def _finish(self) -> None:
-        await self._application.state.services.active.drain(self._grace)
+        await self._application.state.drain(self._grace)
         self.should_exit = True
+
+
+def check_cluster(settings: Settings) -> None:
+    """Connect to the cluster of MODE=kafka once, before the server starts.
+
+    Raises:
+        ClusterError: one line that names what is wrong.
+    """
+
+    async def connect() -> None:
+        async with open_cluster(settings.kafka, settings.s3):
+            pass
+
+    asyncio.run(connect())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,18 +12,30 @@ from pydantic import SecretStr
 
 from .audio.decode import AudioDecoder
 from .audio.sources import SourceOpener
-from .audio.uploads import BlobStore
+from .audio.uploads import BlobStore, DiskBlobStore, UploadReader
 from .audio.urls import UrlFetcher
 from .backends import BUILT_IN, ModelKey, declaration, find_backend
 from .backends.base import ModelSpec
 from .catalog import Catalog, configured, resolve_device
 from .config import ConfigurationError, Settings
+from .distributed.cluster import Cluster, member_name
+from .distributed.files import BucketUploads, RunFiles
+from .distributed.members import Members
+from .distributed.pull import in_hand_limit
+from .distributed.replica import Replica
+from .distributed.worker import Worker
+from .errors import ServiceError
 from .fields.transcription import FormDefaults
 from .jobs.admission import AdmissionControl, AdmittedRunner
 from .model_settings import TranscriberSettings
 from .pipeline.pipeline import Pipeline
 from .pipeline.runner import Runner
 from .scheduling.model_pool import ModelPool
+
+logger = logging.getLogger(__name__)
+
+LAST_BATCH = 5.0
+"""Seconds for the models' last batches at shutdown; a stuck one must not keep the process."""
 
 
 def build_catalog(settings: Settings) -> Catalog:
@@ -116,7 +130,7 @@ def build_runner(
     pool: ModelPool,
     admission: AdmissionControl,
     fetcher: UrlFetcher,
-    uploads: BlobStore,
+    uploads: UploadReader,
     workdir: Path,
 ) -> Runner:
     """Build the pipeline, behind admission control."""
@@ -131,6 +145,69 @@ def build_runner(
         chunk_size=settings.whisper.chunk_size,
     )
     return AdmittedRunner(pipeline, admission, timeout=limits.request_timeout)
+
+
+def build_replica(settings: Settings, cluster: Cluster, workdir: Path) -> Replica:
+    """Build what an API process of MODE=kafka has in place of the pipeline."""
+    return Replica(
+        cluster,
+        name=member_name(),
+        workdir=workdir,
+        max_bytes=settings.limits.upload_bytes,
+        max_age=settings.jobs.max_age,
+    )
+
+
+def build_worker(
+    settings: Settings,
+    catalog: Catalog,
+    pool: ModelPool,
+    cluster: Cluster,
+    workdir: Path,
+    *,
+    name: str,
+    members: Members,
+) -> Worker:
+    """Build a worker of MODE=kafka: the pipeline behind the queues."""
+    downloads = DiskBlobStore(workdir=workdir, max_bytes=settings.limits.upload_bytes)
+    admission = AdmissionControl(math.inf)
+    return Worker(
+        build_runner(
+            settings,
+            catalog,
+            pool,
+            admission,
+            build_fetcher(settings, downloads),
+            BucketUploads(cluster.bucket, workdir),
+            workdir,
+        ),
+        name=name,
+        admission=admission,
+        queues=cluster.queues,
+        log=cluster.log,
+        files=RunFiles(cluster.bucket),
+        members=members,
+        in_hand=lambda: in_hand_limit(settings.worker.in_hand, _batch_limit(pool)),
+        lock_seconds=settings.kafka.lock_seconds,
+        max_attempts=settings.kafka.max_attempts,
+    )
+
+
+def _batch_limit(pool: ModelPool) -> int:
+    """The largest batch of the loaded transcribers."""
+    return max(
+        (each.lane.batch_limit for each in pool.statuses() if each.key.stage == "transcription"),
+        default=1,
+    )
+
+
+async def preload(keys: Sequence[ModelKey], pool: ModelPool) -> None:
+    """Load models; one that fails is logged, not fatal."""
+    for key in keys:
+        try:
+            await pool.load(key)
+        except ServiceError as error:
+            logger.error("%s cannot be preloaded: %s", key, error.message)
 
 
 def preloaded_models(settings: Settings, catalog: Catalog) -> list[ModelKey]:

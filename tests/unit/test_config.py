@@ -75,7 +75,7 @@ def test_secrets_do_not_show() -> None:
         ("LIMITS__UPLOAD_BYTES", "2GB", "valid integer"),
         ("POOL__TTL", "nan", "finite"),
         ("POOL__TTL", "-2", "greater than or equal to -1"),
-        ("MODE", "kafka", "'direct'"),
+        ("MODE", "cluster", "'direct'"),
         ("LOG_LEVEL", "loud", "'debug'"),
         ("WHISPER__COMPUTE_TYPE", "int9", "'int8_float16'"),
         ("DEFAULT_LANGUAGE", "xx", "ISO-639-1"),

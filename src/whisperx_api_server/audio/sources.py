@@ -7,14 +7,16 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from ..domain import AudioClip, RemoteUrl, Source, Upload
 from .decode import AudioDecoder
-from .uploads import BlobStore
+from .uploads import UploadReader
 from .urls import UrlFetcher
 
 
 class SourceOpener:
     """Turns a request's source into a clip."""
 
-    def __init__(self, *, decoder: AudioDecoder, fetcher: UrlFetcher, uploads: BlobStore) -> None:
+    def __init__(
+        self, *, decoder: AudioDecoder, fetcher: UrlFetcher, uploads: UploadReader
+    ) -> None:
         self._uploads = uploads
         self._decoder = decoder
         self._fetcher = fetcher

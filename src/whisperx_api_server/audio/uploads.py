@@ -24,7 +24,14 @@ _DISK_THREADS = 4
 _ID = re.compile("[0-9a-f]{32}")
 
 
-class BlobStore(Protocol):
+class UploadReader(Protocol):
+    """Opens recordings that a `BlobStore` keeps."""
+
+    def open(self, upload: Upload) -> AbstractAsyncContextManager[Path]:
+        """Return a local file with the recording, to be read while the context is open."""
+
+
+class BlobStore(UploadReader, Protocol):
     """Keeps recordings as long as their reference count is above 0."""
 
     @property
@@ -48,9 +55,6 @@ class BlobStore(Protocol):
             TooLarge: it is larger than an upload may be.
             DiskFull: it does not fit.
         """
-
-    def open(self, upload: Upload) -> AbstractAsyncContextManager[Path]:
-        """Return a local file with the recording, which exists while the context is open."""
 
     def retain(self, upload: Upload) -> None:
         """Increment the reference count."""

@@ -1,4 +1,4 @@
-"""The command line: serve, transcribe, models, doctor.
+"""The command line: serve, worker, transcribe, models, doctor.
 
 Commands import their modules when they run, so that `--help` is fast.
 """
@@ -13,6 +13,7 @@ from .doctor import doctor
 from .models import app as models
 from .serve import serve
 from .transcribe import transcribe
+from .worker import worker
 
 app = typer.Typer(
     name="whisperx-api-server",
@@ -23,6 +24,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(serve)
+app.command()(worker)
 app.command(no_args_is_help=True)(transcribe)
 app.add_typer(models, name="models")
 app.command()(doctor)

@@ -26,19 +26,29 @@ def serve(
         API_KEY=secret WHISPER__MODEL=small whisperx-api-server serve --host 0.0.0.0 --port 9000
     """
     from ..config import ConfigurationError, load_settings
+    from ..distributed.protocols import ClusterError
     from ..errors import ServiceError
     from ..jobs.store import JobDirectoryError
     from ..keys import KeyFileError
     from ..logging_setup import configure_logging
     from ..main import create_app
-    from ..serving import Server
+    from ..serving import Server, check_cluster
 
     try:
         settings = load_settings()
         configure_logging(settings.log_level)
         application = create_app(settings, port=port)
-        application.state.job_store.claim()
-    except (ConfigurationError, JobDirectoryError, KeyFileError, ServiceError) as error:
+        if settings.mode == "kafka":
+            check_cluster(settings)
+        else:
+            application.state.job_store.claim()
+    except (
+        ClusterError,
+        ConfigurationError,
+        JobDirectoryError,
+        KeyFileError,
+        ServiceError,
+    ) as error:
         fail(str(error), USAGE)
     server = Server(application, host=host, port=port, grace=settings.shutdown_grace)
     server.run()

@@ -31,9 +31,7 @@ _JOB: Wire[Job] = Wire(TypeAdapter(Job))
 
 
 class BucketJobStore:
-    """A JobStore that replicas share; `name` is this one's."""
-
-    shared = True
+    """The SharedJobStore of replicas; `name` is this one's."""
 
     def __init__(
         self, *, name: str, bucket: Bucket, log: Log, files: RunFiles, blobs: BlobStore
@@ -53,7 +51,7 @@ class BucketJobStore:
         return []
 
     async def accept(self, job: Job, request: TranscriptionRequest) -> None:
-        """See `JobStore.accept`; the mark comes first, so that a crash leaves no job without."""
+        """See `SharedJobStore.accept`; the mark comes first: no job is without one."""
         await self._bucket.put(_mark(job.id), self._name.encode())
         await self._files.store(request, "transcribe", self._blobs, replica=self._name)
         await self.save(job)
@@ -70,7 +68,7 @@ class BucketJobStore:
                 await self._bucket.delete(_mark(job.id))
 
     def note(self, job: Job) -> None:
-        """See `JobStore.note`; the last one of each second is written."""
+        """See `SharedJobStore.note`; the last one of each second is written."""
         self._noted[job.id] = job
 
     async def write_notes_forever(self) -> None:
@@ -97,7 +95,7 @@ class BucketJobStore:
     # -- jobs of all processes ----------------------------------------------------------------
 
     async def find(self, job_id: str) -> Job | None:
-        """See `JobStore.find`."""
+        """See `SharedJobStore.find`."""
         if not job_id.isalnum():
             return None
         found = await self._bucket.get(_job_key(job_id))
@@ -116,7 +114,7 @@ class BucketJobStore:
             return None
 
     async def withdraw(self, job_id: str) -> None:
-        """See `JobStore.withdraw`."""
+        """See `SharedJobStore.withdraw`."""
         await self._log.append("control", job_id, CONTROL.dump(Withdrawn(job=job_id)))
 
     async def delete(self, job_id: str) -> None:
@@ -140,8 +138,10 @@ class BucketJobStore:
                 owners[key.removeprefix("open/")] = mark.data.decode()
         return owners
 
-    async def take_over(self, job_id: str, owner: str) -> tuple[Job, TranscriptionRequest | None] | None:
-        """Take up the job of a replica that is gone; None if another one did, or it is no more."""
+    async def take_over(
+        self, job_id: str, owner: str
+    ) -> tuple[Job, TranscriptionRequest | None] | None:
+        """Take up the job of a replica that is gone; None if it is no more, or another one did."""
         mark = await self._bucket.get(_mark(job_id))
         if mark is None or mark.data.decode() != owner:
             return None

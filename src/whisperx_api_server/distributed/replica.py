@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from ..audio.uploads import DiskBlobStore
 from ..domain import Upload
@@ -81,26 +82,28 @@ class Replica:
         )
 
     @asynccontextmanager
-    async def taking_part(self, service: LocalService) -> AsyncIterator[None]:
-        """Serve while the context is open; jobs that are under way at its end go to others."""
-        self._service = service
-        tasks = [
-            asyncio.create_task(self._membership.take_part(self)),
-            asyncio.create_task(self._events.read_forever()),
-            asyncio.create_task(self.jobs.write_notes_forever()),
-            asyncio.create_task(self._adopt_forever(service)),
-            asyncio.create_task(self._sweep_forever()),
-        ]
-        try:
+    async def taking_part(self) -> AsyncIterator[None]:
+        """Hear workers and other replicas, and be heard by them, while the context is open."""
+        work = (
+            self._membership.take_part(self),
+            self._events.read_forever(),
+            self.jobs.write_notes_forever(),
+        )
+        async with _running(*work):
             await self._events.ready.wait()
             await self._membership.joined()
             yield
+
+    @asynccontextmanager
+    async def tending_jobs(self, service: LocalService) -> AsyncIterator[None]:
+        """See to the jobs of all replicas; those that are under way at the end go to others."""
+        self._service = service
+        try:
+            async with _running(self._adopt_forever(service), self._sweep_forever()):
+                yield
         finally:
+            self._service = None
             self.runner.leave()
-            await service.close()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
 
     def heartbeat(self, beat: Heartbeat) -> Heartbeat:
         """See `Participant.heartbeat`."""
@@ -133,3 +136,15 @@ class Replica:
                 await self._files.delete_old(self._max_age)
             except Unavailable as error:
                 logger.warning("old objects are not deleted: %s", error.message)
+
+
+@asynccontextmanager
+async def _running(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run work while the context is open."""
+    tasks = [asyncio.create_task(each) for each in work]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

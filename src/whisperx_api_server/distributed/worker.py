@@ -10,10 +10,14 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Annotated
+
+from pydantic import Field
 
 from ..errors import Unavailable, WorkerLost
 from ..jobs.admission import AdmissionControl
 from ..pipeline.runner import Runner
+from ..setting_types import NonNegativeFloat, Section
 from . import pull
 from .attempt import RETRY_INTERVAL, Attempt, announce_end, until_available
 from .files import RunFiles
@@ -35,6 +39,20 @@ logger = logging.getLogger(__name__)
 
 TAKE_WAIT = 1.0
 """Seconds that one request to a queue waits for a record; a drain waits as long."""
+
+
+class WorkerSettings(Section):
+    """Workers (`MODE=kafka`)."""
+
+    in_hand: NonNegativeFloat | None = Field(
+        None,
+        description="Seconds of audio that a worker takes from the queue at a time; unset is three "
+        "full batches of the transcription model. More delays other workers, less leaves batches "
+        "partly empty.",
+    )
+    port: Annotated[int, Field(ge=1, le=65535)] = Field(
+        8001, description="Port of a worker's /healthcheck and /ready."
+    )
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -94,11 +112,16 @@ class Worker:
         """Seconds of audio in hand."""
         return self._admission.seconds + sum(held.assumed for held in self._held.values())
 
+    @property
+    def draining(self) -> bool:
+        """Whether nothing more is taken."""
+        return self._draining.is_set()
+
     def heartbeat(self, beat: Heartbeat) -> Heartbeat:
         """The heartbeat, with what this worker has in hand."""
         return replace(
             beat,
-            draining=self._draining.is_set(),
+            draining=self.draining,
             runs=len(self._held),
             seconds=round(self.seconds, 3),
             speed=round(self._admission.speed, 3),

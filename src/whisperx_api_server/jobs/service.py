@@ -30,7 +30,7 @@ from ..scheduling.tracebacks import released
 from . import states as job_states
 from .admission import AdmissionControl
 from .runs import RunRegistry
-from .store import JobSettings, JobStore
+from .store import JobSettings, JobStore, SharedJobStore
 from .view import webhook_event
 from .webhooks import Webhooks
 
@@ -63,6 +63,7 @@ class LocalService:
         admission: AdmissionControl,
         blobs: BlobStore,
         store: JobStore,
+        shared: SharedJobStore | None = None,
         webhooks: Webhooks,
         settings: JobSettings,
     ) -> None:
@@ -71,6 +72,7 @@ class LocalService:
         self._admission = admission
         self._runs = RunRegistry(runner, blobs, retry_window=settings.retry_window)
         self._store = store
+        self._shared = shared
         self._settings = settings
         self._webhooks = webhooks
         self._records: dict[str, _Record] = {}
@@ -186,7 +188,10 @@ class LocalService:
             notified=callback_url is None,
         )
         request = replace(request, waits=True)
-        await self._store.accept(job, request)
+        if self._shared is None:
+            await self._store.save(job)
+        else:
+            await self._shared.accept(job, request)
         self._begin(job, request, resources.pop_all())
         return job
 
@@ -215,8 +220,8 @@ class LocalService:
         Raises:
             NotFound: no such job, or another client's.
         """
-        if job_id not in self._records:
-            job = await self._store.find(job_id)
+        if self._shared is not None and job_id not in self._records:
+            job = await self._shared.find(job_id)
             if job is not None and job.client == client:
                 return job
         return self.job(job_id, client)
@@ -263,16 +268,18 @@ class LocalService:
         record = self._records.get(job_id)
         if job.ended:
             self._records.pop(job_id, None)
-            await self._store.withdraw(job_id)
+            if self._shared is not None:
+                await self._shared.withdraw(job_id)
             await self._store.delete(job_id)
-        elif record is not None:
+            return job
+        if record is not None:
             await self.withdraw(job_id)
             return record.job
-        else:
-            while not job.ended:  # the process that has it may end meanwhile: ask the next one
-                await self._store.withdraw(job_id)
-                await asyncio.sleep(POLL_INTERVAL)
-                job = await self.find(job_id, client)
+        while self._shared is not None and not job.ended:
+            # The process that has it may end meanwhile: ask the one that takes it up.
+            await self._shared.withdraw(job_id)
+            await asyncio.sleep(POLL_INTERVAL)
+            job = await self.find(job_id, client)
         return job
 
     async def withdraw(self, job_id: str) -> None:
@@ -305,7 +312,7 @@ class LocalService:
         try:
             async with resources:
                 # A shutdown does not wait for what other processes take up.
-                with nullcontext() if self._store.shared else self._active.track():
+                with self._active.track() if self._shared is None else nullcontext():
                     transcript = await self._transcribe(record, request)
                     await self._store.save_transcript(request.id, transcript)
             ended = job_states.ended(record.job, "completed", time.time())
@@ -334,7 +341,8 @@ class LocalService:
                                 record.job, progress, position=position, now=time.time()
                             )
                             self._change(record, job)
-                            self._store.note(job)
+                            if self._shared is not None:
+                                self._shared.note(job)
                     return await run.result()
             except Overloaded:  # an identical request that does not wait began the run
                 continue

@@ -93,12 +93,7 @@ def transcript_of(lines: Iterable[bytes]) -> Transcript:
 
 
 class JobStore(Protocol):
-    """Keeps jobs and their transcripts beyond the process.
-
-    `shared` jobs are taken up by other processes when this one ends.
-    """
-
-    shared: bool
+    """Keeps jobs and their transcripts beyond the process."""
 
     async def load(self) -> list[Job]:
         """All jobs, oldest first; they are this process's until `close`.
@@ -107,32 +102,12 @@ class JobStore(Protocol):
             JobDirectoryError: they are another server's, or another user's.
         """
 
-    async def accept(self, job: Job, request: TranscriptionRequest) -> None:
-        """Keep a new job and, where other processes may take it up, its request.
-
-        Raises:
-            Unavailable: it cannot be kept.
-        """
-
     async def save(self, job: Job) -> None:
         """Keep a job as it is now.
 
         Raises:
             Unavailable: it cannot be kept.
         """
-
-    def note(self, job: Job) -> None:
-        """Let other processes see how far a job is, soon."""
-
-    async def find(self, job_id: str) -> Job | None:
-        """A job that another process has; None if there is none.
-
-        Raises:
-            Unavailable: that cannot be told now.
-        """
-
-    async def withdraw(self, job_id: str) -> None:
-        """Ask the process that has a job to cancel it, or to forget it if it has ended."""
 
     async def save_transcript(self, job_id: str, transcript: Transcript) -> None:
         """Keep the result of a job.
@@ -151,13 +126,30 @@ class JobStore(Protocol):
         """Let other servers have the jobs."""
 
 
+class SharedJobStore(JobStore, Protocol):
+    """A JobStore of several processes; when one ends, others take up its jobs.
+
+    Its methods raise Unavailable while it cannot be reached.
+    """
+
+    async def accept(self, job: Job, request: TranscriptionRequest) -> None:
+        """Keep a new job, its request and its uploads."""
+
+    def note(self, job: Job) -> None:
+        """Let the other processes see how far a job is, soon."""
+
+    async def find(self, job_id: str) -> Job | None:
+        """Return the job, of any process; None if there is none."""
+
+    async def withdraw(self, job_id: str) -> None:
+        """Ask the process that has a job to cancel it, or to forget it if it has ended."""
+
+
 class DiskJobStore:
     """A JobStore of one JSON file per job and one of JSON lines per transcript, in a directory.
 
     Files are read and written on threads.
     """
-
-    shared = False
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -207,20 +199,6 @@ class DiskJobStore:
     async def load(self) -> list[Job]:
         """See `JobStore.load`; a damaged file is reported and left out."""
         return await asyncio.to_thread(self._load)
-
-    async def accept(self, job: Job, request: TranscriptionRequest) -> None:
-        """See `JobStore.accept`; the next process has the job alone."""
-        await self.save(job)
-
-    def note(self, job: Job) -> None:
-        """See `JobStore.note`; there are no others."""
-
-    async def find(self, job_id: str) -> Job | None:
-        """See `JobStore.find`; no other process has jobs."""
-        return None
-
-    async def withdraw(self, job_id: str) -> None:
-        """See `JobStore.withdraw`; no other process has jobs."""
 
     async def save(self, job: Job) -> None:
         """See `JobStore.save`."""

@@ -1,0 +1,108 @@
+"""The process of a worker: `create_worker` builds its application, which has two routes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+from fastapi import FastAPI
+
+from .backends import ModelKey
+from .catalog import Catalog
+from .config import Settings
+from .distributed.cluster import ClusterOpener, member_name, open_cluster
+from .distributed.members import Members
+from .distributed.membership import Membership
+from .errors import Unavailable
+from .loop_lag import LoopLag
+from .routers import worker as routes
+from .routers.errors import RequestContext, install_error_handlers
+from .wiring import (
+    LAST_BATCH,
+    build_catalog,
+    build_pool,
+    build_worker,
+    preload,
+    preloaded_models,
+)
+
+logger = logging.getLogger(__name__)
+
+
+def create_worker(settings: Settings, *, cluster: ClusterOpener | None = None) -> FastAPI:
+    """The application of a worker; `cluster` connects it, by default as the settings say.
+
+    Raises:
+        ConfigurationError: one line that names what is wrong.
+    """
+    catalog = build_catalog(settings)
+    catalog.check_backends()
+    preloaded = preloaded_models(settings, catalog)
+    opener = cluster or partial(open_cluster, settings.kafka, settings.s3)
+    app = FastAPI(
+        title="whisperx-api-server worker",
+        openapi_url=None,
+        lifespan=lambda app: _running(app, settings, catalog, preloaded, opener),
+    )
+    install_error_handlers(app)
+    app.include_router(routes.router)
+    app.add_middleware(RequestContext)
+    return app
+
+
+@asynccontextmanager
+async def _running(
+    app: FastAPI,
+    settings: Settings,
+    catalog: Catalog,
+    preloaded: Sequence[ModelKey],
+    cluster: ClusterOpener,
+) -> AsyncIterator[None]:
+    """Take runs; at the end, hand on those that are not finished."""
+    async with AsyncExitStack() as stack:
+        workdir = Path(tempfile.mkdtemp(prefix="whisperx-api-server-"))
+        stack.push_async_callback(asyncio.to_thread, shutil.rmtree, workdir, ignore_errors=True)
+        opened = await stack.enter_async_context(cluster())
+        pool = build_pool(settings)
+        stack.push_async_callback(pool.close, LAST_BATCH)
+        name, members = member_name(), Members()
+        worker = build_worker(settings, catalog, pool, opened, workdir, name=name, members=members)
+        membership = Membership(name, "worker", log=opened.log, members=members)
+        ready = asyncio.Event()
+
+        async def work() -> None:
+            await preload(preloaded, pool)
+            await membership.joined()
+            ready.set()
+            try:
+                await worker.work()
+            except Exception:  # nothing would take runs any more: let the supervisor restart it
+                logger.exception("the worker failed")
+                signal.raise_signal(signal.SIGTERM)
+
+        async def check_ready() -> None:
+            if not ready.is_set() or worker.draining:
+                raise Unavailable("the worker takes no runs: it starts or drains", retry_after=5)
+            await opened.bucket.get("check")
+
+        app.state.drain, app.state.check_ready = worker.drain, check_ready
+        tasks = [
+            asyncio.create_task(LoopLag().watch()),
+            asyncio.create_task(pool.sweep_forever()),
+            asyncio.create_task(membership.take_part(worker)),
+            asyncio.create_task(work()),
+        ]
+        try:
+            yield
+        finally:
+            await worker.drain(settings.shutdown_grace)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
