@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -104,9 +104,11 @@ class Diarizer(FakeDiarizer):
     def __init__(self, hold: Hold) -> None:
         self._hold = hold
 
-    def diarize(self, clip: AudioClip, options: DiarizeOptions) -> Diarization:
+    def diarize(
+        self, clip: AudioClip, options: DiarizeOptions
+    ) -> Generator[float, None, Diarization]:
         self._hold("diarize")
-        return super().diarize(clip, options)
+        return (yield from super().diarize(clip, options))
 
     def embed(self, clips: Sequence[AudioClip]) -> list[tuple[float, ...] | None]:
         self._hold("embed")

@@ -14,7 +14,8 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from whisperx_api_server.domain import Samples
+from whisperx_api_server.backends.base import Diarizer
+from whisperx_api_server.domain import AudioClip, Diarization, DiarizeOptions, Samples
 
 FIXTURES = Path(__file__).parent / "fixtures"
 WHISPER = FIXTURES / "models" / "whisper"
@@ -74,6 +75,17 @@ def turns_of(words: Iterable[tuple[str, float, float]], *, pause: float = 0.5) -
             start = turns.pop().start
         turns.append(Turn(speaker, start, end))
     return turns
+
+
+def diarize(diarizer: Diarizer, clip: AudioClip, options: DiarizeOptions) -> Diarization:
+    """All steps of a diarization."""
+    steps = diarizer.diarize(clip, options)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: Diarization = end.value
+            return result
 
 
 def diarization_error(reference: Sequence[Turn], hypothesis: Sequence[Turn]) -> float:

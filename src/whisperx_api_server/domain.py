@@ -322,10 +322,10 @@ class StageTimes:
 class Job:
     """A transcription that runs without an open connection; times in seconds since the epoch.
 
-    `progress` is the transcribed part of the recording in [0, 1], `eta` the estimated seconds left,
-    `queue_position` the number of earlier requests under way. `diarize` and `words`: whether the
-    client requested speakers and word times. `callback_url` receives an event at the end;
-    `notified`: whether it was delivered.
+    `progress` is the transcribed and diarized part of the recording in [0, 1], `eta` the estimated
+    seconds left, `queue_position` the number of earlier requests under way. `diarize` and `words`:
+    whether the client requested speakers and word times. `callback_url` receives an event at the
+    end; `notified`: whether it was delivered.
     """
 
     id: str

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from support import diarize
 from whisperx_api_server.backends import fake
 from whisperx_api_server.backends.base import (
     AlignItem,
@@ -117,7 +118,7 @@ def test_align_models() -> None:
 def test_speakers() -> None:
     spoken = clip(say("red door", speaker=5), say("blue", speaker=1), say("tree", speaker=5))
     diarizer = fake.load_diarizer(SPEC)
-    found = diarizer.diarize(spoken, DiarizeOptions(embeddings=True))
+    found = diarize(diarizer, spoken, DiarizeOptions(embeddings=True))
     assert [(round(t.start, 2), round(t.end, 2), t.speaker) for t in found.turns] == [
         (0.0, 0.5, "SPEAKER_00"),
         (0.6, 0.8, "SPEAKER_01"),
@@ -127,7 +128,7 @@ def test_speakers() -> None:
         found.embeddings["SPEAKER_01"],
         None,
     ]
-    alone = diarizer.diarize(spoken, DiarizeOptions(max_speakers=1))
+    alone = diarize(diarizer, spoken, DiarizeOptions(max_speakers=1))
     assert [(turn.speaker, alone.embeddings) for turn in alone.turns] == [("SPEAKER_00", {})]
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -12,11 +15,12 @@ from scipy.optimize import linear_sum_assignment
 
 from fixtures.speech.speech import Speech, Utterance
 from real_speech import TELEPHONE
-from support import Turn, diarization_error
+from support import Turn, diarization_error, diarize
 from whisperx_api_server.backends.base import Diarizer, ModelSpec
 from whisperx_api_server.backends.onnx import clustering, load_diarizer
 from whisperx_api_server.backends.onnx import diarizer as diarizer_module
 from whisperx_api_server.backends.onnx.fbank import FilterBank
+from whisperx_api_server.backends.onnx.segmentation import FRAMES, VOICES
 from whisperx_api_server.backends.onnx.voices import Vectors, unit
 from whisperx_api_server.domain import AudioClip, DiarizeOptions, SpeakerTurn
 from whisperx_api_server.errors import NotInstalled
@@ -42,7 +46,7 @@ def call() -> tuple[AudioClip, list[Turn]]:
 
 def test_telephone_call(diarizer: Diarizer, call: tuple[AudioClip, list[Turn]]) -> None:
     clip, reference = call
-    found = diarizer.diarize(clip, DiarizeOptions())
+    found = diarize(diarizer, clip, DiarizeOptions())
     turns = [Turn(turn.speaker, turn.start, turn.end) for turn in found.turns]
     assert diarization_error(reference, turns) <= 0.1
     assert found.turns[0].speaker == "SPEAKER_00"
@@ -54,7 +58,7 @@ def test_overlapping_speech_has_two_speakers_and_one_exclusive_one(
 ) -> None:
     clip, _ = call
     mixed = clip.samples + np.roll(clip.samples, 7 * RATE)
-    found = diarizer.diarize(AudioClip(samples=mixed, sample_rate=RATE), DiarizeOptions())
+    found = diarize(diarizer, AudioClip(samples=mixed, sample_rate=RATE), DiarizeOptions())
     assert any(
         first.end > second.start and first.speaker != second.speaker
         for first, second in zip(found.turns, found.turns[1:], strict=False)
@@ -101,14 +105,14 @@ def _active(spans: list[tuple[float, float, str]], frames: int) -> np.ndarray:
 def test_dialogues(diarizer: Diarizer, speech: Speech, speakers: list[str], given: bool) -> None:
     spoken = speech.dialogue(speakers, 40, seed=2)
     count = len(speakers) if given else None
-    found = diarizer.diarize(clip_of(spoken), DiarizeOptions(num_speakers=count))
+    found = diarize(diarizer, clip_of(spoken), DiarizeOptions(num_speakers=count))
     assert error_rate(spoken, found.turns) <= 0.1
     assert len({turn.speaker for turn in found.turns}) == len(speakers)
 
 
 @pytest.mark.parametrize("speaker", ["en-adam", "en-beth", "fr-claude"])
 def test_one_speaker_is_not_split(diarizer: Diarizer, speech: Speech, speaker: str) -> None:
-    found = diarizer.diarize(clip_of(speech.random(speaker, 20, seed=4)), DiarizeOptions())
+    found = diarize(diarizer, clip_of(speech.random(speaker, 20, seed=4)), DiarizeOptions())
     assert {turn.speaker for turn in found.turns} == {"SPEAKER_00"}
 
 
@@ -125,26 +129,26 @@ def test_bounds_hold(
     diarizer: Diarizer, speech: Speech, options: DiarizeOptions, count: int
 ) -> None:
     spoken = speech.dialogue(["en-adam", "en-beth"], 30, seed=3)
-    found = diarizer.diarize(clip_of(spoken), options)
+    found = diarize(diarizer, clip_of(spoken), options)
     assert len({turn.speaker for turn in found.turns}) == count
 
 
 def test_more_speakers_than_speech_gives_what_there_is(diarizer: Diarizer, speech: Speech) -> None:
     spoken = speech.random("en-beth", 3, seed=1)
-    found = diarizer.diarize(clip_of(spoken), DiarizeOptions(num_speakers=50))
+    found = diarize(diarizer, clip_of(spoken), DiarizeOptions(num_speakers=50))
     assert 1 <= len({turn.speaker for turn in found.turns}) < 50
 
 
 @pytest.mark.parametrize("length", [0, 1, 700, 5 * RATE])
 def test_silence_has_no_turns(diarizer: Diarizer, length: int) -> None:
     silence = AudioClip(samples=np.zeros(length, np.float32), sample_rate=RATE)
-    assert diarizer.diarize(silence, DiarizeOptions(num_speakers=2)).turns == ()
+    assert diarize(diarizer, silence, DiarizeOptions(num_speakers=2)).turns == ()
     assert diarizer.embed([silence]) == [None]
 
 
 def test_voices_are_known_again(diarizer: Diarizer, speech: Speech) -> None:
     spoken = speech.dialogue(["en-adam", "en-beth"], 30, seed=1)
-    found = diarizer.diarize(clip_of(spoken), DiarizeOptions(embeddings=True))
+    found = diarize(diarizer, clip_of(spoken), DiarizeOptions(embeddings=True))
     samples = [clip_of(speech.random(name, 5, seed=9)) for name in ("en-beth", "en-adam")]
     beth, adam = (np.array(vector) for vector in diarizer.embed(samples))
     first, second = (np.array(found.embeddings[name]) for name in ("SPEAKER_00", "SPEAKER_01"))
@@ -160,9 +164,55 @@ def test_blocks_do_not_change_the_result(
     diarizer: Diarizer, speech: Speech, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoken = speech.dialogue(["en-adam", "en-beth"], 30, seed=6)
-    whole = diarizer.diarize(clip_of(spoken), DiarizeOptions())
+    whole = diarize(diarizer, clip_of(spoken), DiarizeOptions())
     monkeypatch.setattr(diarizer_module, "BLOCK", 3)
-    assert diarizer.diarize(clip_of(spoken), DiarizeOptions()).turns == whole.turns
+    assert diarize(diarizer, clip_of(spoken), DiarizeOptions()).turns == whole.turns
+
+
+def test_each_step_tells_how_far_it_is(
+    diarizer: Diarizer, call: tuple[AudioClip, list[Turn]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(diarizer_module, "BLOCK", 3)
+    parts = list(diarizer.diarize(call[0], DiarizeOptions()))
+    assert len(parts) == 4
+    assert parts == sorted(set(parts))
+    assert parts[-1] == 1
+
+
+@contextmanager
+def memory_limit(limit: float) -> Iterator[None]:
+    """Fail if more bytes than that are allocated at a time."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < limit
+    finally:
+        tracemalloc.stop()
+
+
+def test_clustering_hours_of_noise_needs_little_memory() -> None:
+    count = 12_000  # voices that all differ: 4 hours with no two voices to merge
+    noise = np.random.default_rng(0).standard_normal((count, 192)).astype(np.float32)
+    windows = np.arange(count) // 2
+    with memory_limit(100e6):
+        labels = clustering.cluster(unit(noise), windows, least=1, most=count, hierarchy=hierarchy)
+    assert 0 < labels.max() < count
+
+
+def test_turns_of_many_speakers_need_little_memory() -> None:
+    windows, speakers = 1_000, 1_000
+    activity = np.zeros((windows, FRAMES, VOICES), bool)
+    activity[:, :, 0] = True
+    found = diarizer_module.Voices(
+        activity=activity,
+        window=np.arange(windows),
+        local=np.zeros(windows, np.intp),
+        clear=np.ones(windows),
+        vectors=np.zeros((windows, 192), np.float32),
+    )
+    with memory_limit(20e6):
+        speaking = diarizer_module._speaking(found, np.arange(windows), speakers)
+    assert set(speaking[:, 0].tolist()) == set(range(speakers))
 
 
 def voices(*counts: int) -> Vectors:

@@ -7,8 +7,9 @@ import gc
 import json
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ from whisperx_api_server.pipeline import pipeline
 from whisperx_api_server.pipeline.events import (
     Emit,
     Event,
+    PartDiarized,
     SegmentsLabelled,
     StageBegan,
     WindowDone,
@@ -201,6 +203,42 @@ def test_a_failure_is_logged_with_the_line_where_it_happened(
     play(scene)
     line = broken.__code__.co_firstlineno + 1
     assert f'{__file__}", line {line}, in broken' in caplog.text
+
+
+def test_short_recordings_are_diarized_between_the_steps_of_long_ones() -> None:
+    closed = threading.Event()
+
+    class Endless(Diarizer):
+        def diarize(
+            self, clip: AudioClip, options: DiarizeOptions
+        ) -> Generator[float, None, Diarization]:
+            if options.num_speakers != 2:
+                return (yield from super().diarize(clip, options))
+            try:
+                while True:
+                    yield 0.25
+            finally:
+                closed.set()
+
+    async def scene(world: World) -> None:
+        world.engines |= {"diarization": Endless}
+        parts: asyncio.Queue[float] = asyncio.Queue()
+
+        async def emit(event: Event) -> None:
+            if isinstance(event, PartDiarized):
+                parts.put_nowait(event.part)
+
+        request = world.request("dialogue", diarize=DiarizeOptions(num_speakers=2))
+        long = asyncio.create_task(world.runner.diarize(request, emit))
+        assert await parts.get() == 0.25
+        short = await world.runner.diarize(world.request("dialogue"), unwatched)
+        assert {turn.speaker for turn in short.turns} == {"SPEAKER_00", "SPEAKER_01"}
+        assert not long.done()
+        long.cancel()
+        assert await asyncio.to_thread(closed.wait, 10)
+        world.assert_nothing_left()
+
+    play(scene)
 
 
 def test_time_is_up() -> None:
@@ -417,8 +455,11 @@ def test_speakers_of_twelve_hours_are_labelled_once_and_not_on_the_loop(
             return [SpeechRegion(start=25.0 * k, end=25.0 * k + 24.9) for k in range(WINDOWS)]
 
     class Turns(Diarizer):
-        def diarize(self, clip: AudioClip, options: DiarizeOptions) -> Diarization:
+        def diarize(
+            self, clip: AudioClip, options: DiarizeOptions
+        ) -> Generator[float, None, Diarization]:
             self._hold("diarize")
+            yield 0.5
             return diarization
 
     async def longest_callback(longest: list[float]) -> None:

@@ -15,6 +15,7 @@ import pytest
 import diarizer_fixture
 from detection import clip_of, noise, regions_of
 from fixtures.speech.speech import Speech, Utterance
+from support import diarize
 from whisperx_api_server.backends import pyannote
 from whisperx_api_server.backends.base import ModelSpec, package_file
 from whisperx_api_server.backends.pyannote import (
@@ -88,7 +89,26 @@ def dialogue(speech: Speech) -> Utterance:
 
 @pytest.fixture(scope="module")
 def diarized(diarizer: PyannoteDiarizer, dialogue: Utterance) -> Diarization:
-    return diarizer.diarize(clip_of(dialogue.audio), DiarizeOptions(embeddings=True))
+    return diarize(diarizer, clip_of(dialogue.audio), DiarizeOptions(embeddings=True))
+
+
+def test_steps_report_the_progress(diarizer: PyannoteDiarizer, dialogue: Utterance) -> None:
+    parts = list(diarizer.diarize(clip_of(dialogue.audio), DiarizeOptions()))
+    assert len(parts) > 2
+    assert parts == sorted(parts)
+    assert 0.2 < parts[-1] <= 1
+
+
+def test_closed_diarization_ends_its_thread(
+    diarizer: PyannoteDiarizer, dialogue: Utterance
+) -> None:
+    steps = diarizer.diarize(clip_of(dialogue.audio), DiarizeOptions())
+    before = set(threading.enumerate())
+    next(steps)
+    (thread,) = set(threading.enumerate()) - before
+    steps.close()
+    thread.join(10)
+    assert not thread.is_alive()
 
 
 @pytest.mark.parametrize("seed", [2, 3])
@@ -109,7 +129,7 @@ def test_tells_speakers_apart(
     seed: int,
 ) -> None:
     utterance = speech.dialogue(speakers, 40, seed=seed)
-    found = diarizer.diarize(clip_of(utterance.audio), options)
+    found = diarize(diarizer, clip_of(utterance.audio), options)
     assert error_rate(utterance, found.turns) <= 0.10
     assert error_rate(utterance, found.exclusive) <= 0.10
     assert found.embeddings == {}
@@ -127,7 +147,7 @@ def test_exclusive_turns_do_not_overlap(diarizer: PyannoteDiarizer, speech: Spee
     beth = speech.random("en-beth", 8, seed=5).audio
     late = np.concatenate([np.zeros(len(adam) - 2 * SAMPLE_RATE, np.float32), beth])
     late[: len(adam)] += adam  # Beth begins 2 s before Adam has ended
-    found = diarizer.diarize(clip_of(late), DiarizeOptions(num_speakers=2))
+    found = diarize(diarizer, clip_of(late), DiarizeOptions(num_speakers=2))
     assert any(one.end > other.start for one, other in itertools.pairwise(found.turns))
     assert all(one.end <= other.start for one, other in itertools.pairwise(found.exclusive))
     assert speakers_of(found.exclusive) == speakers_of(found.turns)
@@ -158,7 +178,7 @@ def test_a_closed_gap_does_not_cover_another_speaker() -> None:
 def test_the_numbers_of_speakers_are_kept(
     diarizer: PyannoteDiarizer, dialogue: Utterance, options: DiarizeOptions, expected: int
 ) -> None:
-    found = diarizer.diarize(clip_of(dialogue.audio), options)
+    found = diarize(diarizer, clip_of(dialogue.audio), options)
     assert len(speakers_of(found.turns)) == expected
 
 
@@ -174,7 +194,7 @@ def test_the_numbers_of_speakers_are_kept(
 )
 def test_without_speech_there_is_nobody(diarizer: PyannoteDiarizer, samples: Samples) -> None:
     clip = clip_of(samples)
-    found = diarizer.diarize(clip, DiarizeOptions(embeddings=True, min_speakers=2))
+    found = diarize(diarizer, clip, DiarizeOptions(embeddings=True, min_speakers=2))
     assert (found.turns, found.exclusive, found.embeddings) == ((), (), {})
     assert diarizer.embed([clip]) == [None]
 
@@ -186,7 +206,7 @@ def test_more_speakers_than_speech_is_answered(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     clip = clip_of(speech.random("en-adam", 3, seed=1).audio)
-    found = diarizer.diarize(clip, DiarizeOptions(num_speakers=20, embeddings=True))
+    found = diarize(diarizer, clip, DiarizeOptions(num_speakers=20, embeddings=True))
     assert 1 <= len(speakers_of(found.turns)) <= 20
     assert not recwarn.list
     assert tuple(capfd.readouterr()) == ("", "")
@@ -196,7 +216,7 @@ def test_a_moment_of_speech_needs_no_embedding(diarizer: PyannoteDiarizer, speec
     word = speech.random("en-adam", 3, seed=1).words[0]
     audio = speech.random("en-adam", 3, seed=1).audio
     moment = audio[int(word.start * SAMPLE_RATE) :][: SAMPLE_RATE // 5]
-    found = diarizer.diarize(clip_of(moment), DiarizeOptions(embeddings=True))
+    found = diarize(diarizer, clip_of(moment), DiarizeOptions(embeddings=True))
     assert all(np.isfinite(vector).all() for vector in found.embeddings.values())
 
 
@@ -217,7 +237,7 @@ def test_known_speakers_need_embeddings(
     diarizer: PyannoteDiarizer, dialogue: Utterance, tmp_path: Path
 ) -> None:
     known = KnownSpeaker(name="Adam", reference=Upload(id="adam"))
-    found = diarizer.diarize(clip_of(dialogue.audio), DiarizeOptions(known_speakers=(known,)))
+    found = diarize(diarizer, clip_of(dialogue.audio), DiarizeOptions(known_speakers=(known,)))
     assert set(found.embeddings) == speakers_of(found.turns)
 
 
@@ -227,8 +247,8 @@ def test_reads_a_memory_map(
     audio = speech.random("en-beth", 6, seed=2).audio
     np.save(tmp_path / "audio.npy", audio)
     mapped = np.load(tmp_path / "audio.npy", mmap_mode="r")
-    from_disk = diarizer.diarize(clip_of(mapped), DiarizeOptions())
-    assert from_disk == diarizer.diarize(clip_of(audio), DiarizeOptions())
+    from_disk = diarize(diarizer, clip_of(mapped), DiarizeOptions())
+    assert from_disk == diarize(diarizer, clip_of(audio), DiarizeOptions())
     assert from_disk.turns
     assert not recwarn.list
 

@@ -12,6 +12,7 @@ from whisperx_api_server.pipeline.events import (
     Event,
     Finished,
     Opened,
+    PartDiarized,
     Progress,
     SegmentsLabelled,
     StageBegan,
@@ -46,6 +47,7 @@ EVENTS: list[Event] = [
     StageBegan(stage="transcribe", at=1002.0),
     StageBegan(stage="diarize", at=1003.0),
     WindowDone(transcript=WINDOW, until=2.5),
+    PartDiarized(part=0.5),
     SegmentsLabelled(segments=(SEGMENT,)),
     StageBegan(stage="finish", at=1004.0),
     Finished(transcript=TRANSCRIPT),
@@ -63,6 +65,10 @@ def test_progress_follows_from_the_events() -> None:
     assert progress.waits
     progress = reduce(Progress.after, EVENTS[3:6], progress)
     assert not progress.waits
-    assert (progress.part, progress.duration, progress.transcribing_since) == (0.625, 4.0, 1002.0)
+    assert (progress.duration, progress.transcribing_since) == (4.0, 1002.0)
+    assert progress.part == 0  # nothing is diarized yet
+    progress = progress.after(EVENTS[6])
+    assert progress.part == 0.5
+    assert progress.after(PartDiarized(part=1.0)).part == 0.625  # transcribed so far
     unfinished = [each.name for each in progress.stages if each.finished_at is None]
     assert unfinished == ["transcribe", "diarize"]

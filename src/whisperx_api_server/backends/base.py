@@ -38,7 +38,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -300,8 +300,15 @@ class Diarizer(Protocol):
     def match_threshold(self) -> float:
         """Cosine similarity above which two embeddings are the same voice."""
 
-    def diarize(self, clip: AudioClip, options: DiarizeOptions) -> Diarization:
-        """Turns labelled SPEAKER_00, SPEAKER_01… in order of appearance; silence gives none."""
+    def diarize(
+        self, clip: AudioClip, options: DiarizeOptions
+    ) -> Generator[float, None, Diarization]:
+        """Diarize in steps: yield the part in [0, 1] that is done after each, return the result.
+
+        Turns are labelled SPEAKER_00, SPEAKER_01… in order of appearance; silence gives none.
+        Each step is computed on the lane's thread, which processes other recordings between steps;
+        a step should take a few seconds at most. The generator of a cancelled request is closed.
+        """
 
     def embed(self, clips: Sequence[AudioClip]) -> list[tuple[float, ...] | None]:
         """One embedding per clip, comparable with `Diarization.embeddings`; None without speech."""

@@ -15,7 +15,7 @@ English; `prompt` and `hotwords` determine capitals ("Red" in the prompt writes 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Generator, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import cast
@@ -283,8 +283,10 @@ class FakeDiarizer:
     def match_threshold(self) -> float:
         return 0.5
 
-    def diarize(self, clip: AudioClip, options: DiarizeOptions) -> Diarization:
-        """Speakers beyond the requested maximum are merged into the last one."""
+    def diarize(
+        self, clip: AudioClip, options: DiarizeOptions
+    ) -> Generator[float, None, Diarization]:
+        """A step per turn; speakers beyond the requested maximum are merged into the last one."""
         heard = hear(clip.samples)
         voices = list(dict.fromkeys(word.speaker for word in heard))
         most = options.num_speakers or options.max_speakers or SPEAKERS
@@ -298,6 +300,8 @@ class FakeDiarizer:
                 and turn.start - turns[-1].end <= TURN_PAUSE
             ):
                 turn = replace(turn, start=turns.pop().start)
+            else:
+                yield turn.start / clip.duration
             turns.append(turn)
         wanted = options.embeddings or options.known_speakers
         return Diarization(

@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -44,6 +44,7 @@ from .base import (
 )
 from .binarize import BinarizeOptions, Binarizer, FrameDetection
 from .hub import snapshot, translate_hub_errors
+from .steps import in_steps
 
 EXTRA = "cpu"
 
@@ -58,6 +59,12 @@ voice have a cosine similarity of about 0.6 to 0.8 and different voices stay bel
 
 BATCH_SIZES = {"cpu": 8, "cuda": 32}
 """Batch sizes of the pipeline's two models, in chunks of 5 to 10 s."""
+
+STEPS = {"segmentation": (0.0, 0.2), "embeddings": (0.2, 1.0)}
+"""The pipeline's steps that call its hook after each batch; from which part in [0, 1] to which."""
+
+Hook = Callable[..., None]
+"""pyannote's `hook(step, artifact, *, file, total, completed)`."""
 
 VAD_DEFAULTS = BinarizeOptions(
     onset=0.5, offset=0.363, padding=0.1, min_silence=0.0, min_speech=0.0
@@ -84,8 +91,10 @@ class PyannoteDiarizer:
         model = getattr(self._pipeline._embedding, "model_", None)
         return float(getattr(model, "match_threshold", MATCH_THRESHOLD))
 
-    def diarize(self, clip: AudioClip, options: DiarizeOptions) -> Diarization:
-        """See `Diarizer`.
+    def diarize(
+        self, clip: AudioClip, options: DiarizeOptions
+    ) -> Generator[float, None, Diarization]:
+        """Who speaks when; a step per batch of the pipeline's models, see `Diarizer`.
 
         Raises:
             InvalidRequest: the recording has too little speech for so many speakers.
@@ -95,7 +104,7 @@ class PyannoteDiarizer:
         counts = _speaker_counts(options)
         if len(clip.samples) == 0:
             return Diarization(turns=(), exclusive=())
-        output = self._run(clip, counts)
+        output = yield from in_steps(lambda report: self._run(clip, counts, _hook(report)))
         turns = _turns(output.speaker_diarization, clip.duration)
         appearance = dict.fromkeys(turn.speaker for turn in turns)
         names = {label: f"SPEAKER_{index:02d}" for index, label in enumerate(appearance)}
@@ -119,14 +128,14 @@ class PyannoteDiarizer:
             return None
         return next(iter(_embeddings(self._run(clip, {"num_speakers": 1})).values()), None)
 
-    def _run(self, clip: AudioClip, counts: Mapping[str, int]) -> Any:
+    def _run(self, clip: AudioClip, counts: Mapping[str, int], hook: Hook | None = None) -> Any:
         # A copy, since torch takes no read-only memory map.
         waveform = self._torch.from_numpy(np.array(clip.samples, np.float32))[None]
         too_long = "there is not enough memory to diarize this recording: send a shorter one"
         try:
             with translate_memory_errors(too_long), _quiet():
                 return self._pipeline(
-                    {"waveform": waveform, "sample_rate": clip.sample_rate}, **counts
+                    {"waveform": waveform, "sample_rate": clip.sample_rate}, hook=hook, **counts
                 )
         except (RuntimeError, ValueError) as error:
             wanted = counts.get("num_speakers", counts.get("min_speakers", 1))
@@ -136,6 +145,19 @@ class PyannoteDiarizer:
                     param="num_speakers" if "num_speakers" in counts else "min_speakers",
                 ) from error
             raise TranscriptionFailed("the diarization failed") from error
+
+
+def _hook(report: Callable[[float], None]) -> Hook:
+    """The pipeline's hook, which reports the part in [0, 1] that is done."""
+
+    def hook(
+        step: str, _: object, *, completed: int = 0, total: int = 0, **_others: object
+    ) -> None:
+        if step in STEPS and total:
+            first, last = STEPS[step]
+            report(first + (last - first) * min(1.0, completed / total))
+
+    return hook
 
 
 def _speaker_counts(options: DiarizeOptions) -> dict[str, int]:

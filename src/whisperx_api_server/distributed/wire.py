@@ -25,7 +25,7 @@ from ..domain import (
 )
 from ..errors import Failure, ServiceError, error_of
 from ..jobs.store import transcript_lines, transcript_of
-from ..pipeline.events import Opened, SegmentsLabelled, StageBegan, WindowDone
+from ..pipeline.events import Opened, PartDiarized, SegmentsLabelled, StageBegan, WindowDone
 from ..pipeline.runner import Checkpoint
 
 T = TypeVar("T")
@@ -74,7 +74,7 @@ class Ended:
     kind: Literal["ended"] = "ended"
 
 
-PublishedEvent = StageBegan | Opened | WindowDone | SegmentsLabelled | Ended
+PublishedEvent = StageBegan | Opened | PartDiarized | WindowDone | SegmentsLabelled | Ended
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -40,6 +40,14 @@ class WindowDone:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PartDiarized:
+    """The diarizer has processed this `part` in [0, 1] of the recording."""
+
+    part: float
+    kind: Literal["part_diarized"] = "part_diarized"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SegmentsLabelled:
     """The next segments of a diarized run, in order, with their speakers."""
 
@@ -58,7 +66,7 @@ class Finished:
 ResultEvent = WindowDone | SegmentsLabelled | Finished
 """The events that carry parts of the transcript."""
 
-Event = StageBegan | Opened | ResultEvent
+Event = StageBegan | Opened | PartDiarized | ResultEvent
 
 Emit = Callable[[Event], Awaitable[None]]
 """Takes the events of a run in order; the run awaits each call, and fails with its error."""
@@ -66,11 +74,15 @@ Emit = Callable[[Event], Awaitable[None]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
-    """The progress of a run; `reached` and `duration` in seconds of the recording."""
+    """The progress of a run; `reached` and `duration` in seconds of the recording.
+
+    `diarized` is the part in [0, 1]; None before diarization begins and without it.
+    """
 
     stages: tuple[StageTimes, ...] = ()
     duration: float | None = None
     reached: float = 0.0
+    diarized: float | None = None
 
     def after(self, event: Event) -> Progress:
         """Return the progress after one more event."""
@@ -83,11 +95,15 @@ class Progress:
                     else replace(each, finished_at=at)
                     for each in self.stages
                 )
-                return replace(self, stages=(*ended, StageTimes(name=stage, started_at=at)))
+                stages = (*ended, StageTimes(name=stage, started_at=at))
+                diarized = 0.0 if stage == "diarize" else self.diarized
+                return replace(self, stages=stages, diarized=diarized)
             case Opened(duration=duration):
                 return replace(self, duration=duration)
             case WindowDone(until=until):
                 return replace(self, reached=until)
+            case PartDiarized(part=part):
+                return replace(self, diarized=part)
             case SegmentsLabelled() | Finished():
                 return self
 
@@ -98,8 +114,9 @@ class Progress:
 
     @property
     def part(self) -> float:
-        """The transcribed part in [0, 1]."""
-        return min(1.0, self.reached / self.duration) if self.duration else 0.0
+        """The transcribed and, once diarization has begun, diarized part in [0, 1]."""
+        transcribed = self.reached / self.duration if self.duration else 0.0
+        return min(1.0, transcribed, 1.0 if self.diarized is None else self.diarized)
 
     @property
     def transcribing_since(self) -> float | None:

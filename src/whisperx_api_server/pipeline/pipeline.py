@@ -31,7 +31,15 @@ from ..errors import InvalidRequest, error_for_client
 from ..scheduling.model_pool import ModelPool
 from ..transcript.speakers import Labeller, match_known, rename
 from .chunking import Splitter, finish_window, loudest_window, stitch, without_words
-from .events import Emit, Opened, SegmentsLabelled, Stage, StageBegan, WindowDone
+from .events import (
+    Emit,
+    Opened,
+    PartDiarized,
+    SegmentsLabelled,
+    Stage,
+    StageBegan,
+    WindowDone,
+)
 from .known_voices import embed_samples, open_samples
 from .language_vote import VotingTranscriber, language_probabilities
 from .runner import Checkpoint
@@ -285,10 +293,13 @@ class _Transcription:
             await self._begin("diarize")
             async with self.engines.diarizer() as engine:
                 voices = await embed_samples(samples, engine)
-                diarization = await engine.diarize(clip, options)
+                diarization = await engine.diarize(clip, options, self._report_diarized)
                 names = match_known(diarization.embeddings, voices, engine.match_threshold)
             self.checkpoint.diarization = rename(diarization, names)
         return self.checkpoint.diarization
+
+    async def _report_diarized(self, part: float) -> None:
+        await self.emit(PartDiarized(part=part))
 
 
 async def _all_waiting(

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Generator,
+    Hashable,
+    Sequence,
+)
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
@@ -99,8 +108,8 @@ _TRANSCRIBE: Work[Transcriber, _Decode, WindowTranscript] = Work(
     prepare=lambda model, each: model.features(each.window),
 )
 _ALIGN: Work[Aligner, AlignItem, Segment] = Work(run=lambda model, batch, _: model.align(batch))
-_DIARIZE: Work[Diarizer, tuple[AudioClip, DiarizeOptions], Diarization] = Work(
-    run=lambda model, batch, _: [model.diarize(clip, options) for clip, options in batch]
+_DIARIZE: Work[Diarizer, Generator[float, None, Diarization], float | Diarization] = Work(
+    run=lambda _model, batch, _: [_next_step(steps) for steps in batch]
 )
 _EMBED: Work[Diarizer, AudioClip, tuple[float, ...] | None] = Work(
     run=lambda model, batch, _: model.embed(batch)
@@ -108,6 +117,15 @@ _EMBED: Work[Diarizer, AudioClip, tuple[float, ...] | None] = Work(
 _DETECT_SPEECH: Work[VoiceDetector, _Block, Sequence[SpeechRegion]] = Work(
     run=lambda _model, batch, _: [block.regions() for block in batch]
 )
+
+
+def _next_step(steps: Generator[float, None, Diarization]) -> float | Diarization:
+    """Compute one step of `Diarizer.diarize`: the part that is done, or the result."""
+    try:
+        return next(steps)
+    except StopIteration as end:
+        result: Diarization = end.value
+        return result
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +140,7 @@ class _Leased(Generic[M]):
         await until_loaded(self.lane)
         return self.lane.model
 
-    async def submit(
+    def queue(
         self,
         work: Work[M, P, R],
         payload: P,
@@ -130,8 +148,8 @@ class _Leased(Generic[M]):
         key: Hashable = None,
         padded_seconds: float = 1.0,
         repeated: bool = False,
-    ) -> R:
-        """Queue one payload, and wait for its result."""
+    ) -> Future[R]:
+        """Queue one payload on the lane."""
         entry = Entry(
             work=work,
             payload=payload,
@@ -143,7 +161,7 @@ class _Leased(Generic[M]):
             watched=self.request.watched,
             repeated=repeated,
         )
-        return await asyncio.wrap_future(self.lane.submit(entry))
+        return self.lane.submit(entry)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,12 +175,14 @@ class Transcribing(_Leased[Transcriber]):
     ) -> WindowTranscript:
         """Decode one window; `repeated`: it was decoded before, so it goes first."""
         model = await self.model()
-        transcript = await self.submit(
-            _TRANSCRIBE,
-            _Decode(window=window, options=options),
-            key=model.batch_key(options),
-            padded_seconds=self._padded_seconds(window),
-            repeated=repeated,
+        transcript = await asyncio.wrap_future(
+            self.queue(
+                _TRANSCRIBE,
+                _Decode(window=window, options=options),
+                key=model.batch_key(options),
+                padded_seconds=self._padded_seconds(window),
+                repeated=repeated,
+            )
         )
         if options.suppress_numerals and not self.capabilities.spells_numerals:
             return await asyncio.to_thread(_spelled, transcript)
@@ -206,8 +226,8 @@ class VoiceDetecting(_Leased[VoiceDetector]):
         self, detection: Detection, samples: Samples, *, last: bool = False
     ) -> Sequence[SpeechRegion]:
         """The regions that become final with the next samples of a recording."""
-        return await self.submit(
-            _DETECT_SPEECH, _Block(detection=detection, samples=samples, last=last)
+        return await asyncio.wrap_future(
+            self.queue(_DETECT_SPEECH, _Block(detection=detection, samples=samples, last=last))
         )
 
 
@@ -219,7 +239,9 @@ class Aligning(_Leased[Aligner]):
         item = AlignItem(
             segment=segment, samples=window.samples, offset=window.start, language=language
         )
-        aligned = await self.submit(_ALIGN, item, padded_seconds=segment.end - segment.start)
+        aligned = await asyncio.wrap_future(
+            self.queue(_ALIGN, item, padded_seconds=segment.end - segment.start)
+        )
         words = aligned.words and keep_in_speech(aligned.words, window.regions, anchor=0)
         return replace(aligned, words=words)
 
@@ -232,13 +254,30 @@ class Diarizing(_Leased[Diarizer]):
         """Cosine similarity above which two voices are the same."""
         return self.lane.model.match_threshold
 
-    async def diarize(self, clip: AudioClip, options: DiarizeOptions) -> Diarization:
-        """Return who spoke when in a clip."""
-        return await self.submit(_DIARIZE, (clip, options), padded_seconds=clip.duration)
+    async def diarize(
+        self,
+        clip: AudioClip,
+        options: DiarizeOptions,
+        report: Callable[[float], Awaitable[None]],
+    ) -> Diarization:
+        """Return who spoke when in a clip; reports the part in [0, 1] that is done after each step.
+
+        The steps of several recordings take turns on the lane.
+        """
+        steps = (await self.model()).diarize(clip, options)
+        step = self.queue(_DIARIZE, steps)
+        try:
+            while isinstance(done := await asyncio.wrap_future(step), float):
+                await report(done)
+                step = self.queue(_DIARIZE, steps)
+        finally:
+            step.add_done_callback(lambda _: steps.close())  # once the lane does not compute it
+        await report(1.0)
+        return done
 
     async def embed(self, clip: AudioClip) -> tuple[float, ...] | None:
         """Return the embedding of the voice in a clip; None without speech."""
-        return await self.submit(_EMBED, clip, padded_seconds=clip.duration)
+        return await asyncio.wrap_future(self.queue(_EMBED, clip, padded_seconds=clip.duration))
 
 
 class Engines:

@@ -24,6 +24,10 @@ APART = 1.5
 BLOCK = 2_000
 """Voices that are clustered in one go: about an hour of conversation, 32 MB of distances."""
 
+SPEAKERS = 200
+"""Clusters of one block at most, if there are several blocks: noise can sound different in each
+window, and the centroids of 10 h must not need the memory that blocks save."""
+
 Labels = NDArray[np.intp]
 
 
@@ -38,16 +42,17 @@ def cluster(
     if len(vectors) <= BLOCK:
         return _linked(vectors, windows, least, most, hierarchy)
     labels = np.empty(len(vectors), np.intp)
-    means, found = [], 0
+    means: list[Vectors] = []
+    found = 0
     for first in range(0, len(vectors), BLOCK):
         part = slice(first, first + BLOCK)
-        inside = _linked(vectors[part], windows[part], 1, len(vectors), hierarchy)
+        inside = _linked(vectors[part], windows[part], 1, SPEAKERS, hierarchy)
         labels[part] = inside + found
         means.append(centroids(vectors[part], inside))
         found += len(means[-1])
     joined = np.concatenate(means)
     blocks = np.repeat(np.arange(len(means)), [len(each) for each in means])
-    return _linked(joined, blocks, least, most, hierarchy)[labels]
+    return cluster(joined, blocks, least=least, most=most, hierarchy=hierarchy)[labels]
 
 
 def centroids(vectors: Vectors, labels: Labels) -> Vectors:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,8 +39,13 @@ MATCH_THRESHOLD = 0.5
 """Cosine similarity; see `Diarizer`. Samples of 5 to 20 s of real voices have at least 0.54 for
 one speaker, also over a telephone, and at most 0.49 for two."""
 
+NO_MEMORY = "there is not enough memory to tell the speakers apart: try again later"
+
 _OFFSET = (FRAME_SIZE - FRAME) / 2 / SAMPLE_RATE
 """Seconds from a frame's first sample to the time at which its turn begins."""
+
+Speaking = NDArray[np.int32]
+"""(frames, places): the speakers of each frame, those with the most votes first; -1 for nobody."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -79,14 +84,23 @@ class OnnxDiarizer:
     def match_threshold(self) -> float:
         return MATCH_THRESHOLD
 
-    def diarize(self, clip: AudioClip, options: DiarizeOptions) -> Diarization:
-        """Return turns, which overlap where two speak at once; see `Diarizer`."""
-        voices = self._voices(clip.samples)
+    def diarize(
+        self, clip: AudioClip, options: DiarizeOptions
+    ) -> Generator[float, None, Diarization]:
+        """Return turns, which overlap where two speak at once; a step per block, see `Diarizer`."""
+        windows = count_windows(len(clip.samples))
+        blocks = []
+        for block in self._blocks(clip.samples):
+            blocks.append(block)
+            yield min(1.0, len(blocks) * BLOCK / windows)
+        return self._diarization(_joined(blocks), clip.duration, options)
+
+    @translate_memory_errors(NO_MEMORY)
+    def _diarization(self, voices: Voices, duration: float, options: DiarizeOptions) -> Diarization:
         if not len(voices.window):
             return Diarization(turns=(), exclusive=())
         labels, means = self._speakers(voices, options)
-        votes, counts = _votes(voices, labels, len(means)), _counts(voices.activity)
-        speaking = _speaking(votes, counts, most=VOICES)
+        speaking = _speaking(voices, labels, len(means))
         names = {
             speaker: f"SPEAKER_{place:02d}"
             for place, speaker in enumerate(_by_appearance(speaking))
@@ -94,8 +108,8 @@ class OnnxDiarizer:
         wanted = options.embeddings or options.known_speakers
         vectors = {name: tuple(means[speaker].tolist()) for speaker, name in names.items()}
         return Diarization(
-            turns=_turns(speaking, names, clip.duration),
-            exclusive=_turns(_speaking(votes, counts, most=1), names, clip.duration),
+            turns=_turns(speaking, names, duration),
+            exclusive=_turns(speaking[:, :1], names, duration),
             embeddings=vectors if wanted else {},
         )
 
@@ -104,28 +118,17 @@ class OnnxDiarizer:
         return [self._embed(clip) for clip in clips]
 
     def _embed(self, clip: AudioClip) -> tuple[float, ...] | None:
-        vectors = self._voices(clip.samples).vectors
+        vectors = _joined(list(self._blocks(clip.samples))).vectors
         if not len(vectors):
             return None
         return tuple(centroids(vectors, np.zeros(len(vectors), np.intp))[0].tolist())
 
-    @translate_memory_errors(
-        "there is not enough memory to tell the speakers apart: try again later"
-    )
-    def _voices(self, samples: Samples) -> Voices:
+    def _blocks(self, samples: Samples) -> Iterator[Voices]:
         windows = count_windows(len(samples))
-        parts = [
-            self._block(samples, first, min(BLOCK, windows - first))
-            for first in range(0, windows, BLOCK)
-        ]
-        return Voices(
-            activity=np.concatenate([part.activity for part in parts]),
-            window=np.concatenate([part.window for part in parts]),
-            local=np.concatenate([part.local for part in parts]),
-            clear=np.concatenate([part.clear for part in parts]),
-            vectors=np.concatenate([part.vectors for part in parts]),
-        )
+        for first in range(0, windows, BLOCK):
+            yield self._block(samples, first, min(BLOCK, windows - first))
 
+    @translate_memory_errors(NO_MEMORY)
     def _block(self, samples: Samples, first: int, count: int) -> Voices:
         activity = self._segmentation.activity(samples, first, count)
         window, local, clear, features = [], [], [], []
@@ -182,57 +185,67 @@ class OnnxDiarizer:
         return labels
 
 
-def _votes(voices: Voices, labels: Labels, speakers: int) -> NDArray[np.uint8]:
-    """(frames, speakers): in how many windows a speaker speaks in a frame."""
-    votes = np.zeros((_length(voices.activity), speakers), np.uint8)
-    for window, local, speaker in zip(voices.window, voices.local, labels, strict=True):
-        if speaker >= 0:
-            first = window * HOP_FRAMES
-            votes[first : first + FRAMES, speaker] += voices.activity[window, :, local]
-    return votes
+def _joined(blocks: Sequence[Voices]) -> Voices:
+    return Voices(
+        activity=np.concatenate([block.activity for block in blocks]),
+        window=np.concatenate([block.window for block in blocks]),
+        local=np.concatenate([block.local for block in blocks]),
+        clear=np.concatenate([block.clear for block in blocks]),
+        vectors=np.concatenate([block.vectors for block in blocks]),
+    )
 
 
-def _counts(activity: Activity) -> NDArray[np.uint8]:
-    """(frames,): how many speak in a frame, the rounded mean of the windows that see it."""
-    total = np.zeros(_length(activity), np.uint16)
-    seen = np.zeros(len(total), np.uint16)
-    for window, active in enumerate(activity):
+def _speaking(voices: Voices, labels: Labels, speakers: int) -> Speaking:
+    """The speakers of each frame, by the votes of the windows that see it.
+
+    Computed window by window, since memory for (frames, speakers) is not bounded.
+    """
+    windows = len(voices.activity)
+    speaking = np.full(((windows - 1) * HOP_FRAMES + FRAMES, VOICES), -1, np.int32)
+    votes = np.zeros((FRAMES, speakers), np.uint8)
+    total, seen = np.zeros(FRAMES, np.uint8), np.zeros(FRAMES, np.uint8)
+    edges = np.searchsorted(voices.window, np.arange(windows + 1))
+    for window, active in enumerate(voices.activity):
+        for voice in range(edges[window], edges[window + 1]):
+            if labels[voice] >= 0:
+                votes[:, labels[voice]] += active[:, voices.local[voice]]
+        total += active.sum(axis=1, dtype=np.uint8)
+        seen += 1
+        # No later window sees these frames.
+        final = FRAMES if window == windows - 1 else HOP_FRAMES
         first = window * HOP_FRAMES
-        total[first : first + FRAMES] += active.sum(axis=1, dtype=np.uint16)
-        seen[first : first + FRAMES] += 1
-    return np.rint(total / seen).astype(np.uint8)
-
-
-def _length(activity: Activity) -> int:
-    return (len(activity) - 1) * HOP_FRAMES + FRAMES
-
-
-def _speaking(
-    votes: NDArray[np.uint8], counts: NDArray[np.uint8], *, most: int
-) -> NDArray[np.bool_]:
-    """(frames, speakers): the `counts` speakers with the most votes, at most `most` of them."""
-    speaking = np.zeros(votes.shape, bool)
-    left = votes.copy()
-    frames = np.arange(len(votes))
-    for place in range(most):
-        best = left.argmax(axis=1)
-        chosen = (counts > place) & (left[frames, best] > 0)
-        speaking[frames[chosen], best[chosen]] = True
-        left[frames, best] = 0
+        counts = np.rint(total[:final] / seen[:final])
+        speaking[first : first + final] = _chosen(votes[:final], counts)
+        for each in (votes, total, seen):
+            each[:-HOP_FRAMES] = each[HOP_FRAMES:].copy()
+            each[-HOP_FRAMES:] = 0
     return speaking
 
 
-def _by_appearance(speaking: NDArray[np.bool_]) -> list[int]:
-    active = np.flatnonzero(speaking.any(axis=0)).tolist()
-    return sorted(active, key=lambda speaker: int(speaking[:, speaker].argmax()))
+def _chosen(votes: NDArray[np.uint8], counts: NDArray[np.float64]) -> Speaking:
+    """The `counts` speakers with the most votes in each frame."""
+    chosen = np.full((len(votes), VOICES), -1, np.int32)
+    frames = np.arange(len(votes))
+    left = votes.copy()
+    for place in range(VOICES):
+        best = left.argmax(axis=1)
+        heard = (counts > place) & (left[frames, best] > 0)
+        chosen[heard, place] = best[heard]
+        left[frames, best] = 0
+    return chosen
 
 
-def _turns(
-    speaking: NDArray[np.bool_], names: dict[int, str], duration: float
-) -> tuple[SpeakerTurn, ...]:
+def _by_appearance(speaking: Speaking) -> list[int]:
+    speakers, first = np.unique(speaking, return_index=True)
+    order = speakers[np.argsort(first // VOICES, kind="stable")].tolist()
+    return [speaker for speaker in order if speaker >= 0]
+
+
+def _turns(speaking: Speaking, names: dict[int, str], duration: float) -> tuple[SpeakerTurn, ...]:
     turns = []
     for speaker, name in names.items():
-        edges = np.diff(speaking[:, speaker].astype(np.int8), prepend=0, append=0)
+        active = (speaking == speaker).any(axis=1)
+        edges = np.diff(active.astype(np.int8), prepend=0, append=0)
         starts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
         for first, last in zip(starts.tolist(), ends.tolist(), strict=True):
             start = first * FRAME / SAMPLE_RATE + _OFFSET
