@@ -186,7 +186,7 @@ def test_cancel_drops_what_waits_at_once(lanes: Fixture) -> None:
     kept = submit(lane, "kept", 9)
     assert lane.cancel("gone") == 5
     assert len(lane) == 1
-    assert (lane.stats.cancelled, lane.stats.cancelled_cost) == (5, 150.0)
+    assert (lane.stats.cancelled, lane.stats.cancelled_seconds) == (5, 150.0)
     engine.go.set()
     assert kept.result(10) == 18
     for future in gone:

@@ -75,7 +75,7 @@ def _lane(status: ModelStatus, source: ModelSource | None) -> Lane:
         "largest_batch": stats.largest_batch,
         "busy_seconds": stats.busy_seconds,
         "cancelled": stats.cancelled,
-        "cancelled_cost": stats.cancelled_cost,
+        "cancelled_cost": stats.cancelled_seconds,
         "failed": stats.failed,
         "retried_batches": stats.retried_batches,
         "restarts": stats.restarts,

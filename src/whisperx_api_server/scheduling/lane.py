@@ -38,7 +38,7 @@ class LaneStats:
     largest_batch: int = 0
     busy_seconds: float = 0.0
     cancelled: int = 0
-    cancelled_cost: float = 0.0
+    cancelled_seconds: float = 0.0
     failed: int = 0
     retried_batches: int = 0
     restarts: int = 0
@@ -268,7 +268,7 @@ class Lane(Generic[M]):
 
     def _count_cancelled(self, entries: Sequence[AnyEntry]) -> None:
         self.stats.cancelled += len(entries)
-        self.stats.cancelled_cost += sum(entry.padded_seconds for entry in entries)
+        self.stats.cancelled_seconds += sum(entry.padded_seconds for entry in entries)
 
     def _compute(self, batch: list[AnyEntry]) -> None:
         if not batch:

@@ -23,7 +23,7 @@ from .words import Token, timed_words, token_logprob, words_of_tokens
 SAMPLE_RATE = 16_000
 
 MIN_SAMPLES = SAMPLE_RATE
-"""NeMo centre-pads what is shorter than a second, which shifts its times: we pad at the end."""
+"""Shorter windows are padded at the end: NeMo would pad both sides, which shifts the times."""
 
 SILENCE_PEAK = 2 / 32768
 """Digital silence (two steps of 16 bits) is not passed to the model, which hallucinates on it."""
@@ -68,13 +68,13 @@ class ParakeetTranscriber:
         features: Sequence[object | None],
     ) -> list[WindowTranscript]:
         """Decode one batch greedily; the result for a window does not depend on the others."""
-        heard = [
+        inputs = [
             ready if isinstance(ready, np.ndarray) else self.features(window)
             for window, ready in zip(windows, features, strict=True)
         ]
-        audible = [i for i, samples in enumerate(heard) if np.abs(samples).max() > SILENCE_PEAK]
+        audible = [i for i, samples in enumerate(inputs) if np.abs(samples).max() > SILENCE_PEAK]
         decoded = dict(
-            zip(audible, self._decode([heard[i] for i in audible]), strict=True) if audible else ()
+            zip(audible, self._decode([inputs[i] for i in audible]), strict=True) if audible else ()
         )
         return [
             self._transcript(window, option, decoded.get(i, []))
@@ -99,11 +99,11 @@ class ParakeetTranscriber:
             return self._tokens(encoded, hypotheses)
 
     def _tokens(self, encoded: Any, hypotheses: Sequence[Any]) -> list[list[Token]]:
-        """The hypotheses' tokens, scored and timed by one more look at the frames they came from.
+        """Return the hypotheses' tokens, with probabilities and durations.
 
-        The durations that NeMo 3.0 records change with a recording's neighbours in the batch, and
-        its confidence is no plain probability. Given the tokens, one pass of the prediction
-        network and a joint over (frame, prefix) pairs gives both exactly, for little.
+        The durations of NeMo 3.0 depend on the other recordings in the batch, and its confidence
+        is not a probability. With the tokens known, one pass of the prediction network and a joint
+        over (frame, prefix) pairs computes both exactly, at a low cost.
         """
         torch, model = self._torch, self._model
         counts = [len(hypothesis.y_sequence) for hypothesis in hypotheses]
@@ -126,7 +126,7 @@ class ParakeetTranscriber:
         labels = model.decoding.blank_id + 1
         logprobs = logits[:, :labels].log_softmax(-1).gather(-1, flat[:, None])[:, 0]
         durations = getattr(model.decoding, "durations", None)
-        if durations:  # a TDT; without durations a token lasts the frame that it was found in
+        if durations:  # of a TDT; without durations a token lasts one frame
             lasted = torch.tensor(list(durations))[logits[:, labels:].argmax(-1).cpu()]
         else:
             lasted = torch.ones_like(frames)

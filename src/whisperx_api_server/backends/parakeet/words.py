@@ -38,7 +38,7 @@ def words_of_tokens(
 ) -> list[SpokenWord]:
     """Group tokens by the word-start mark; `text_of` writes a word's token ids as text.
 
-    Punctuation that the tokenizer sets apart joins the word before it.
+    Punctuation in its own tokens joins the word before it.
     """
     groups: list[list[Token]] = []
     for token in tokens:
@@ -59,8 +59,8 @@ def words_of_tokens(
 def timed_words(words: Sequence[SpokenWord], window: Window, frame: float) -> list[Word]:
     """Words with times in the recording: in order, non-overlapping, inside the window.
 
-    `frame` is the encoder's step in seconds. A lone word-start mark and punctuation do not count:
-    both are found away from the sound, the one early and the other late.
+    `frame` is the encoder's step in seconds. Word-start marks and punctuation do not count, because
+    the model emits the former too early and the latter too late.
     """
     timed: list[Word] = []
     earliest = window.start
@@ -87,7 +87,7 @@ def _first_frame(word: SpokenWord) -> int:
 
 
 def token_logprob(token: Token) -> TokenLogprob:
-    """The token as OpenAI's `logprobs` lists it; pieces of single bytes keep their byte."""
+    """Convert a token to OpenAI's form; pieces of single bytes keep their byte."""
     byte = BYTE_PIECE.fullmatch(token.piece)
     text = token.piece.replace(WORD_START, " ")
     return TokenLogprob(
