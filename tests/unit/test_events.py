@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -62,26 +62,18 @@ def respond(connection: Connection, source: Source) -> asyncio.Task[None]:
     return asyncio.create_task(response({"type": "http"}, connection.receive, connection.send))
 
 
-def test_stalled_reader_is_dropped() -> None:
+@pytest.mark.parametrize(
+    "leave",
+    [lambda connection: connection.reads.clear(), lambda connection: connection.gone.set()],
+    ids=["stalls", "disconnects"],
+)
+def test_a_reader_that_leaves_is_dropped(leave: Callable[[Connection], None]) -> None:
     async def scenario() -> None:
         connection = Connection()
         source = Source(connection)
         responding = respond(connection, source)
         await until(lambda: len(connection.sent) >= 3)
-        connection.reads.clear()
-        await asyncio.wait_for(responding, 20)
-        assert source.closed == ["source", "upload"]
-
-    asyncio.run(scenario())
-
-
-def test_disconnected_reader_is_dropped() -> None:
-    async def scenario() -> None:
-        connection = Connection()
-        source = Source(connection)
-        responding = respond(connection, source)
-        await until(lambda: len(connection.sent) >= 3)
-        connection.gone.set()
+        leave(connection)
         await asyncio.wait_for(responding, 20)
         assert source.closed == ["source", "upload"]
 
