@@ -10,9 +10,11 @@ from .console import USAGE, fail
 
 
 def worker(
-    host: Annotated[
-        str, typer.Option(help="Address of /healthcheck and /ready; their port is WORKER__PORT.")
-    ] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address of /healthcheck and /ready.")] = "127.0.0.1",
+    port: Annotated[
+        int | None,
+        typer.Option(help="Their port; by default WORKER__PORT.", min=1, max=65535),
+    ] = None,
 ) -> None:
     """Compute the requests of API servers that run with MODE=kafka, until interrupted.
 
@@ -39,7 +41,10 @@ def worker(
     except (ClusterError, ConfigurationError, ServiceError) as error:
         fail(str(error), USAGE)
     server = Server(
-        application, host=host, port=settings.worker.port, grace=settings.shutdown_grace
+        application,
+        host=host,
+        port=port or settings.worker.port,
+        grace=settings.shutdown_grace,
     )
     server.run()
     if not server.started:

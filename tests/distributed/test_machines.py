@@ -1,0 +1,242 @@
+"""Replicas and workers as processes, on a real broker and a real S3: what a crash may not do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from pydantic import SecretStr
+
+from brokers import S3_KEY
+from gated import Gate
+from live import PATH, Events, deltas
+from receiver import Receiver
+from server import Server
+from support import eventually
+from tones import CHUNK, sentences, text
+from whisperx_api_server.distributed.bucket import S3Settings, open_bucket
+from whisperx_api_server.distributed.connection import KafkaSettings
+from whisperx_api_server.distributed.kafka import open_kafka
+from whisperx_api_server.distributed.protocols import CaughtUp
+from whisperx_api_server.distributed.topics import topics
+from whisperx_api_server.distributed.wire import load_checkpoint
+
+WORKER = (
+    *(sys.executable, "-m", "whisperx_api_server.cli", "worker"),
+    *("--host", "127.0.0.1", "--port"),
+)
+KEYS = {"key-of-ann": "ann", "key-of-bob": "bob"}
+ANN = {"authorization": "Bearer key-of-ann"}
+BOB = {"authorization": "Bearer key-of-bob"}
+QUEUES = 2
+PROMPT = "a-prompt-that-is-nobody-elses"
+
+
+@dataclass
+class Machines:
+    """What runs; processes that are killed are started again by `worker` and `replica`."""
+
+    directory: Path
+    settings: dict[str, str]
+    stack: ExitStack
+
+    def __post_init__(self) -> None:
+        self.gates = [Gate(self.directory / f"gate-{each}") for each in range(2)]
+        self.replicas = [self.replica() for _ in range(2)]
+        self.workers = [self.worker(gate) for gate in self.gates]
+        for server in (*self.replicas, *self.workers):
+            server.wait_until_healthy()
+        for server in self.workers:
+            eventually(lambda server=server: server.http.get("/ready").status_code == 200)
+
+    def replica(self) -> Server:
+        server = self._start(Server(self._new_directory(), self.settings))
+        server.http.headers.update(ANN)
+        return server
+
+    def worker(self, gate: Gate) -> Server:
+        settings = self.settings | gate.settings()
+        return self._start(Server(self._new_directory(), settings, command=WORKER))
+
+    def _start(self, server: Server) -> Server:
+        self.stack.callback(server.stop)
+        return server
+
+    def _new_directory(self) -> Path:
+        return self.directory / uuid.uuid4().hex
+
+    def allow(self) -> None:
+        for gate in self.gates:
+            gate.allow()
+
+    def kept_windows(self) -> int:
+        """How many windows the checkpoints in the bucket have."""
+
+        async def count() -> int:
+            bucket = await open_bucket(
+                S3Settings(
+                    endpoint_url=self.settings["S3__ENDPOINT_URL"],
+                    bucket=self.settings["S3__BUCKET"],
+                    access_key_id=S3_KEY,
+                    secret_access_key=SecretStr(S3_KEY),
+                )
+            )
+            parts = [await bucket.get(key) for key in await bucket.list("memory")]
+            return sum(len(load_checkpoint([part.data]).windows) for part in parts if part)
+
+        return asyncio.run(count())
+
+    def holding(self, count: int = 1) -> int:
+        """Let that many windows pass, and return which worker has the run by then."""
+        before = [len(gate.passed) for gate in self.gates]
+        for gate in self.gates:
+            gate.allow(count)
+
+        def passed() -> list[int]:
+            return [len(gate.passed) - old for gate, old in zip(self.gates, before, strict=True)]
+
+        eventually(lambda: max(passed()) == count)
+        return passed().index(count)
+
+
+@pytest.fixture(scope="module")
+def machines(
+    kafka_servers: str, s3_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Machines]:
+    directory = tmp_path_factory.mktemp("machines")
+    keys = directory / "keys.json"
+    keys.write_text(json.dumps(KEYS))
+    settings = {
+        "MODE": "kafka",
+        "KAFKA__BOOTSTRAP_SERVERS": kafka_servers,
+        "KAFKA__PREFIX": f"t{uuid.uuid4().hex}",
+        "KAFKA__QUEUES": str(QUEUES),
+        "S3__ENDPOINT_URL": s3_url,
+        "S3__BUCKET": f"t{uuid.uuid4().hex}",
+        "S3__ACCESS_KEY_ID": S3_KEY,
+        "S3__SECRET_ACCESS_KEY": S3_KEY,
+        "API_KEYS_FILE": str(keys),
+        "WEBHOOK_SECRET": "secret-of-webhooks",
+        "URL_FETCH__ALLOW_PRIVATE_HOSTS": "true",
+        "SHUTDOWN_GRACE": "5",
+    }
+    with ExitStack() as stack:
+        yield Machines(directory, settings, stack)
+
+
+def submit(replica: Server, audio: bytes, **fields: Any) -> str:
+    answer = replica.transcribe(audio, **{"async": "true"}, **CHUNK, **fields)
+    assert answer.status_code == 202, answer.text
+    return cast("str", answer.json()["request_id"])
+
+
+def status(replica: Server, job: str) -> dict[str, Any]:
+    answer = replica.http.get(f"{PATH}/{job}/status")
+    return cast("dict[str, Any]", answer.raise_for_status().json())
+
+
+def test_a_stream_comes_window_by_window_from_a_worker(machines: Machines) -> None:
+    events = Events(machines.replicas[0], sentences(4), **CHUNK)
+    machines.holding(1)
+    first = events.next()
+    assert first["type"] == "transcript.text.delta"
+    machines.allow()
+    assert deltas([first, *events.rest()]).strip() == text(4)
+
+
+def test_any_replica_answers_for_a_job(machines: Machines) -> None:
+    here, there = machines.replicas
+    machines.gates[0].allow(0)
+    machines.gates[1].allow(0)
+    job = submit(here, sentences(3))
+    assert status(there, job)["status"] in ("queued", "running")
+    assert there.http.get(f"{PATH}/{job}/status", headers=BOB).status_code == 404
+    machines.allow()
+    stream = there.http.get(f"{PATH}/{job}/events").text
+    assert "job.completed" in stream
+    for replica in machines.replicas:
+        assert replica.http.get(f"{PATH}/{job}/result").json()["text"] == text(3)
+    assert there.http.delete(f"{PATH}/{job}").json()["deleted"] is True
+    eventually(lambda: here.http.get(f"{PATH}/{job}/status").status_code == 404)
+
+
+def test_any_replica_cancels_a_job(machines: Machines) -> None:
+    here, there = machines.replicas
+    job = submit(here, sentences(5))
+    machines.holding(1)
+    assert there.http.delete(f"{PATH}/{job}").json()["status"] == "cancelled"
+    assert status(here, job)["status"] == "cancelled"
+    machines.allow()
+
+
+def test_a_worker_that_is_killed_costs_no_answer(machines: Machines) -> None:
+    replica = machines.replicas[0]
+    kept = machines.kept_windows()
+    job = submit(replica, sentences(6))
+    holder = machines.holding(3)
+    eventually(lambda: machines.kept_windows() == kept + 3)
+    survivor = machines.gates[1 - holder]
+    before = len(survivor.passed)
+    machines.workers[holder].process.send_signal(signal.SIGKILL)
+    machines.allow()
+    eventually(lambda: status(replica, job)["status"] == "completed")
+    assert replica.http.get(f"{PATH}/{job}/result").json()["text"] == text(6)
+    assert len(survivor.passed) - before == 3  # the others were in the checkpoint
+    machines.workers[holder].process.wait()
+    machines.workers[holder] = machines.worker(machines.gates[holder]).wait_until_healthy()
+
+
+def test_a_replica_that_is_killed_costs_no_job(machines: Machines) -> None:
+    doomed, other = machines.replicas
+    with Receiver() as receiver:
+        job = submit(doomed, sentences(4), callback_url=receiver.url)
+        machines.holding(1)
+        doomed.process.send_signal(signal.SIGKILL)
+        doomed.process.wait()
+        machines.allow()
+        eventually(lambda: status(other, job)["status"] == "completed")
+        assert other.http.get(f"{PATH}/{job}/result").json()["text"] == text(4)
+        eventually(lambda: bool(receiver.deliveries))
+        assert {each.headers["webhook-id"] for each in receiver.deliveries} == {f"evt_{job}"}
+    machines.replicas[0] = machines.replica().wait_until_healthy()
+
+
+def test_keys_prompts_and_urls_are_in_no_topic(machines: Machines) -> None:
+    machines.allow()
+    replica = machines.replicas[0]
+    answer = replica.transcribe(sentences(1), prompt=PROMPT)
+    assert answer.status_code == 200
+    with Receiver() as receiver:
+        job = submit(replica, sentences(2), prompt=PROMPT, callback_url=receiver.url)
+        eventually(lambda: status(replica, job)["status"] == "completed")
+        sent = asyncio.run(all_messages(machines))
+        assert job.encode() in sent
+        for secret in (PROMPT, receiver.url, *KEYS, "secret-of-webhooks"):
+            assert secret.encode() not in sent
+
+
+async def all_messages(machines: Machines) -> bytes:
+    """What all topics hold."""
+    settings = KafkaSettings(
+        bootstrap_servers=machines.settings["KAFKA__BOOTSTRAP_SERVERS"],
+        prefix=machines.settings["KAFKA__PREFIX"],
+        queues=QUEUES,
+    )
+    found = b""
+    async with open_kafka(settings) as kafka:
+        for topic in topics(QUEUES):
+            async with aclosing(kafka.log.read(topic.name, since="earliest")) as messages:
+                async for each in messages:
+                    if isinstance(each, CaughtUp):
+                        break
+                    found += each.key.encode() + (each.value or b"")
+    return found
