@@ -19,8 +19,9 @@ EXTRAS_embedded := embedded
 EXTRAS_whisperx := embedded,cpu,text
 EXTRAS_parakeet := embedded,cpu,parakeet,text
 
-# The model of the embedded engine, unless .env names one.
-BASE := $(if $(shell grep -s '^WHISPER__MODEL=' .env),,WHISPER__MODEL=$${WHISPER__MODEL:-base})
+# The embedded engine's model and precision, unless .env sets them. `auto` is int8 on a CPU.
+unless_set = $(if $(shell grep -s '^$(1)=' .env),,$(1)=$${$(1):-$(2)})
+BASE := $(call unless_set,WHISPER__MODEL,base) $(call unless_set,WHISPER__COMPUTE_TYPE,auto)
 ENV_embedded := BACKENDS__TRANSCRIPTION=whisperx BACKENDS__ALIGNMENT=none BACKENDS__DIARIZATION=onnx $(BASE)
 ENV_whisperx := BACKENDS__TRANSCRIPTION=whisperx BACKENDS__ALIGNMENT=whisperx
 ENV_parakeet := BACKENDS__TRANSCRIPTION=parakeet BACKENDS__ALIGNMENT=whisperx

@@ -172,7 +172,7 @@ def base_settings(directory: Path) -> dict[str, str]:
         "BACKENDS__ALIGNMENT": "none",
         "BACKENDS__DIARIZATION": "onnx",
         "WHISPER__MODEL": "base",
-        "WHISPER__COMPUTE_TYPE": "int8",
+        "WHISPER__COMPUTE_TYPE": "auto",
         "WHISPER__LOCAL_FILES_ONLY": "true",
         "XDG_CACHE_HOME": str(directory / "cache"),
         "POOL__TTL": "-1",

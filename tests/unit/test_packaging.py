@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import runpy
+import shutil
+import subprocess
 import tomllib
 from collections.abc import Iterator
 from itertools import chain
@@ -14,7 +17,10 @@ from typing import Any
 import pytest
 import yaml
 
+from server import base_settings
 from whisperx_api_server.config import Settings, load_settings, variables
+
+needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE_LINE = re.compile(r"#([A-Z_]+)=(.*)")
@@ -70,6 +76,30 @@ def test_every_endpoint_is_documented() -> None:
     documented = {(method, shape(path)) for method, path in found}
     assert served - documented == set(), "give each as `METHOD /path` in README.md or docs/"
     assert documented - served == set(), "documented, but not served"
+
+
+@needs_make
+def test_make_serve_has_the_settings_of_the_tests(tmp_path: Path) -> None:
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    commands = run_in(tmp_path, "make", "--dry-run", "serve")
+    (settings,) = re.findall(r"exec env (.*) +\\\n", commands)
+    printed = run_in(tmp_path, "sh", "-c", f"env -i {settings} env")
+    made = dict(line.split("=", 1) for line in printed.splitlines())
+    assert made["WHISPER__COMPUTE_TYPE"] == "auto"
+    assert made.items() <= base_settings(tmp_path).items()
+
+
+def run_in(directory: Path, *command: str) -> str:
+    """What a command prints, without this process's settings."""
+    return subprocess.run(
+        command,
+        cwd=directory,
+        env={"PATH": os.environ["PATH"]},
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
 
 
 @pytest.fixture
