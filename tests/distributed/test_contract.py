@@ -14,7 +14,7 @@ from typing import Protocol
 import pytest
 from pydantic import SecretStr
 
-from brokers import S3_KEY, Kafka
+from brokers import S3_KEY, Kafka, s3_server
 from memory_cluster import Broker, MemoryBucket, MemoryLog, MemoryQueue
 from whisperx_api_server.distributed.bucket import ObjectBucket, S3Settings, open_bucket
 from whisperx_api_server.distributed.connection import KafkaSettings
@@ -29,6 +29,7 @@ from whisperx_api_server.distributed.protocols import (
     Position,
     Queue,
 )
+from whisperx_api_server.errors import Unavailable
 
 LOCK = 1.5  # seconds; where a lock is to end
 LONG_LOCK = 30.0
@@ -436,5 +437,33 @@ def test_broker_restart_loses_locks_and_no_record(real_kafka: Kafka) -> None:
     async def scenario() -> None:
         async with open_kafka(settings(real_kafka.server.address)) as kafka:
             await scene(kafka)
+
+    asyncio.run(scenario())
+
+
+def test_bucket_is_unavailable_while_the_store_is_away(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        with s3_server(tmp_path) as server:
+            bucket = await open_bucket(s3_settings(f"http://{server.address}"))
+            await bucket.put("runs/1/end", b"1")
+            await asyncio.to_thread(server.stop)
+            for call in (
+                bucket.get("runs/1/end"),
+                bucket.create("runs/2/end", b""),
+                bucket.list("runs"),
+                bucket.delete("runs"),
+                bucket.upload("runs/1/source", tmp_path / "s3.out"),
+                bucket.download("runs/1/end", tmp_path / "copy"),
+            ):
+                with pytest.raises(Unavailable) as error:
+                    await call
+                assert str(error.value) == (
+                    "the server cannot reach its object store: try again later"
+                )
+            assert not (tmp_path / "copy").exists()
+            await asyncio.to_thread(server.start)
+            stored = await bucket.get("runs/1/end")
+            assert stored is not None
+            assert stored.data == b"1"
 
     asyncio.run(scenario())

@@ -36,7 +36,7 @@ class KafkaSettings(Section):
     lock_seconds: Annotated[float, Field(ge=1, le=60)] = Field(
         30.0, description="Seconds until the run of a worker that stopped answering is taken over."
     )
-    max_attempts: Annotated[int, Field(ge=1, le=7)] = Field(
+    max_attempts: Annotated[int, Field(ge=1, le=4)] = Field(
         3, description="Number of workers that may end while they have a run, until it fails."
     )
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(

@@ -26,6 +26,7 @@ _HOUR = 3_600_000
 _CREATE_MS = 30_000
 _ALREADY_EXISTS = 36
 _PARTITIONS = 8
+_DELIVERIES = "10"  # the most that brokers allow by default
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,9 +138,8 @@ async def _configure_groups(client: AIOKafkaClient, settings: KafkaSettings) -> 
         "share.record.lock.duration.ms": str(round(settings.lock_seconds * 1000)),
     }
     await alter_group_configs(client, groups, essential)
-    # The worker gives up first. This ends what no worker lives long enough to give up.
-    backstop = {"share.delivery.count.limit": str(settings.max_attempts + 3)}
+    # Workers give up first; a record beyond the limit would vanish without an error.
     try:
-        await alter_group_configs(client, groups, backstop)
-    except RpcError as error:  # before 4.4 it is a setting of the broker
+        await alter_group_configs(client, groups, {"share.delivery.count.limit": _DELIVERIES})
+    except RpcError as error:  # Apache Kafka 4.2 has it as a setting of the broker, 5 by default
         logger.info("The broker's own limit of deliveries holds: %s", error)
