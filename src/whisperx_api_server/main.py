@@ -77,7 +77,7 @@ def create_app(
         catalog.check_backends()  # one that does not exist stops the start, not the first request
         preloaded = preloaded_models(settings, catalog)
     job_store = DiskJobStore(settings.jobs.directory or default_directory(os.environ, port))
-    cluster = cluster or partial(open_cluster, settings.kafka, settings.s3)
+    cluster = cluster or partial(open_cluster, settings.kafka, settings.s3, settings.jobs.max_age)
     app = DescribedApi(
         title="whisperx-api-server",
         version=__version__,

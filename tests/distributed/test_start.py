@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import struct
 import uuid
+from base64 import b64encode
 from collections.abc import Mapping
 from contextlib import aclosing
+from hashlib import md5
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -16,6 +20,7 @@ from whisperx_api_server.distributed.bucket import S3Settings, open_bucket
 from whisperx_api_server.distributed.connection import KafkaSettings
 from whisperx_api_server.distributed.kafka import open_kafka
 from whisperx_api_server.distributed.protocols import ClusterError, Message
+from whisperx_api_server.distributed.s3_admin import BucketAdmin
 
 
 def kafka_error(**settings: object) -> str:
@@ -152,3 +157,51 @@ def test_s3_refuses_what_is_wrong(s3_url: str) -> None:
     assert s3_error(**{**right, "endpoint_url": absent}) == (
         f"S3__ENDPOINT_URL: no store answers at {absent}"
     )
+
+
+class Lifecycles(BaseHTTPRequestHandler):
+    """A bucket with a lifecycle, which versitygw does not have; `rules` is its XML."""
+
+    rules = ""
+
+    def do_GET(self) -> None:
+        self._answer(200 if self.rules else 404, self.rules)
+
+    def do_PUT(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"])).decode()
+        assert self.headers["content-md5"] == b64encode(md5(body.encode()).digest()).decode()
+        type(self).rules = body
+        self._answer(200, "")
+
+    def _answer(self, status: int, body: str) -> None:
+        self.send_response(status)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def test_lifecycle_follows_the_age_of_jobs_and_leaves_the_rules_of_others() -> None:
+    async def expire(port: int, days: int) -> None:
+        async with BucketAdmin(
+            endpoint=f"http://127.0.0.1:{port}",
+            bucket="audio",
+            region="us-east-1",
+            access_key_id="key",
+            secret="secret",
+        ) as admin:
+            await admin.expire("whisperx", days)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Lifecycles) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        asyncio.run(expire(server.server_port, 2))
+        assert "<Prefix>whisperx/</Prefix>" in Lifecycles.rules
+        assert "<Days>2</Days>" in Lifecycles.rules
+        asyncio.run(expire(server.server_port, 9))
+        assert "<Days>9</Days>" in Lifecycles.rules
+        Lifecycles.rules = foreign = "<Rule><ID>backup</ID></Rule>"
+        asyncio.run(expire(server.server_port, 2))
+        assert Lifecycles.rules == foreign
+        server.shutdown()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import math
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _CHUNK_BYTES = 8 << 20
 _RETRY_AFTER = 10.0
+_DAY = 24 * 3600
 
 
 class S3Settings(Section):
@@ -44,8 +46,10 @@ class S3Settings(Section):
     region: str = Field("us-east-1", description="Region of the bucket.")
 
 
-async def open_bucket(settings: S3Settings) -> ObjectBucket:
+async def open_bucket(settings: S3Settings, max_age: float | None = None) -> ObjectBucket:
     """Make the bucket if it is absent, and check that it can be used.
+
+    With a `max_age` in seconds, the store deletes what is more than a day older.
 
     Raises:
         ClusterError: one line that names the setting: no store answers, it refuses the key, the
@@ -60,7 +64,8 @@ async def open_bucket(settings: S3Settings) -> ObjectBucket:
             secret=settings.secret_access_key.get_secret_value(),
         ) as admin:
             await admin.make()
-            await admin.expire(settings.prefix)
+            if max_age is not None:
+                await admin.expire(settings.prefix, math.ceil(max_age / _DAY) + 1)
     bucket = ObjectBucket(_store(settings))
     await _check(bucket, settings.bucket)
     return bucket

@@ -28,8 +28,12 @@ ClusterOpener = Callable[[], AbstractAsyncContextManager[Cluster]]
 
 
 @asynccontextmanager
-async def open_cluster(kafka: KafkaSettings, s3: S3Settings) -> AsyncIterator[Cluster]:
+async def open_cluster(
+    kafka: KafkaSettings, s3: S3Settings, max_age: float | None = None
+) -> AsyncIterator[Cluster]:
     """Connect to Kafka and S3; topics and the bucket are made when absent.
+
+    `max_age` is that of jobs, in seconds, where it is known: the store deletes what is older.
 
     Raises:
         ClusterError: one line that names what is wrong.
@@ -40,7 +44,7 @@ async def open_cluster(kafka: KafkaSettings, s3: S3Settings) -> AsyncIterator[Cl
         raise ClusterError(
             "MODE=kafka needs two packages: pip install 'whisperx-api-server[kafka]'"
         ) from error
-    bucket = await open_bucket(s3)
+    bucket = await open_bucket(s3, max_age)
     async with AsyncExitStack() as stack:
         opened = await stack.enter_async_context(open_kafka(kafka))
         queues = [opened.queue(queue_name(number)) for number in range(kafka.queues)]

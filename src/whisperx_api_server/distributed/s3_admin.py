@@ -21,7 +21,8 @@ logger = logging.getLogger(__name__)
 
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _UNKNOWN_KEY = {"InvalidAccessKeyId", "XAdminUserNotFound"}
-_EXPIRES_AFTER_DAYS = 2
+_RULE = "whisperx-api-server"
+_RULE_ID = re.compile(r"<ID>([^<]*)</ID>")
 _TIMEOUT = 10.0
 
 
@@ -72,29 +73,30 @@ class BucketAdmin:
                 f"S3__BUCKET: the store does not make {self._bucket}: {code or answer.status_code}"
             )
 
-    async def expire(self, prefix: str) -> None:
-        """Have the store delete what the server would have deleted long ago.
+    async def expire(self, prefix: str, days: int) -> None:
+        """Have the store delete, after days, what the server should have deleted before.
 
         A bucket with rules of its own keeps them; a store without lifecycles is fine.
         """
-        present = await self._send("GET", "lifecycle=", "")
-        if present.status_code == 404:
+        answer = await self._send("GET", "lifecycle=", "")
+        ours = answer.status_code == 404 or set(_RULE_ID.findall(answer.text)) == {_RULE}
+        if ours:
             rule = (
-                f"<ID>whisperx</ID><Filter><Prefix>{escape(prefix)}/</Prefix></Filter>"
-                f"<Status>Enabled</Status><Expiration><Days>{_EXPIRES_AFTER_DAYS}</Days>"
-                "</Expiration><AbortIncompleteMultipartUpload><DaysAfterInitiation>1"
-                "</DaysAfterInitiation></AbortIncompleteMultipartUpload>"
+                f"<ID>{_RULE}</ID><Filter><Prefix>{escape(prefix)}/</Prefix></Filter>"
+                f"<Status>Enabled</Status><Expiration><Days>{days}</Days></Expiration>"
+                "<AbortIncompleteMultipartUpload><DaysAfterInitiation>1</DaysAfterInitiation>"
+                "</AbortIncompleteMultipartUpload>"
             )
-            present = await self._send(
+            answer = await self._send(
                 "PUT",
                 "lifecycle=",
                 f"<LifecycleConfiguration><Rule>{rule}</Rule></LifecycleConfiguration>",
             )
-        if present.status_code >= 400:
+        if answer.status_code >= 400:
             logger.info(
                 "The bucket %s has no lifecycle (%s): the server alone deletes old objects",
                 self._bucket,
-                _code(present) or present.status_code,
+                _code(answer) or answer.status_code,
             )
 
     async def _send(self, method: str, query: str, body: str) -> httpx.Response:
