@@ -89,7 +89,7 @@ class BareEngine:
     def __init__(self, model: Path, clips: list[NDArray[np.float32]]) -> None:
         import ctranslate2
 
-        from whisperx_api_server.backends.base import usable_cores
+        from whisperx_api_server.backends.vendors import usable_cores
         from whisperx_api_server.backends.whisperx.features import LogMel
 
         self._ctranslate2: Any = ctranslate2

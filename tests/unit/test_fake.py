@@ -9,10 +9,7 @@ import pytest
 
 from support import diarize
 from whisperx_api_server.backends import fake
-from whisperx_api_server.backends.base import (
-    AlignItem,
-    ModelSpec,
-)
+from whisperx_api_server.backends.base import AlignItem, ModelSpec
 from whisperx_api_server.backends.fake import VOCABULARY, say, silence
 from whisperx_api_server.domain import (
     AudioClip,

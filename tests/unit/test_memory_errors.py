@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from whisperx_api_server.backends.base import is_out_of_memory, translate_memory_errors
+from whisperx_api_server.backends.vendors import is_out_of_memory, translate_memory_errors
 from whisperx_api_server.errors import InsufficientMemory, InvalidAudio
 
 REPORTED = [

@@ -17,12 +17,13 @@ from detection import clip_of, noise, regions_of
 from fixtures.speech.speech import Speech, Utterance
 from support import diarize
 from whisperx_api_server.backends import pyannote
-from whisperx_api_server.backends.base import ModelSpec, package_file
+from whisperx_api_server.backends.base import ModelSpec
 from whisperx_api_server.backends.pyannote import (
     ChunkScorer,
     PyannoteDiarizer,
     PyannoteVoiceDetector,
 )
+from whisperx_api_server.backends.vendors import package_file
 from whisperx_api_server.domain import (
     Diarization,
     DiarizeOptions,

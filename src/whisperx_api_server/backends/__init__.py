@@ -17,7 +17,12 @@ from importlib.metadata import entry_points
 from typing import Any, cast
 
 from ..errors import NotConfigured, NotInstalled
-from .base import Declaration, ModelSource, ModelSpec, Stage
+from .base import (
+    Declaration,
+    ModelSource,
+    ModelSpec,
+    Stage,
+)
 
 ENTRY_POINT_GROUP = "whisperx_api_server.backends"
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import httpx
 
 from ..errors import ModelNotFound, ModelUnavailable, ServiceError
-from .base import ModelSpec, is_out_of_memory, require
+from .base import ModelSpec
+from .vendors import is_out_of_memory, require
 
 
 def snapshot(spec: ModelSpec, repo_id: str, *, patterns: Sequence[str], extra: str = "cpu") -> Path:

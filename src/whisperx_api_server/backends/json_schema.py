@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InvalidRequest
-from .base import require
+from .vendors import require
 
 CLOSERS = ('"', "}", "]")
 """Tried in this order to close an answer: `"` ends a string, in which `}` would be text."""

@@ -38,13 +38,11 @@ from .base import (
     ModelSpec,
     Stage,
     VoiceDetector,
-    package_file,
-    require,
-    translate_memory_errors,
 )
 from .binarize import BinarizeOptions, Binarizer, FrameDetection
 from .hub import snapshot, translate_hub_errors
 from .steps import in_steps
+from .vendors import package_file, require, translate_memory_errors
 
 EXTRA = "cpu"
 

@@ -19,11 +19,9 @@ from .base import (
     ModelSpec,
     Stage,
     VoiceDetector,
-    package_file,
-    require,
-    translate_memory_errors,
 )
 from .binarize import BinarizeOptions, Binarizer, FrameDetection
+from .vendors import package_file, require, translate_memory_errors
 
 DECLARATIONS: Mapping[Stage, Declaration] = {
     "vad": Declaration(packages=("onnxruntime", "faster_whisper"), extra="embedded"),

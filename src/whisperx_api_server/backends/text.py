@@ -19,11 +19,10 @@ from .base import (
     ModelSpec,
     Stage,
     Translator,
-    require,
-    translate_memory_errors,
 )
 from .hub import translate_hub_errors
 from .json_schema import SchemaGuide
+from .vendors import require, translate_memory_errors
 
 EXTRA = "text"
 

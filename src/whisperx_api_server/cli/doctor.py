@@ -197,7 +197,7 @@ def _backends() -> Iterator[Check]:
 
 
 def _token(settings: Settings, *, needed: bool) -> Check:
-    from ..backends.base import require
+    from ..backends.vendors import require
 
     logged_in = (
         _installed("huggingface_hub") and require("huggingface_hub", extra="cpu").get_token()

@@ -75,7 +75,7 @@ def _refusal(url: str, token: str | None) -> str:
 
     One HEAD request: huggingface_hub itself would retry for most of a minute.
     """
-    from ..backends.base import require
+    from ..backends.vendors import require
 
     utils = require("huggingface_hub.utils", extra="cpu")
     errors = require("huggingface_hub.errors", extra="cpu")

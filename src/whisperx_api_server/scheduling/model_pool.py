@@ -20,7 +20,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from ..backends import ModelKey, free_device_memory, import_vendors, load_model
-from ..backends.base import Capabilities, translate_memory_errors
+from ..backends.base import Capabilities
+from ..backends.vendors import translate_memory_errors
 from ..errors import Conflict, InsufficientMemory, ModelUnavailable, ServiceError
 from ..setting_types import NonNegativeFloat, NonNegativeInt, PositiveInt, Section
 from .batch_policy import BatchLimits

@@ -9,7 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..base import Declaration, Diarizer, ModelSpec, Stage, require
+from ..base import (
+    Declaration,
+    Diarizer,
+    ModelSpec,
+    Stage,
+)
+from ..vendors import require
 
 DECLARATIONS: Mapping[Stage, Declaration] = {
     "diarization": Declaration(

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...domain import SAMPLE_RATE, AudioClip, Diarization, DiarizeOptions, Samples, SpeakerTurn
-from ..base import ModelSpec, require, translate_memory_errors
+from ..base import ModelSpec
+from ..vendors import require, translate_memory_errors
 from .clustering import Labels, centroids, cluster
 from .fbank import SHIFT, SIZE, FilterBank
 from .segmentation import (

@@ -16,9 +16,9 @@ from ..base import (
     ModelSpec,
     Stage,
     Transcriber,
-    require,
 )
 from ..hub import snapshot, translate_hub_errors
+from ..vendors import require
 from .transcriber import ParakeetTranscriber
 
 EXTRA = "parakeet"

@@ -17,7 +17,8 @@ import numpy as np
 
 from ...domain import DecodeOptions, Samples, Segment, Window, WindowTranscript
 from ...errors import TranscriptionFailed
-from ..base import Capabilities, translate_memory_errors
+from ..base import Capabilities
+from ..vendors import translate_memory_errors
 from .words import Token, timed_words, token_logprob, words_of_tokens
 
 SAMPLE_RATE = 16_000

@@ -19,11 +19,8 @@ from ..base import (
     ModelSpec,
     Stage,
     Transcriber,
-    is_out_of_memory,
-    require,
-    translate_memory_errors,
-    usable_cores,
 )
+from ..vendors import is_out_of_memory, require, translate_memory_errors, usable_cores
 from ..whisper_names import REPOSITORIES, is_english_only, published_model
 from .align_models import PACKAGES, align_model, aligner_problem
 from .aligner import load_aligner

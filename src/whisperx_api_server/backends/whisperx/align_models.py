@@ -15,8 +15,9 @@ from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ModelNotFound, ModelUnavailable, ServiceError
-from ..base import ModelSpec, absent, require, translate_memory_errors
+from ..base import ModelSpec
 from ..hub import downloads_are_off, is_cached, translate_hub_errors
+from ..vendors import absent, require, translate_memory_errors
 
 if TYPE_CHECKING:
     from torch import Tensor

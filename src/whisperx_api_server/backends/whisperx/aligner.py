@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from ...domain import SAMPLE_RATE, Segment, Word
 from ...errors import TranscriptionFailed
-from ..base import Aligner, AlignItem, ModelSpec, require, translate_memory_errors
+from ..base import Aligner, AlignItem, ModelSpec
+from ..vendors import require, translate_memory_errors
 from .align_models import CtcModel, forced_align_function, load_ctc_model
 
 if TYPE_CHECKING:

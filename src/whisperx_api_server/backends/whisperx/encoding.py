@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..base import require
+from ..vendors import require
 from .features import N_FRAMES
 
 

@@ -7,7 +7,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from ...domain import SAMPLE_RATE, Samples
-from ..base import require
+from ..vendors import require
 
 HOP = 160  # 10 ms
 N_FFT = 400  # 25 ms

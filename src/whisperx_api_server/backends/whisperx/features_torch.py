@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...domain import Samples
-from ..base import require
+from ..vendors import require
 from .features import HOP, N_FFT, N_FRAMES, N_SAMPLES, Mel, mel_filters
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...errors import ModelNotFound
-from ..base import ModelSource, ModelSpec, require
+from ..base import ModelSource, ModelSpec
 from ..hub import translate_hub_errors
+from ..vendors import require
 from ..whisper_names import REPOSITORIES
 from .packaged import advice, packaged_model, unpacked
 

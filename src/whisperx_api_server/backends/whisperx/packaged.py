@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ...errors import ModelUnavailable
-from ..base import ModelSpec, require
+from ..base import ModelSpec
+from ..vendors import require
 
 BLOCK = 4 * 1024**2  # bytes
 

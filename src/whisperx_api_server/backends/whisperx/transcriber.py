@@ -13,12 +13,8 @@ from numpy.typing import NDArray
 
 from ...domain import SAMPLE_RATE, DecodeOptions, Samples, Segment, Window, WindowTranscript
 from ...errors import InvalidRequest, TranscriptionFailed
-from ..base import (
-    MIN_SPEECH_PROBABILITY,
-    Capabilities,
-    ContextStats,
-    translate_memory_errors,
-)
+from ..base import MIN_SPEECH_PROBABILITY, Capabilities, ContextStats
+from ..vendors import translate_memory_errors
 from .contexts import Contexts, is_doubtful
 from .decoding import Decoding, letters_of
 from .encoding import EncodedBatch

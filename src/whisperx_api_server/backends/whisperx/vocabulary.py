@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...domain import Task
 from ...errors import InvalidRequest
-from ..base import require
+from ..vendors import require
 
 MAX_LENGTH = 448  # positions of Whisper's decoder
 MAX_CONTEXT = MAX_LENGTH // 2 - 1  # tokens of prompt and hotwords, openai/whisper decoding.py
