@@ -39,7 +39,7 @@ help:
 	@echo "make check         check format, lint, types and import directions"
 	@echo "make docs          generate .env.example and the tables of settings"
 	@echo "make bench         measure the figures of docs/benchmarks.md on this machine"
-	@echo "make quality       compare word error rates with faster-whisper on the recordings of ../shared/real"
+	@echo "make quality       measure words, times and speakers on ../shared/real; writes docs/quality.md"
 	@echo "make soak          run ten minutes of mixed load with random disconnects"
 	@echo "make fuzz          send 10,000 mutated uploads and forms"
 	@echo "make constraints   pin the packages of pyproject.toml again"

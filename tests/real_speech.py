@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from functools import cache
 from importlib.metadata import distribution
 from itertools import pairwise
@@ -28,6 +29,9 @@ FOLDER = REPOSITORY.parent / "shared" / "real"
 """Recordings that this project may not carry; `index.json` says what is in them."""
 
 RATE = 16_000
+
+APART = 0.3
+"""Seconds between two times of a word that count as a difference."""
 
 WORDS = {"timestamp_granularities[]": "word"}
 
@@ -182,6 +186,51 @@ def compare(
                 answer["language"] == language_name(recording.language).lower(),
             )
         )
+    return compared
+
+
+@dataclass(frozen=True)
+class TimeDifferences:
+    """Words of a recording that the server and faster-whisper both heard.
+
+    `apart` of them start or end more than APART seconds apart.
+    """
+
+    language: str
+    words: int
+    apart: int
+
+
+def compare_times(
+    server: Server, weights: Path, recordings: Sequence[Recording]
+) -> list[TimeDifferences]:
+    """The server's word times beside faster-whisper's; the same model, int8 and beam 5."""
+    from faster_whisper import WhisperModel
+
+    model = WhisperModel(str(weights), device="cpu", compute_type="int8")
+    compared = []
+    for recording in recordings:
+        ours = [
+            (word["word"].strip(), word["start"], word["end"])
+            for word in hear(server, recording).get("words", [])
+        ]
+        segments, _ = model.transcribe(str(recording.path), beam_size=5, word_timestamps=True)
+        other = [
+            (word.word.strip(), word.start, word.end)
+            for segment in segments
+            for word in segment.words
+        ]
+        pairs = [
+            (ours[block.a + place], other[block.b + place])
+            for block in SequenceMatcher(
+                None, [word for word, *_ in ours], [word for word, *_ in other], autojunk=False
+            ).get_matching_blocks()
+            for place in range(block.size)
+        ]
+        apart = sum(
+            abs(one[1] - two[1]) > APART or abs(one[2] - two[2]) > APART for one, two in pairs
+        )
+        compared.append(TimeDifferences(recording.language, len(pairs), apart))
     return compared
 
 
