@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -41,6 +42,10 @@ QUEUES = 2
 PROMPT = "a-prompt-that-is-nobody-elses"
 
 
+def is_ready(server: Server) -> bool:
+    return server.http.get("/ready").status_code == 200
+
+
 @dataclass
 class Machines:
     """What runs; processes that are killed are started again by `worker` and `replica`."""
@@ -56,7 +61,7 @@ class Machines:
         for server in (*self.replicas, *self.workers):
             server.wait_until_healthy()
         for server in self.workers:
-            eventually(lambda server=server: server.http.get("/ready").status_code == 200)
+            eventually(partial(is_ready, server))
 
     def replica(self) -> Server:
         server = self._start(Server(self._new_directory(), self.settings))
