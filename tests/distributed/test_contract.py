@@ -467,3 +467,14 @@ def test_bucket_is_unavailable_while_the_store_is_away(tmp_path: Path) -> None:
             assert stored.data == b"1"
 
     asyncio.run(scenario())
+
+
+def test_log_goes_on_after_an_error_that_ends_its_producer(kafka_servers: str) -> None:
+    async def scenario() -> None:
+        async with open_kafka(settings(kafka_servers)) as kafka:
+            with pytest.raises(Unavailable):
+                await kafka.log.append("events", "run", bytes(2 << 20))
+            await kafka.log.append("events", "run", b"1")
+            assert [each.value for each in await contents(kafka.log, "events")] == [b"1"]
+
+    asyncio.run(scenario())

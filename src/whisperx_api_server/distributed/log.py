@@ -61,8 +61,16 @@ class KafkaLog:
 
     async def _replace_producer(self) -> None:
         """An idempotent producer sends nothing after an error of its sequence."""
-        broken, self._producer = self._producer, self._new_producer()
-        await self._producer.start()
+        broken, new = self._producer, self._new_producer()
+        try:
+            await new.start()
+        except KafkaError:  # the next message that fails tries again
+            await new.stop()
+            return
+        if self._producer is broken:
+            self._producer = new
+        else:  # another message was faster
+            broken = new
         await broken.stop()
 
     def _new_producer(self) -> AIOKafkaProducer:
