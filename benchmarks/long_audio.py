@@ -65,7 +65,7 @@ def _send_at_once(running: object, uploads: list[bytes]) -> None:
 
 def _cpu_seconds_for(running: object, uploads: list[bytes]) -> float:
     """CPU seconds of the server and its ffmpeg children while it transcribes these."""
-    begun = _cpu_seconds(running.process.pid)  # type: ignore[attr-defined]
+    begun = cpu_seconds(running.process.pid)  # type: ignore[attr-defined]
     for upload in uploads:
         running.http.post(  # type: ignore[attr-defined]
             "/v1/audio/transcriptions",
@@ -73,10 +73,10 @@ def _cpu_seconds_for(running: object, uploads: list[bytes]) -> float:
             data={"language": "en", "response_format": "text"},
             timeout=None,
         ).raise_for_status()
-    return _cpu_seconds(running.process.pid) - begun  # type: ignore[attr-defined]
+    return cpu_seconds(running.process.pid) - begun  # type: ignore[attr-defined]
 
 
-def _cpu_seconds(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return sum(int(ticks) for ticks in fields[11:15]) / 100  # own and waited-for children's
 

@@ -212,6 +212,41 @@ async def test_keeps_16_khz_samples_as_they_are(decoder: AudioDecoder, tmp_path:
             assert not clip.samples.flags.writeable
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("codec", ["u8", "s16le", "s24le", "s32le", "f32le", "f64le"])
+async def test_a_short_wav_of_any_sample_format_needs_no_ffmpeg(
+    decoder: AudioDecoder,
+    tmp_path: Path,
+    fake_ffmpeg: FakeFfmpeg,
+    monkeypatch: pytest.MonkeyPatch,
+    channels: int,
+    codec: str,
+) -> None:
+    path = tmp_path / "tone.wav"
+    sides = ("-af", f"aeval={'|'.join(['3*val(0)', '-2*val(0)'][:channels])}")
+    ffmpeg(*TONE, *sides, "-ar", str(SAMPLE_RATE), "-c:a", f"pcm_{codec}", path)
+    with monkeypatch.context() as patched:
+        patched.setattr(audio, "_PLAIN_WAV_BYTES", 0)
+        async with decoder.open(path) as clip:
+            expected = clip.samples.copy()
+
+    fake_ffmpeg("exit 1")
+    decoder = AudioDecoder(max_seconds=60, timeout=60, workdir=tmp_path)
+    async with decoder.open(path) as clip:
+        np.testing.assert_array_equal(clip.samples, expected)
+        assert pitch(clip.samples) == pytest.approx(440, abs=2)
+
+
+@pytest.mark.parametrize("codec", ["pcm_mulaw", "pcm_alaw", "adpcm_ms"])
+async def test_ffmpeg_decodes_a_wav_that_is_compressed(
+    decoder: AudioDecoder, tmp_path: Path, codec: str
+) -> None:
+    path = tmp_path / "tone.wav"
+    ffmpeg(*TONE, "-ar", str(SAMPLE_RATE), "-c:a", codec, path)
+    async with decoder.open(path) as clip:
+        assert pitch(clip.samples) == pytest.approx(440, abs=2)
+
+
 @pytest.mark.parametrize("announced", [0, 20_000, 0x7FFFFFFF, 0xFFFFFFFF])
 async def test_reads_a_wav_whose_header_was_never_completed(
     decoder: AudioDecoder, tmp_path: Path, announced: int

@@ -1,8 +1,8 @@
 """Decodes recordings of any container or codec to 16 kHz mono samples on a memory map.
 
 ffmpeg decodes in a separate process. Its channels are mixed here, into an unnamed file that a crash
-cannot leave behind. Only a short WAV file with the right sample rate is read directly, because
-starting ffmpeg takes longer.
+cannot leave behind. Only a short WAV file of PCM or floats with the right sample rate is read
+directly, because starting ffmpeg takes longer.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import asyncio
 import mmap
 import os
 import tempfile
-import wave
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
@@ -23,12 +22,13 @@ import numpy as np
 
 from ..domain import SAMPLE_RATE, AudioClip, Samples
 from ..errors import DiskFull, InvalidAudio, TooLarge
-from .downmix import mix_wav
+from .downmix import mix_frames, mix_wav
 from .ffmpeg import find_ffmpeg, run_ffmpeg
+from .wav import read_plain
 
 _SAMPLE_BYTES = np.dtype(np.float32).itemsize
 _COPY_BYTES = 4 * 1024**2
-_PLAIN_WAV_BYTES = 2 * 60 * SAMPLE_RATE  # a minute, held in memory
+_PLAIN_WAV_BYTES = 2 * 60 * SAMPLE_RATE  # a minute of 16-bit mono, held in memory
 _SMALL_FILE_BYTES = 8 * 1024**2  # 9 minutes of mp3 at 128 kbit/s, decoded in seconds
 _SMALL_FILE_SECONDS = 2.0
 _LONG_CLIP_BYTES = 64 * 1024**2  # 17 minutes
@@ -173,22 +173,11 @@ class AudioDecoder:
 
 
 def _read_plain_wav(path: Path) -> Samples | None:
-    """Read a complete 16-bit, 16 kHz, mono WAV file; None if ffmpeg must decode the file."""
-    try:
-        with wave.open(str(path), "rb") as file:
-            if (file.getnchannels(), file.getsampwidth(), file.getframerate()) != (
-                1,
-                2,
-                SAMPLE_RATE,
-            ):
-                return None
-            count = file.getnframes()
-            data = file.readframes(count)
-    except (wave.Error, EOFError, RuntimeError):  # RuntimeError: a chunk is longer than the file
+    """Read a short 16 kHz WAV file; None if ffmpeg must decode the file."""
+    frames = read_plain(path, SAMPLE_RATE)
+    if frames is None:
         return None
-    if not count or len(data) != 2 * count:
-        return None
-    samples = np.frombuffer(data, dtype="<i2").astype(np.float32) / np.float32(32768)
+    samples = mix_frames(frames)
     samples.flags.writeable = False
     return samples
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..domain import Samples
 from ..errors import DiskFull
+from .wav import read_header
 
 _BLOCK_FRAMES = 4096  # 0.26 s; signs are chosen for each block
 _FRONT_CENTER = 0x4  # in WAVEFORMATEXTENSIBLE's channel mask
@@ -46,6 +47,13 @@ class Downmixer:
         return mono
 
 
+def mix_frames(frames: NDArray[np.float32]) -> Samples:
+    """Mix a short recording: (frames, channels) -> (frames,)."""
+    mixer = Downmixer(np.ones(frames.shape[1], dtype=np.float32))
+    firsts = range(0, len(frames), _BLOCK_FRAMES)
+    return np.concatenate([mixer.mix(frames[first : first + _BLOCK_FRAMES]) for first in firsts])
+
+
 def mix_wav(source: BufferedReader, output: FileIO, max_samples: int) -> int:
     """Mix a WAV stream of 32-bit floats block by block; returns the number of samples written.
 
@@ -55,14 +63,14 @@ def mix_wav(source: BufferedReader, output: FileIO, max_samples: int) -> int:
         DiskFull: the output does not fit on the disk.
     """
     with source:
-        weights = _read_header(source)
-        if not len(weights):
+        header = read_header(source)
+        if header is None:
             return 0
-        mixer = Downmixer(weights)
-        block = np.empty((_BLOCK_FRAMES, len(weights)), dtype=np.float32)
+        mixer = Downmixer(_weights(count=header.channels, mask=header.mask))
+        block = np.empty((_BLOCK_FRAMES, header.channels), dtype=np.float32)
         written = 0
         while written <= max_samples:
-            count = source.readinto(block.data) // (_SAMPLE_BYTES * len(weights))
+            count = source.readinto(block.data) // (_SAMPLE_BYTES * header.channels)
             if not count:
                 break
             try:
@@ -71,23 +79,6 @@ def mix_wav(source: BufferedReader, output: FileIO, max_samples: int) -> int:
                 raise DiskFull from error
             written += count
         return written
-
-
-def _read_header(source: BufferedReader) -> NDArray[np.float32]:
-    """Read the header; returns the weight of each channel, or no weights without a header."""
-    weights = np.empty(0, dtype=np.float32)
-    source.read(12)  # RIFF, size, WAVE
-    while len(head := source.read(8)) == 8:
-        kind, size = head[:4], int.from_bytes(head[4:], "little")
-        if kind == b"data":
-            break
-        content = source.read(size + size % 2)
-        if kind == b"fmt ":
-            weights = _weights(
-                count=int.from_bytes(content[2:4], "little"),
-                mask=int.from_bytes(content[20:24], "little"),
-            )
-    return weights
 
 
 def _weights(*, count: int, mask: int) -> NDArray[np.float32]:
