@@ -35,9 +35,10 @@ ROUNDS = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Spoken:
-    """Samples at 16 kHz, and the reference text."""
+    """Samples at 16 kHz, their language (ISO-639-1), and the reference text."""
 
     samples: NDArray[np.float32]
+    language: str
     text: str
 
     @property
@@ -46,20 +47,23 @@ class Spoken:
         return len(self.samples) / RATE
 
 
-def english() -> list[Spoken]:
-    """English recordings with a text, in a fixed random order."""
+def spoken() -> list[Spoken]:
+    """Recordings with a text, in a fixed random order."""
     sys.path.insert(0, str(TESTS))
     from real_speech import BECKETT, DICKENS, folder
 
-    recordings = [each for each in folder().values() if each.kind == "speech"]
-    chosen = [each for each in recordings if each.language == "en" and each.text]
-    found = [Spoken(samples=each.samples, text=each.text) for each in (*chosen, DICKENS, BECKETT)]
+    chosen = [each for each in folder().values() if each.kind == "speech" and each.text]
+    found = [
+        Spoken(samples=each.samples, language=each.language, text=each.text)
+        for each in (*chosen, DICKENS, BECKETT)
+    ]
     random.Random(1).shuffle(found)
     return found
 
 
 def joined(parts: Sequence[Spoken], seconds: float) -> Spoken:
-    """The parts one after the other, with pauses of 0.3 s, again and again."""
+    """The English parts one after the other, with pauses of 0.3 s, again and again."""
+    parts = [part for part in parts if part.language == "en"]
     pause = np.zeros(round(0.3 * RATE), np.float32)
     samples: list[NDArray[np.float32]] = []
     texts: list[str] = []
@@ -67,7 +71,7 @@ def joined(parts: Sequence[Spoken], seconds: float) -> Spoken:
         part = parts[len(texts) % len(parts)]
         samples += [part.samples, pause]
         texts.append(part.text)
-    return Spoken(samples=np.concatenate(samples), text=" ".join(texts))
+    return Spoken(samples=np.concatenate(samples), language="en", text=" ".join(texts))
 
 
 class Ours:
@@ -87,7 +91,11 @@ class Ours:
             answer = self._running.http.post(
                 "/v1/audio/transcriptions",
                 files={"file": ("audio.wav", wav(clip.samples))},
-                data={"language": "en", "response_format": "text", "suppress_numerals": "false"},
+                data={
+                    "language": clip.language,
+                    "response_format": "text",
+                    "suppress_numerals": "false",
+                },
                 timeout=None,
             )
             return str(answer.raise_for_status().text)
@@ -122,7 +130,7 @@ class FasterWhisper:
         """What it hears in the clips, one after the other."""
         found = []
         for clip in clips:
-            segments, _ = self._transcribe(clip.samples, beam_size=5, language="en")
+            segments, _ = self._transcribe(clip.samples, beam_size=5, language=clip.language)
             found.append(" ".join(segment.text for segment in segments))
         return found
 
@@ -163,16 +171,17 @@ def error_rate(clips: Sequence[Spoken], texts: Sequence[str]) -> float:
     from real_speech import tokens
     from support import edit_distance
 
-    wanted = [tokens(clip.text, "en") for clip in clips]
+    wanted = [tokens(clip.text, clip.language) for clip in clips]
     wrong = sum(
-        edit_distance(words, tokens(text, "en")) for words, text in zip(wanted, texts, strict=True)
+        edit_distance(words, tokens(text, clip.language))
+        for words, text, clip in zip(wanted, texts, clips, strict=True)
     )
     return 100 * wrong / sum(map(len, wanted))
 
 
 def run(model: Path, *, long_seconds: float = LONG_SECONDS) -> list[Row]:
     """The rows; `model` is a directory in CTranslate2's format."""
-    parts = english()
+    parts = spoken()
     short = [part for part in parts if SHORT[0] <= part.seconds <= SHORT[1]]
     one = next(part for part in parts if ONE[0] <= part.seconds <= ONE[1])
     sequential, batched = FasterWhisper(model), FasterWhisper(model, batch_size=PEER_BATCH)
