@@ -110,7 +110,7 @@ class FasterWhisper:
     def __init__(self, model: Path, *, batch_size: int = 0) -> None:
         from faster_whisper import BatchedInferencePipeline, WhisperModel
 
-        from whisperx_api_server.backends.base import usable_cores
+        from whisperx_api_server.backends.vendors import usable_cores
 
         whisper: Any = WhisperModel(
             str(model), device="cpu", compute_type="int8", cpu_threads=usable_cores()

@@ -96,9 +96,9 @@ def _floats(data: bytes, encoding: str) -> NDArray[np.float32]:
         samples = padded.view("<i4")
     else:
         samples = np.frombuffer(data, encoding)
-    floats = samples.astype(np.float32)
-    if encoding == "u1":
-        return (floats - 128) / 128
-    if samples.dtype.kind == "i":
-        return floats / np.float32(2.0 ** (8 * samples.itemsize - 1))
+    floats: NDArray[np.float32] = samples.astype(np.float32)
+    if samples.dtype.kind == "u":
+        floats -= 128
+    if samples.dtype.kind in "iu":
+        floats /= 2 ** (8 * samples.itemsize - 1)
     return floats
