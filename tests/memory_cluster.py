@@ -1,6 +1,6 @@
 """A queue, a log and a bucket in memory, for what is above them.
 
-`tests/distributed/test_contract.py` holds them to what Kafka and S3 do.
+The tests `distributed/test_contract.py` and `test_bucket.py` hold them to what Kafka and S3 do.
 """
 
 from __future__ import annotations

@@ -133,8 +133,8 @@ def test_password_and_certificate(real_kafka: Kafka) -> None:
             assert await queue.renew([delivery]) == []
             assert await queue.accept(delivery)
             await queue.close()
-            await kafka.log.append("runs", "a", b"1")
-            async with aclosing(kafka.log.read("runs", since="earliest")) as messages:
+            await kafka.log.append("members", "a", b"1")
+            async with aclosing(kafka.log.read("members", since="earliest")) as messages:
                 message = await anext(messages)
             assert isinstance(message, Message)
             assert message.value == b"1"

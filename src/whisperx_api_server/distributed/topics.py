@@ -15,13 +15,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-RUNS = "runs"
-EVENTS = "events"
-CONTROL = "control"
-MEMBERS = "members"
-DEAD = "dead"
-WEBHOOKS = "webhooks"
-
 _HOUR = 3_600_000
 _CREATE_MS = 30_000
 _ALREADY_EXISTS = 36
@@ -60,12 +53,10 @@ def topics(queues: int) -> list[Topic]:
             Topic(name=queue_name(number), config=_kept(7 * 24), group=f"workers.v1.{number}")
             for number in range(queues)
         ),
-        Topic(name=WEBHOOKS, config=_kept(7 * 24), group="notifiers"),
-        Topic(name=RUNS, partitions=_PARTITIONS, config=compacted),
-        Topic(name=EVENTS, partitions=_PARTITIONS, config=_kept(24)),
-        Topic(name=CONTROL, config=_kept(1)),
-        Topic(name=MEMBERS, config=compacted),
-        Topic(name=DEAD, config=_kept(7 * 24)),
+        Topic(name="events", partitions=_PARTITIONS, config=_kept(24)),
+        Topic(name="control", config=_kept(1)),
+        Topic(name="members", config=compacted),
+        Topic(name="dead", config=_kept(7 * 24)),
     ]
 
 
