@@ -6,10 +6,12 @@ are seconds on the recording's own clock; audio is mono float32 in [-1, 1].
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
+from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -171,6 +173,12 @@ class RemoteUrl:
     url: str
     param: str = "audio_url"
 
+    @property
+    def filename(self) -> str:
+        """The last part of the URL's path, as `Upload.filename`; of any URL, valid or not."""
+        location = re.split(r"[?#]", self.url, maxsplit=1)[0].partition("://")[2]
+        return unquote(location.partition("/")[2].rpartition("/")[2])
+
 
 Source = Upload | RemoteUrl
 
@@ -325,13 +333,14 @@ class Job:
     `progress` is the transcribed and diarized part of the recording in [0, 1], `eta` the estimated
     seconds left, `queue_position` the number of earlier requests under way. `diarize` and `words`:
     whether the client requested speakers and word times. `callback_url` receives an event at the
-    end; `notified`: whether it was delivered.
+    end; `notified`: whether it was delivered. `filename` is the recording's, "" if it has none.
     """
 
     id: str
     client: str
     state: JobState
     submitted_at: float
+    filename: str = ""
     finished_at: float | None = None
     duration: float | None = None
     progress: float = 0.0

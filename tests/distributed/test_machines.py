@@ -165,6 +165,8 @@ def test_any_replica_answers_for_a_job(machines: Machines) -> None:
     job = submit(here, sentences(3))
     assert status(there, job)["status"] in ("queued", "running")
     assert there.http.get(f"{PATH}/{job}/status", headers=BOB).status_code == 404
+    assert job in [each["request_id"] for each in there.http.get(PATH).json()["data"]]
+    assert there.http.get(PATH, headers=BOB).json()["data"] == []
     machines.allow()
     stream = there.http.get(f"{PATH}/{job}/events").text
     assert "job.completed" in stream

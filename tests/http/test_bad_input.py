@@ -538,7 +538,7 @@ def test_a_bad_request_id_is_replaced(fake_server: Server, given: bytes) -> None
         ("GET", "/v1/audio", 404, "not_found"),
         ("GET", "/etc/list", 404, "not_found"),
         ("POST", "/etc/load", 404, "not_found"),
-        ("GET", PATH, 405, "method_not_allowed"),
+        ("PUT", PATH, 405, "method_not_allowed"),
         ("DELETE", TRANSLATIONS, 405, "method_not_allowed"),
         ("POST", "/healthcheck", 405, "method_not_allowed"),
     ],

@@ -124,6 +124,34 @@ def test_the_key_comes_from_the_option_or_the_environment(
     assert run("models", "list", "--url", locked_server.url)[0] == 0
 
 
+# jobs
+
+
+def test_jobs_are_listed_shown_fetched_and_cancelled(locked_server: Server) -> None:
+    to = ("--url", locked_server.url, "--api-key", LOCKED_KEY)
+    key = {"authorization": f"Bearer {LOCKED_KEY}"}
+    submitted = locked_server.http.post(
+        "/v1/audio/transcriptions",
+        files={"file": ("kitchen.wav", wav(say("red door")))},
+        data={"async": "true"},
+        headers=key,
+    ).json()
+    job = submitted["request_id"]
+    locked_server.http.get(submitted["events_url"], headers=key)
+
+    columns, line = run("jobs", "list", "--limit", "1", *to)[1].splitlines()
+    assert columns.split()[:2] == ["id", "status"]
+    assert line.split()[:4] == [job, "completed", "100", "%"]
+    assert line.split()[-1] == "kitchen.wav"
+    assert job not in run("jobs", "list", "--status", "failed", *to)[1]
+    assert json.loads(run("jobs", "show", job, *to)[1])["filename"] == "kitchen.wav"
+    assert run("jobs", "result", job, "-f", "text", *to) == (0, "red door.\n", "")
+    assert run("jobs", "cancel", job, *to) == (0, "", "")
+    for command in ("show", "result", "cancel"):
+        refused = (1, "", "error: there is no such transcription\n")
+        assert run("jobs", command, job, *to) == refused
+
+
 # models
 
 

@@ -278,6 +278,64 @@ def test_a_job_is_its_client_s_alone(server: Server, gate: Gate) -> None:
     assert wait_for(server, job)["status"] == "completed"
 
 
+def test_jobs_are_listed_newest_first_in_pages(tmp_path: Path) -> None:
+    keys = tmp_path / "keys.json"
+    keys.write_text(json.dumps({"key-of-ann": "ann", "key-of-bob": "bob"}))
+    gate = Gate(tmp_path / "gate")
+    settings = gate.settings() | {
+        "JOBS__DIRECTORY": str(tmp_path / "jobs"),
+        "API_KEYS_FILE": str(keys),
+    }
+    with Server(tmp_path / "first", settings) as server:
+        server.http.headers["authorization"] = "Bearer key-of-ann"
+        done, url, broken = (
+            submit(server, sentences(1)),
+            server.http.post(
+                PATH,
+                data={"async": "true", "audio_url": "http://localhost/talks/caf%C3%A9.mp3?k=v"},
+            ).json(),
+            submit(server, b"no audio"),
+        )
+        gate.allow()
+        for job in (done, url, broken):
+            wait_for(server, job)
+        gate.allow(0)
+        running = submit(server, sentences(2), **CHUNK)
+        eventually(lambda: status(server, running)["status"] == "running")
+        server.http.headers["authorization"] = "Bearer key-of-bob"
+        bobs = submit(server, sentences(3), **CHUNK)
+        assert ids(server) == [bobs["request_id"]]
+        server.http.headers["authorization"] = "Bearer key-of-ann"
+        newest_first = [job["request_id"] for job in (running, broken, url, done)]
+
+        whole = server.http.get(PATH).json()
+        assert [job["request_id"] for job in whole["data"]] == newest_first
+        assert whole["data"][0] == status(server, running)
+        assert (whole["has_more"], whole["last_id"]) == (False, done["request_id"])
+        assert [job["filename"] for job in whole["data"][1:3]] == ["audio.wav", "café.mp3"]
+        first = server.http.get(PATH, params={"limit": 3}).json()
+        assert (first["has_more"], first["first_id"]) == (True, running["request_id"])
+        second = ids(server, limit=3, after=first["last_id"])
+        assert [job["request_id"] for job in first["data"]] + second == newest_first
+        assert ids(server, status="failed") == newest_first[1:3]
+        assert ids(server, status="failed", after=broken["request_id"]) == [url["request_id"]]
+        assert ids(server, status="cancelled") == []
+        for params, code in [({"after": bobs["request_id"]}, 404), ({"status": "lost"}, 400)]:
+            assert server.http.get(PATH, params=params).status_code == code
+        assert server.http.get(PATH, headers={"authorization": ""}).status_code == 401
+        gate.allow()
+        wait_for(server, running)
+
+    with Server(tmp_path / "second", settings) as server:
+        server.http.headers["authorization"] = "Bearer key-of-ann"
+        assert ids(server) == newest_first
+
+
+def ids(server: Server, **params: str | int) -> list[str]:
+    listed = server.http.get(PATH, params=params).raise_for_status().json()
+    return [job["request_id"] for job in listed["data"]]
+
+
 def test_the_queue_position_falls_as_others_end(server: Server, gate: Gate) -> None:
     gate.allow(0)
     eventually(lambda: is_idle(server))

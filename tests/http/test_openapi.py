@@ -251,6 +251,9 @@ def test_jobs_are_as_described(
         check(schema, f"{JOBS}/result", server.http.get(job["result_url"], params=asked))
     wrong = server.http.get(job["result_url"], params={"response_format": "pdf"})
     check(schema, f"{JOBS}/result", wrong, 400)
+    check(schema, TRANSCRIPTIONS, server.http.get(TRANSCRIPTIONS, params={"limit": 1}))
+    check(schema, TRANSCRIPTIONS, server.http.get(TRANSCRIPTIONS, params={"limit": 0}), 400)
+    check(schema, TRANSCRIPTIONS, server.http.get(TRANSCRIPTIONS, params={"after": "x"}), 404)
     gone = f"{TRANSCRIPTIONS}/{job['request_id']}"
     check(schema, JOBS, server.http.delete(gone))
     check(schema, JOBS, server.http.delete(gone), 404)

@@ -30,6 +30,9 @@ class JobStatus(TypedDict):
 
     request_id: str
     status: JobState
+    filename: Annotated[
+        str | None, Field(description="Of the upload, or the last part of the URL's path.")
+    ]
     status_url: str
     events_url: str
     result_url: str
@@ -41,6 +44,16 @@ class JobStatus(TypedDict):
     queue_position: Annotated[int, Field(ge=0, description="Unfinished requests before it.")]
     stages: list[JobStage]
     error: Annotated[ErrorDetail | None, Field(description="Why it failed.")]
+
+
+class JobList(TypedDict):
+    """A page of a client's jobs, newest first; `last_id` is the next page's `after`."""
+
+    object: Literal["list"]
+    data: list[JobStatus]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
 
 
 class CancelledJob(JobStatus):

@@ -1,4 +1,4 @@
-"""The command line: serve, worker, transcribe, models, doctor.
+"""The command line: serve, worker, transcribe, jobs, models, doctor.
 
 Commands import their modules when they run, so that `--help` is fast.
 """
@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from .doctor import doctor
+from .jobs import app as jobs
 from .models import app as models
 from .serve import serve
 from .transcribe import transcribe
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.command()(serve)
 app.command()(worker)
 app.command(no_args_is_help=True)(transcribe)
+app.add_typer(jobs, name="jobs")
 app.add_typer(models, name="models")
 app.command()(doctor)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
@@ -23,6 +24,18 @@ def fail(message: str, status: int = FAILED) -> NoReturn:
     """Print one line on standard error and exit."""
     typer.echo(f"error: {message}", err=True)
     raise typer.Exit(status)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
+    """Print the columns of each row on standard output; a value that is absent is blank."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*(str(row.get(column, "")) for column in columns))
+    # A pipe has no width; its lines must not wrap.
+    Console(width=None if sys.stdout.isatty() else 300, markup=False).print(table)
 
 
 Report = Callable[[float, str, float | None], None]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from .console import fail
+from .calls import HERE, ApiKey, Url, call
+from .console import print_table
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -36,10 +35,6 @@ PATHS: Mapping[Stage, str] = {
 
 COLUMNS = ("stage", "model", "language", "backend", "device", "state", "requests", "memory")
 
-Url = Annotated[str, typer.Option(metavar="URL", help="URL of the server.")]
-ApiKey = Annotated[
-    str | None, typer.Option(envvar="API_KEY", metavar="KEY", help="API key of the server.")
-]
 OfStage = Annotated[Stage, typer.Option("--stage", "-s", help="Stage of the model.")]
 Name = Annotated[
     str | None,
@@ -50,7 +45,6 @@ Name = Annotated[
         show_default=False,
     ),
 ]
-HERE = "http://127.0.0.1:8000"
 
 
 @app.command("list")
@@ -63,16 +57,14 @@ def list_models(
     ] = None,
 ) -> None:
     """List the loaded models."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*COLUMNS, box=None, pad_edge=False)
-    for each in [stage] if stage else list(PATHS):
-        for model in _call("GET", f"{PATHS[each]}/list", url, api_key)["models"]:
-            shown = {**model, "stage": each, "memory": _size(model["memory_bytes"])}
-            table.add_row(*(str(shown.get(column, "")) for column in COLUMNS))
-    # A pipe has no width; its lines must not wrap.
-    Console(width=None if sys.stdout.isatty() else 300, markup=False).print(table)
+    print_table(
+        COLUMNS,
+        [
+            {**model, "stage": each, "memory": _size(model["memory_bytes"])}
+            for each in ([stage] if stage else PATHS)
+            for model in call("GET", f"{PATHS[each]}/list", url, api_key).json()["models"]
+        ],
+    )
 
 
 @app.command()
@@ -80,7 +72,7 @@ def load(
     name: Name = None, url: Url = HERE, api_key: ApiKey = None, stage: OfStage = "transcription"
 ) -> None:
     """Load a model before its first request."""
-    _call("POST", f"{PATHS[stage]}/load", url, api_key, params=_named(name, stage))
+    call("POST", f"{PATHS[stage]}/load", url, api_key, params=_named(name, stage))
 
 
 @app.command()
@@ -88,27 +80,13 @@ def unload(
     name: Name = None, url: Url = HERE, api_key: ApiKey = None, stage: OfStage = "transcription"
 ) -> None:
     """Unload a model, unless requests use it."""
-    _call("POST", f"{PATHS[stage]}/unload", url, api_key, params=_named(name, stage))
+    call("POST", f"{PATHS[stage]}/unload", url, api_key, params=_named(name, stage))
 
 
 def _named(name: str | None, stage: Stage) -> dict[str, str]:
     if name is None:
         return {}
     return {"language" if stage == "alignment" else "model": name}
-
-
-def _call(method: str, path: str, url: str, api_key: str | None, **content: Any) -> dict[str, Any]:
-    from .remote import ServerError, connect
-
-    async def call() -> dict[str, Any]:
-        async with connect(url, api_key) as server:
-            answer: dict[str, Any] = (await server.send(method, path, **content)).json()
-            return answer
-
-    try:
-        return asyncio.run(call())
-    except ServerError as error:
-        fail(str(error))
 
 
 def _size(count: int) -> str:

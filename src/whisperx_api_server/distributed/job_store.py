@@ -101,6 +101,11 @@ class BucketJobStore:
         found = await self._bucket.get(_job_key(job_id))
         return None if found is None else _JOB.load(found.data)
 
+    async def all(self) -> list[Job]:
+        """See `SharedJobStore.all`."""
+        found = await asyncio.gather(*map(self.find, await self._ids()))
+        return [job for job in found if job is not None]
+
     async def transcript(self, job_id: str) -> Transcript | None:
         """See `JobStore.transcript`."""
         found = await self._bucket.get(_transcript_key(job_id))
@@ -157,10 +162,13 @@ class BucketJobStore:
     async def delete_old(self, seconds: float) -> None:
         """Delete the jobs that ended longer ago, whichever process had them."""
         oldest = time.time() - seconds
-        for job_id in {key.split("/")[1] for key in await self._bucket.list("jobs")}:
+        for job_id in await self._ids():
             job = await self.find(job_id)
             if job is not None and job.finished_at is not None and job.finished_at < oldest:
                 await self.delete(job_id)
+
+    async def _ids(self) -> set[str]:
+        return {key.split("/")[1] for key in await self._bucket.list("jobs")}
 
 
 def _mark(job_id: str) -> str:

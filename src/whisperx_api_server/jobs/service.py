@@ -18,6 +18,7 @@ from ..domain import (
     Diarization,
     DiarizeOptions,
     Job,
+    JobState,
     OutputOptions,
     Source,
     Transcript,
@@ -181,6 +182,7 @@ class LocalService:
             client=request.client,
             state="queued",
             submitted_at=time.time(),
+            filename=request.source.filename,
             output=output,
             diarize=request.diarize is not None,
             words=request.align in (AlignMode.AUTO, AlignMode.FORCED),
@@ -225,6 +227,26 @@ class LocalService:
             if job is not None and job.client == client:
                 return job
         return self.job(job_id, client)
+
+    async def jobs(
+        self, client: str, state: JobState | None, after: str | None, limit: int
+    ) -> tuple[list[Job], bool]:
+        """Return at most `limit` jobs of a client, newest first, and whether there are more.
+
+        They are in that `state`, if one is given, and older than the job `after`.
+
+        Raises:
+            NotFound: there is no job `after`.
+        """
+        jobs = [record.job for record in self._records.values()]
+        if self._shared is not None:
+            jobs += [job for job in await self._shared.all() if job.id not in self._records]
+        oldest = None if after is None else await self.find(after, client)
+        return job_states.page(
+            (job for job in jobs if job.client == client and state in (None, job.state)),
+            after=oldest,
+            limit=limit,
+        )
 
     async def watch(self, job_id: str, client: str) -> AsyncGenerator[Job, None]:
         """Yield the job, now and after each change, until it ends."""

@@ -48,6 +48,16 @@ def ended(job: Job, state: EndState, now: float, error: ServiceError | None = No
     )
 
 
+def page(jobs: Iterable[Job], *, after: Job | None, limit: int) -> tuple[list[Job], bool]:
+    """Return the newest `limit` jobs, of those older than `after`, and whether there are more."""
+
+    def age(job: Job) -> tuple[float, str]:
+        return -job.submitted_at, job.id
+
+    older = sorted((job for job in jobs if after is None or age(job) > age(after)), key=age)
+    return older[:limit], len(older) > limit
+
+
 def surplus(jobs: Iterable[Job], settings: JobSettings, now: float) -> list[Job]:
     """Return the ended jobs that are too old, or more than the maximum."""
     ended = sorted((job for job in jobs if job.ended), key=lambda job: -job.submitted_at)

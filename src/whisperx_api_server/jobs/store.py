@@ -141,6 +141,9 @@ class SharedJobStore(JobStore, Protocol):
     async def find(self, job_id: str) -> Job | None:
         """Return the job, of any process; None if there is none."""
 
+    async def all(self) -> list[Job]:
+        """Return the jobs of all processes, in any order."""
+
     async def withdraw(self, job_id: str) -> None:
         """Ask the process that has a job to cancel it, or to forget it if it has ended."""
 

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
-from ..answers.jobs import JobEvent, JobEventType, JobStatus, WebhookEvent, WebhookEventType
+from ..answers.jobs import (
+    JobEvent,
+    JobEventType,
+    JobList,
+    JobStatus,
+    WebhookEvent,
+    WebhookEventType,
+)
 from ..domain import Job
 from ..formats.openai_json import error_detail
 
@@ -15,6 +23,7 @@ def job_object(job: Job) -> JobStatus:
     return {
         "request_id": job.id,
         "status": job.state,
+        "filename": job.filename or None,
         "status_url": f"{base}/status",
         "events_url": f"{base}/events",
         "result_url": f"{base}/result",
@@ -33,6 +42,17 @@ def job_object(job: Job) -> JobStatus:
             for stage in job.stages
         ],
         "error": None if job.error is None else error_detail(job.error),
+    }
+
+
+def job_list(jobs: Sequence[Job], has_more: bool) -> JobList:
+    """Return a page of jobs as JSON, as OpenAI writes lists."""
+    return {
+        "object": "list",
+        "data": [job_object(job) for job in jobs],
+        "first_id": jobs[0].id if jobs else None,
+        "last_id": jobs[-1].id if jobs else None,
+        "has_more": has_more,
     }
 
 

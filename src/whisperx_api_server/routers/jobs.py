@@ -1,4 +1,4 @@
-"""Jobs (`async=true`): status, events, result, cancel."""
+"""Jobs (`async=true`): list, status, events, result, cancel."""
 
 from __future__ import annotations
 
@@ -8,33 +8,43 @@ from contextlib import AsyncExitStack, aclosing
 
 from fastapi import APIRouter, Request, Response
 
-from ..answers.jobs import CancelledJob, JobStatus
+from ..answers.jobs import CancelledJob, JobList, JobStatus
 from ..domain import Job
+from ..fields.jobs import JobsQuery
 from ..fields.transcription import ResultForm
 from ..formats.render import render
-from ..jobs.view import job_event, job_object
+from ..jobs.view import job_event, job_list, job_object
 from . import openapi
 from .deps import ClientDep, ServiceDep
 from .events import DONE, EventStream, SentEvent
 from .forms import parse_query
 
-router = APIRouter(prefix="/v1/audio/transcriptions/{request_id}", tags=["jobs"])
+router = APIRouter(prefix="/v1/audio/transcriptions", tags=["jobs"])
 
 
-@router.get("/status", responses=openapi.errors(404))
+@router.get("", responses=openapi.errors(400, 404), openapi_extra=openapi.query(JobsQuery))
+async def jobs(request: Request, service: ServiceDep, client: ClientDep) -> JobList:
+    """The client's jobs, newest first, a page at a time."""
+    query = parse_query(JobsQuery, request)
+    return job_list(*await service.jobs(client, query.status, query.after, query.limit))
+
+
+@router.get("/{request_id}/status", responses=openapi.errors(404))
 async def status(request_id: str, service: ServiceDep, client: ClientDep) -> JobStatus:
     """The job's state and progress."""
     return job_object(await service.find(request_id, client))
 
 
-@router.get("/events", response_class=Response, responses=openapi.JOB_EVENTS)
+@router.get("/{request_id}/events", response_class=Response, responses=openapi.JOB_EVENTS)
 async def events(request_id: str, service: ServiceDep, client: ClientDep) -> Response:
     """The job as server-sent events: now, and after each change until it ends."""
     await service.find(request_id, client)
     return EventStream(_job_events(service.watch(request_id, client)), AsyncExitStack())
 
 
-@router.get("/result", responses=openapi.JOB_RESULT, openapi_extra=openapi.query(ResultForm))
+@router.get(
+    "/{request_id}/result", responses=openapi.JOB_RESULT, openapi_extra=openapi.query(ResultForm)
+)
 async def result(
     request_id: str, request: Request, service: ServiceDep, client: ClientDep
 ) -> Response:
@@ -47,7 +57,7 @@ async def result(
     return Response(rendered.body, media_type=rendered.media_type)
 
 
-@router.delete("", responses=openapi.errors(404))
+@router.delete("/{request_id}", responses=openapi.errors(404))
 async def cancel(request_id: str, service: ServiceDep, client: ClientDep) -> CancelledJob:
     """Cancel the job if it is under way, else delete it and its result."""
     ended = (await service.find(request_id, client)).ended

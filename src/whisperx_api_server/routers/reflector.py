@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from pathlib import PurePosixPath
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
@@ -117,7 +115,7 @@ async def answer_files(call: Call, form: Form, fields: TranscriptionForm) -> Res
 
     def body() -> ReflectorFile | ReflectorFiles:
         results = [
-            reflector_file(transcript, _filename(source))
+            reflector_file(transcript, source.filename)
             for transcript, source in zip(transcripts, sources, strict=True)
         ]
         return results[0] if len(results) == 1 else {"results": results}
@@ -194,7 +192,7 @@ async def _run_all(
         except ServiceError as error:
             if len(requests) == 1:
                 raise
-            message = f"{_filename(request.source)[:100]!r}: {error.message}"
+            message = f"{request.source.filename[:100]!r}: {error.message}"
             raise type(error)(
                 message, param=error.param, retry_after=error.retry_after
             ) from error.__cause__
@@ -209,12 +207,6 @@ async def _run_all(
         return [task.result() for task in tasks]
 
     return await call.wait(run_all())
-
-
-def _filename(source: Source) -> str:
-    if isinstance(source, RemoteUrl):
-        return PurePosixPath(urlsplit(source.url).path).name
-    return source.filename
 
 
 # -- speakers ---------------------------------------------------------------------------------
