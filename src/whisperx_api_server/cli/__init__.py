@@ -5,10 +5,12 @@ Commands import their modules when they run, so that `--help` is fast.
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
 
+from ..allocator import keep_freed_memory
 from .doctor import doctor
 from .jobs import app as jobs
 from .models import app as models
@@ -42,7 +44,7 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def main(
-    version: Annotated[
+    version: Annotated[  # noqa: ARG001 - its callback shows it
         bool,
         typer.Option(
             "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
@@ -60,3 +62,4 @@ def main(
         whisperx-api-server transcribe talk.mp3 --format srt -o subtitles
         whisperx-api-server doctor
     """
+    keep_freed_memory(os.environ)
