@@ -261,7 +261,7 @@ def _refused(name: str, size: int, error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         trouble = f"there is no room for it: free {size / 1e6:.0f} MB"
     else:
-        trouble = f"the cache directory cannot be written ({error.strerror})"
+        trouble = f"its cache directory cannot be written ({error.strerror}): make it writable"
     return (
         f"the model {name!r} cannot be unpacked, {trouble}, or set WHISPER__DOWNLOAD_ROOT or "
         "XDG_CACHE_HOME to another directory"
