@@ -32,6 +32,12 @@ def pcm(samples: Samples) -> bytes:
     return (np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes()
 
 
+def pcm_24k(samples: Samples) -> bytes:
+    """16 kHz samples as 16-bit PCM of 24 kHz, as OpenAI's clients send it."""
+    clock = np.arange(len(samples) * 3 // 2) / 1.5
+    return pcm(np.interp(clock, np.arange(len(samples)), samples).astype(np.float32))
+
+
 def transcription(**audio: Any) -> dict[str, Any]:
     """A session with this `audio.input`."""
     return {"type": "transcription", "audio": {"input": audio}}
@@ -131,6 +137,7 @@ def live(
         subprotocols=subprotocols,  # type: ignore[arg-type]
         proxy=None,
         max_size=None,
+        max_queue=None,
     ) as socket:
         assert isinstance(socket, ClientConnection)
         yield Live(socket)

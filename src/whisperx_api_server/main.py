@@ -173,6 +173,7 @@ def build_services(
         ),
         live=LiveSessions(
             settings.realtime,
+            enabled=settings.mode == "direct",
             active=active,
             pool=pool,
             catalog=catalog,

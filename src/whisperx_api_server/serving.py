@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 from fastapi import FastAPI
@@ -12,6 +13,9 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 from .config import Settings
 from .distributed.cluster import open_cluster
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGISendEvent
 
 ANSWER_TIME = 5
 """Seconds for connections to send their last answers after the grace period."""
@@ -25,12 +29,18 @@ MAX_MESSAGE = 16 * 1024**2
 class LiveProtocol(WebSocketsSansIOProtocol):
     """A WebSocket whose connection does not outlive its session.
 
-    uvicorn alone would keep a connection until a client that has stopped reading has read all.
+    uvicorn alone would keep a connection until a client that has stopped reading has read all, and
+    log each refusal as an error.
     """
 
     async def run_asgi(self) -> None:
         await super().run_asgi()
         self.loop.call_later(ANSWER_TIME, self.transport.abort)
+
+    async def send(self, message: ASGISendEvent) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body":
+            self.handshake_complete = True
 
 
 class Server(uvicorn.Server):

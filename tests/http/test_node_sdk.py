@@ -8,15 +8,17 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gated import Gate
+from realtime import pcm_24k
 from server import REPOSITORY, Server
 from support import wav
 from tones import reference, sentences, text
 from whisperx_api_server.audio.uploads import DiskBlobStore
 from whisperx_api_server.audio.urls import UrlFetcher, UrlFetchSettings
-from whisperx_api_server.backends.fake import say
+from whisperx_api_server.backends.fake import say, silence
 from whisperx_api_server.jobs.webhooks import Webhooks
 
 SOURCES = REPOSITORY / "tests" / "node"
@@ -32,9 +34,12 @@ def sdk() -> Path:
     INSTALLED.mkdir(parents=True, exist_ok=True)
     for name in ("package.json", "sdk.mjs"):
         shutil.copy(SOURCES / name, INSTALLED / name)
-    wanted = json.loads((SOURCES / "package.json").read_text())["dependencies"]["openai"]
-    found = INSTALLED / "node_modules" / "openai" / "package.json"
-    if not found.exists() or json.loads(found.read_text())["version"] != wanted:
+    wanted = json.loads((SOURCES / "package.json").read_text())["dependencies"]
+    packages = {name: INSTALLED / "node_modules" / name / "package.json" for name in wanted}
+    if any(
+        not found.exists() or json.loads(found.read_text())["version"] != wanted[name]
+        for name, found in packages.items()
+    ):
         installing = subprocess.run(
             ["npm", "install", "--no-audit", "--no-fund", "--no-package-lock"],
             cwd=INSTALLED,
@@ -48,6 +53,18 @@ def sdk() -> Path:
     return INSTALLED
 
 
+def certificate(directory: Path) -> dict[str, str]:
+    """A key and its self-signed certificate: the SDK connects live sessions with TLS only."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    key, cert = directory / "key.pem", directory / "cert.pem"
+    request = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"]
+    subprocess.run(
+        ["openssl", *request, "-keyout", key, "-out", cert], capture_output=True, check=True
+    )
+    return {"key": str(key), "cert": str(cert)}
+
+
 def test_the_node_sdk(fake_server: Server, sdk: Path, tmp_path: Path) -> None:
     audio = {
         "red": wav(say("red house")),
@@ -58,6 +75,8 @@ def test_the_node_sdk(fake_server: Server, sdk: Path, tmp_path: Path) -> None:
     }
     for name, content in audio.items():
         (tmp_path / f"{name}.wav").write_bytes(content)
+    pcm = tmp_path / "turn.pcm"
+    pcm.write_bytes(pcm_24k(np.concatenate([say("red house"), silence(1)])))
     gate = Gate(tmp_path / "gate")
     gate.allow(0)
     settings = gate.settings() | {"API_KEY": "secret", "LIMITS__QUEUE_SECONDS": "10"}
@@ -75,7 +94,8 @@ def test_the_node_sdk(fake_server: Server, sdk: Path, tmp_path: Path) -> None:
             "url": fake_server.url,
             "strictUrl": strict.url,
             "gate": str(gate.directory),
-            "audio": {name: str(tmp_path / f"{name}.wav") for name in audio},
+            "audio": {name: str(tmp_path / f"{name}.wav") for name in audio} | {"pcm": str(pcm)},
+            "tls": certificate(tmp_path),
             "text": {"three": text(3), "long": text(14)},
             "references": [reference(1), reference(0)],
             "webhook": {

@@ -14,15 +14,26 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from recordings import decode
 from server import REPOSITORY, Server
+from support import wav, word_errors
 from tones import sentences, text
+from whisperx_api_server.backends.fake import silence
 
 SCRIPTS = REPOSITORY / "tests" / "clients"
 INSTALLED = REPOSITORY / "build" / "clients"
 PYTHON_CLIENTS = ("openai_0", "openai_1", "litellm_sdk", "livekit_stt", "pipecat_stt")
 UV = Path(sys.executable).with_name("uv")
+
+SAMPLE = REPOSITORY / "examples" / "sample.flac"
+SAID = (
+    "Good morning everyone. The meeting will start at nine in the library on the second floor. "
+    "Please bring your notes from last week. We will talk about the plan for the winter and the "
+    "people who can help us."
+)
 
 NODE_CLIENTS = {
     "ai-6": {"ai": "6.0.326", "@ai-sdk/openai": "3.0.141"},
@@ -68,7 +79,19 @@ def check(server: Server, directory: Path, *command: str | Path, cwd: Path | Non
     """Run a client's script with what it is to hear; it exits with 0 if all is right."""
     audio = directory / "audio.wav"
     audio.write_bytes(sentences(2))
-    given = {"url": server.url, "audio": str(audio), "text": text(2)}
+    run(server, directory, audio, *command, cwd=cwd, text=text(2))
+
+
+def run(
+    server: Server,
+    directory: Path,
+    audio: Path,
+    *command: str | Path,
+    cwd: Path | None = None,
+    **given: object,
+) -> str:
+    """What a client's script prints, after a check that it succeeds."""
+    given |= {"url": server.url, "audio": str(audio)}
     ran = subprocess.run(
         command,
         cwd=cwd or directory,
@@ -80,11 +103,24 @@ def check(server: Server, directory: Path, *command: str | Path, cwd: Path | Non
         check=False,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
 
 
 @pytest.mark.parametrize("client", PYTHON_CLIENTS)
 def test_python_client(fake_server: Server, tmp_path: Path, client: str) -> None:
     check(fake_server, tmp_path, python_with(client), SCRIPTS / f"{client}.py")
+
+
+@pytest.mark.parametrize("client", ["livekit", "pipecat"])
+def test_live_client(base_server: Server, tmp_path: Path, client: str) -> None:
+    """A recording of one turn, sent faster than time."""
+    audio = tmp_path / "audio.wav"
+    audio.write_bytes(wav(np.concatenate([decode(SAMPLE), silence(1)])))
+    script = SCRIPTS / f"{client}_live.py"
+    heard = run(base_server, tmp_path, audio, python_with(f"{client}_stt"), script, turns=1)
+
+    errors, words = word_errors(SAID, json.loads(heard.splitlines()[-1]))
+    assert errors <= 0.1 * words, heard
 
 
 def test_wyoming_bridge(fake_server: Server, tmp_path: Path) -> None:

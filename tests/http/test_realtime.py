@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
+import signal
 import socket
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from openai.types.realtime import ClientSecretCreateResponse
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from live import is_idle
-from realtime import MANUAL, PATH, SPEECH, Live, live, names, pcm, spoken
-from server import Server
+from realtime import MANUAL, PATH, SPEECH, Live, live, names, pcm, pcm_24k, spoken, transcription
+from server import FAKE, Server, serving
 from support import eventually
 from whisperx_api_server.backends.fake import say, silence
 from whisperx_api_server.domain import Samples
@@ -22,9 +31,7 @@ PAUSE = silence(1)
 
 def test_the_official_client_hears_two_turns(fake_server: Server) -> None:
     client = fake_server.openai()
-    said = np.concatenate([say("red house"), PAUSE, say("blue door"), PAUSE])
-    clock = np.arange(len(said) * 3 // 2) / 24_000
-    samples = np.interp(clock, np.arange(len(said)) / 16_000, said)
+    content = pcm_24k(np.concatenate([say("red house"), PAUSE, say("blue door"), PAUSE]))
 
     with client.realtime.connect(extra_query={"intent": "transcription"}) as session:
         session.session.update(
@@ -33,8 +40,8 @@ def test_the_official_client_hears_two_turns(fake_server: Server) -> None:
                 "audio": {"input": {"turn_detection": {"type": "server_vad", "threshold": 0.05}}},
             }
         )
-        for first in range(0, len(samples), 2400):
-            audio = base64.b64encode(pcm(samples[first : first + 2400])).decode()
+        for first in range(0, len(content), 4800):
+            audio = base64.b64encode(content[first : first + 4800]).decode()
             session.input_audio_buffer.append(audio=audio)
         texts, deltas = [], ""
         for event in session:
@@ -344,8 +351,6 @@ def test_a_session_that_cannot_begin_is_refused_before_it_does(
 
 def refused(server: Server, path: str = PATH, **options: Any) -> Any:
     """The answer to a session that is refused."""
-    from websockets.exceptions import InvalidStatus
-
     with pytest.raises(InvalidStatus) as error, live(server, path, **options):
         pass
     return error.value.response
@@ -408,3 +413,188 @@ def test_ten_minutes_of_continuous_speech_are_cut_in_pauses(fake_server: Server)
 
     assert heard == words * count
     assert 15 < longest <= 30
+
+
+# -- limits -----------------------------------------------------------------------------------
+
+KEYS = {"one": "client one", "two": "client two"}
+
+
+@pytest.fixture(scope="module")
+def strict_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Behind keys, with small limits."""
+    directory = tmp_path_factory.mktemp("strict")
+    keys = directory / "keys.json"
+    keys.write_text(json.dumps(KEYS))
+    settings = FAKE | {
+        "API_KEYS_FILE": str(keys),
+        "REALTIME__MAX_SESSIONS": "3",
+        "REALTIME__MAX_SESSIONS_PER_KEY": "2",
+        "REALTIME__BACKLOG_SECONDS": "20",
+        "REALTIME__MESSAGE_BYTES": "2000000",
+        "REALTIME__IDLE_SECONDS": "2",
+        "REALTIME__SEND_TIMEOUT": "0.5",
+    }
+    with serving(directory, settings) as server:
+        server.http.headers["authorization"] = "Bearer one"
+        yield server
+
+
+def bearer(key: str) -> dict[str, Any]:
+    return {"headers": {"Authorization": f"Bearer {key}"}}
+
+
+def test_a_session_needs_a_key(strict_server: Server) -> None:
+    for options in ({}, bearer("wrong"), {"subprotocols": ["realtime"]}):
+        answer = refused(strict_server, **options)
+        assert answer.status_code == 401
+        assert json.loads(answer.body)["error"]["code"] == "invalid_api_key"
+    with live(strict_server, **bearer("one")):
+        pass
+
+
+def test_a_web_page_sends_its_key_as_a_subprotocol(strict_server: Server) -> None:
+    session = transcription(transcription={"language": "fr"}, **SPEECH)
+    answer = strict_server.http.post("/v1/realtime/client_secrets", json={"session": session})
+    secret = answer.raise_for_status().json()["value"]
+    ClientSecretCreateResponse.model_validate(answer.json())
+
+    for key in ("two", secret):
+        subprotocols = ["realtime", f"openai-insecure-api-key.{key}"]
+        with live(strict_server, subprotocols=subprotocols) as opened:
+            assert opened.socket.subprotocol == "realtime"
+            given = opened.created["session"]["audio"]["input"]["transcription"]["language"]
+            assert given == ("fr" if key == secret else None)
+    upload = strict_server.http.get("/info", headers={"authorization": f"Bearer {secret}"})
+    assert upload.status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"session": {"type": "realtime"}}, "session.type"),
+        ({"expires_after": {"seconds": 9}}, "expires_after.seconds"),
+        (
+            {"session": {"audio": {"input": {"format": {"type": "x"}}}}},
+            "session.audio.input.format",
+        ),
+    ],
+)
+def test_a_client_secret_needs_a_session_that_can_be_served(
+    strict_server: Server, body: object, param: str
+) -> None:
+    answer = strict_server.http.post("/v1/realtime/client_secrets", json=body)
+
+    assert answer.status_code == 400
+    assert param.startswith(answer.json()["error"]["param"])
+
+
+def test_sessions_are_limited_for_each_key_and_in_all(strict_server: Server) -> None:
+    with ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(live(strict_server, **bearer("one")))
+        own = refused(strict_server, **bearer("one"))
+        stack.enter_context(live(strict_server, **bearer("two")))
+        all_together = refused(strict_server, **bearer("two"))
+
+    for answer in (own, all_together):
+        assert answer.status_code == 429
+        assert json.loads(answer.body)["error"]["type"] == "rate_limit_error"
+        assert int(answer.headers["retry-after"]) > 0
+    eventually(lambda: strict_server.info()["queue"]["requests"] == 0)
+    with live(strict_server, **bearer("one")):
+        pass
+
+
+def test_a_thousand_sessions_at_once_are_refused_and_leave_nothing(strict_server: Server) -> None:
+    url = strict_server.url.replace("http", "ws") + PATH
+    headers = bearer("one")["headers"]
+
+    async def attempt(turn: asyncio.Semaphore) -> int:
+        async with turn:
+            try:
+                async with connect(url, additional_headers=headers, proxy=None) as opened:
+                    await opened.recv()
+            except InvalidStatus as error:
+                return error.response.status_code
+            return 101
+
+    async def attempts() -> list[int]:
+        turn = asyncio.Semaphore(50)
+        return list(await asyncio.gather(*(attempt(turn) for _ in range(1000))))
+
+    statuses = Counter(asyncio.run(attempts()))
+
+    assert set(statuses) <= {101, 429}
+    assert statuses[101] >= 2
+    eventually(lambda: strict_server.info()["queue"]["requests"] == 0)
+
+
+def test_audio_without_a_transcript_is_bounded(strict_server: Server) -> None:
+    """One message holds more than may wait; the next is refused until it is answered."""
+    with live(strict_server, **bearer("one")) as session:
+        session.listen(**SPEECH)
+        sentence = np.concatenate([say("red house door"), silence(1.0)])
+        much = np.concatenate([sentence] * 16)
+        for _ in range(5):
+            session.say(much)
+        events = [session.receive()]
+        while not any(event["type"] == "error" for event in events):
+            events.append(session.receive())
+
+    assert events[-1]["error"]["code"] == "overloaded"
+    assert "20 s" in events[-1]["error"]["message"]
+
+
+def test_a_message_that_is_too_large_is_refused_and_the_session_goes_on(
+    strict_server: Server,
+) -> None:
+    with live(strict_server, **bearer("one")) as session:
+        session.send("input_audio_buffer.append", audio="A" * 10_000_000)
+        assert session.error()["code"] == "file_too_large"
+        session.configure(**SPEECH)
+
+
+def test_an_idle_session_is_closed(strict_server: Server) -> None:
+    with live(strict_server, **bearer("one")) as session, pytest.raises(ConnectionClosed) as ended:
+        session.receive()
+
+    assert ended.value.rcvd is not None
+    assert ended.value.rcvd.code == 1001
+
+
+def test_stalled_reader_is_dropped(strict_server: Server) -> None:
+    """It sends and sends what is answered with errors, and reads none of them."""
+    with socket.create_connection(("127.0.0.1", strict_server.port)) as raw:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        upgrade = (
+            f"GET {PATH} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+            "Authorization: Bearer one\r\n\r\n"
+        )
+        raw.sendall(upgrade.encode())
+        frame = bytes([0x81, 0x80 | 126, 4, 0, 0, 0, 0, 0]) + b"[]".ljust(1024)  # masked with 0
+        raw.settimeout(60)
+
+        def flood() -> None:
+            while True:
+                raw.sendall(frame * 100)
+
+        with pytest.raises(OSError, match=r"reset|[Bb]roken"):
+            flood()
+    eventually(lambda: strict_server.info()["queue"]["requests"] == 0)
+
+
+def test_open_turns_are_answered_before_the_server_ends(tmp_path: Path) -> None:
+    with Server(tmp_path, FAKE) as server, live(server) as session:
+        session.listen(**SPEECH)
+        session.say(say("red house door"))
+        session.until(".speech_started")
+        server.process.send_signal(signal.SIGTERM)
+        events = session.until(".completed")
+        with pytest.raises(ConnectionClosed) as ended:
+            session.receive()
+
+    assert spoken(events) == "red house door."
+    assert ended.value.rcvd is not None
+    assert ended.value.rcvd.code == 1012

@@ -6,9 +6,12 @@
 
 import assert from "node:assert/strict";
 import { createReadStream, readFileSync, renameSync, writeFileSync } from "node:fs";
+import net from "node:net";
 import test from "node:test";
+import tls from "node:tls";
 
 import OpenAI, { toFile } from "openai";
+import { OpenAIRealtimeWS } from "openai/realtime/ws";
 
 const given = JSON.parse(readFileSync(process.env.SDK_TEST, "utf8"));
 const audio = (name) => createReadStream(given.audio[name]);
@@ -19,6 +22,25 @@ function allow() {
   const unfinished = `${given.gate}/allowed.node`;
   writeFileSync(unfinished, "1000000000");
   renameSync(unfinished, `${given.gate}/allowed`);
+}
+
+// The SDK connects live sessions with TLS only, which a reverse proxy provides.
+async function liveSession(url, apiKey) {
+  const { hostname, port } = new URL(url);
+  const keys = { key: readFileSync(given.tls.key), cert: readFileSync(given.tls.cert) };
+  const proxy = tls.createServer(keys, (socket) => {
+    const behind = net.connect(Number(port), hostname);
+    socket.pipe(behind).pipe(socket);
+    for (const end of [socket, behind]) end.on("error", () => end.destroy());
+  });
+  await new Promise((resolve) => proxy.listen(0, "127.0.0.1", resolve));
+  proxy.unref();
+  const baseURL = `https://127.0.0.1:${proxy.address().port}/v1`;
+  const options = { rejectUnauthorized: false };
+  return new OpenAIRealtimeWS(
+    { intent: "transcription", options },
+    new OpenAI({ baseURL, apiKey }),
+  );
 }
 
 test("json is the default", async () => {
@@ -212,6 +234,53 @@ test("a full queue is a rate limit that the SDK waits out", async () => {
   assert.equal((await ask(patient, "three")).text, given.text.three);
   assert.equal(refusals, 1);
   assert.equal((await first).text, "red house.");
+});
+
+test("a live session hears a turn", async () => {
+  const session = await liveSession(given.url, "unused");
+  let deltas = "";
+  const completed = new Promise((resolve, reject) => {
+    session.on("error", reject);
+    session.on("conversation.item.input_audio_transcription.delta", (event) => {
+      deltas += event.delta;
+    });
+    session.on("conversation.item.input_audio_transcription.completed", resolve);
+  });
+  session.socket.on("open", () => {
+    const turns = { type: "server_vad", threshold: 0.05 };
+    const input = { format: { type: "audio/pcm", rate: 24000 }, turn_detection: turns };
+    session.send({ type: "session.update", session: { type: "transcription", audio: { input } } });
+    const samples = readFileSync(given.audio.pcm);
+    for (let first = 0; first < samples.length; first += 4800) {
+      const piece = samples.subarray(first, first + 4800).toString("base64");
+      session.send({ type: "input_audio_buffer.append", audio: piece });
+    }
+  });
+  const event = await completed;
+  session.close();
+  assert.equal(event.transcript, "red house.");
+  assert.equal(deltas, event.transcript);
+  assert.equal(event.usage.type, "duration");
+});
+
+test("a client secret opens a live session, and nothing else", async () => {
+  const options = { baseURL: `${given.strictUrl}/v1`, maxRetries: 0 };
+  const backend = new OpenAI({ ...options, apiKey: "secret" });
+  const input = { transcription: { language: "fr" } };
+  const secret = await backend.realtime.clientSecrets.create({
+    expires_after: { anchor: "created_at", seconds: 60 },
+    session: { type: "transcription", audio: { input } },
+  });
+  assert.ok(secret.expires_at > Date.now() / 1000);
+  const page = new OpenAI({ ...options, apiKey: secret.value });
+  const session = await liveSession(given.strictUrl, secret.value);
+  const created = await new Promise((resolve, reject) => {
+    session.on("error", reject);
+    session.on("session.created", resolve);
+  });
+  session.close();
+  assert.equal(created.session.audio.input.transcription.language, "fr");
+  await assert.rejects(page.models.list(), OpenAI.AuthenticationError);
 });
 
 test("a webhook's signature is verified", async () => {

@@ -144,15 +144,17 @@ class Session:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if leaving.done() and not reading.done():
                 reading.cancel()
-                answered = asyncio.create_task(self._answer_all())
-                tasks.append(answered)
+                tasks.append(asyncio.create_task(self._answer_all()))
+                ending = SHUT_DOWN
                 await asyncio.wait(
-                    {answered, listening, transcribing}, return_when=asyncio.FIRST_COMPLETED
+                    {tasks[-1], listening, transcribing}, return_when=asyncio.FIRST_COMPLETED
                 )
+            else:
+                ending = reading.result() if reading.done() else SHUT_DOWN
             for task in (listening, transcribing):
                 if task.done():
                     task.result()  # raises: they never end by themselves
-            return reading.result() if reading.done() else SHUT_DOWN
+            return ending
         except ServiceError as error:  # no speech can be found without a voice detector
             await self._refuse(error, None)
             return Ending(1011, error.code)

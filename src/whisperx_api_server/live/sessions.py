@@ -22,18 +22,23 @@ RETRY_AFTER = 30.0
 
 
 class LiveSessions:
-    """Opens sessions, within the limits of the settings."""
+    """Opens sessions, within the limits of the settings.
+
+    `enabled` decides for settings that do not.
+    """
 
     def __init__(
         self,
         settings: LiveSettings,
         *,
+        enabled: bool,
         active: ActiveRequests,
         pool: ModelPool,
         catalog: Catalog,
         defaults: FormDefaults,
     ) -> None:
         self.settings = settings
+        self._enabled = enabled
         self._active = active
         self._pool = pool
         self._catalog = catalog
@@ -46,7 +51,8 @@ class LiveSessions:
         Raises:
             NotConfigured: the settings turn them off.
         """
-        if not self.settings.enabled:
+        enabled = self.settings.enabled
+        if not (self._enabled if enabled is None else enabled):
             raise NotConfigured(
                 "live transcription is off: set REALTIME__ENABLED=true on the server"
             )

@@ -10,7 +10,11 @@ from ..setting_types import NonNegativeFloat, PositiveFloat, PositiveInt, Sectio
 class LiveSettings(Section):
     """Live transcription over /v1/realtime."""
 
-    enabled: bool = Field(True, description="Whether to serve /v1/realtime; otherwise 501.")
+    enabled: bool | None = Field(
+        None,
+        description="Whether to serve /v1/realtime with models in this process; otherwise it gets "
+        "501. Unset: with MODE=direct.",
+    )
     max_sessions: PositiveInt = Field(
         64, description="Maximum number of live sessions; further ones get 429."
     )

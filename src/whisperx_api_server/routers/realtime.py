@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from fastapi import APIRouter, Request, Response, WebSocket
-from starlette.websockets import WebSocketDisconnect
+from starlette.websockets import WebSocketDisconnect, WebSocketState
 
 from .. import logging_setup
 from ..answers.openai import RealtimeClientSecret
@@ -31,10 +31,6 @@ PROTOCOL = "realtime"
 _KEY_PROTOCOL = "openai-insecure-api-key."
 
 
-class Stalled(Exception):
-    """The client does not receive what it is sent."""
-
-
 @router.get("/v1/realtime", response_class=Response, responses=openapi.errors(426))
 async def upgrade() -> None:
     """A WebSocket: OpenAI's realtime transcription session; see docs/live.md."""
@@ -50,23 +46,25 @@ async def realtime(socket: WebSocket) -> None:
     try:
         client, config = _begin(socket, services)
         beta = socket.headers.get("openai-beta") == "realtime=v1"
-        with services.live.open(client, config, _sender(socket, services), beta=beta) as session:
+        timeout = services.live.settings.send_timeout
+        with services.live.open(client, config, _sender(socket, timeout), beta=beta) as session:
             await socket.accept(PROTOCOL if PROTOCOL in socket.scope["subprotocols"] else None)
-            await _serve(socket, session, client)
+            logging_setup.request_id.set(session.id)
+            logger.info("live session of %s begins", client)
+            await _serve(socket, session, timeout)
     except ServiceError as error:
         await socket.send_denial_response(error_response(error))
 
 
-async def _serve(socket: WebSocket, session: Session, client: str) -> None:
-    logging_setup.request_id.set(session.id)
-    logger.info("live session of %s begins", client)
+async def _serve(socket: WebSocket, session: Session, send_seconds: float) -> None:
     try:
         async with aclosing(_messages(socket)) as messages:
             ending = await session.run(messages)
-        await socket.close(ending.code, ending.reason)
+        async with asyncio.timeout(send_seconds):
+            await socket.close(ending.code, ending.reason)
     except WebSocketDisconnect:
         ending = Ending(1006, "disconnected")
-    except Stalled:
+    except TimeoutError:
         ending = Ending(1008, "the client does not receive")
     logger.info("live session ends: %d %s", ending.code, ending.reason)
 
@@ -104,15 +102,14 @@ def _authenticate(socket: WebSocket, services: Services) -> tuple[ClientSecret |
     return None, services.keys.client(authorization)
 
 
-def _sender(socket: WebSocket, services: Services) -> Send:
-    timeout = services.live.settings.send_timeout
+def _sender(socket: WebSocket, timeout: float) -> Send:
+    """Sends events; TimeoutError if the client does not receive one in time."""
 
     async def send(event: ServerEvent) -> None:
-        try:
-            async with asyncio.timeout(timeout):
-                await socket.send_text(event.model_dump_json())
-        except TimeoutError as error:
-            raise Stalled from error
+        if socket.application_state is not WebSocketState.CONNECTED:  # another event found out
+            raise WebSocketDisconnect(1006)
+        async with asyncio.timeout(timeout):
+            await socket.send_text(event.model_dump_json())
 
     return send
 

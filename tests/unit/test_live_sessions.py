@@ -1,0 +1,67 @@
+"""Whether live sessions are served, and the short-lived keys that open them."""
+
+from __future__ import annotations
+
+import pytest
+
+from whisperx_api_server.active_requests import ActiveRequests
+from whisperx_api_server.config import Settings
+from whisperx_api_server.errors import NotConfigured, Overloaded
+from whisperx_api_server.live import secrets
+from whisperx_api_server.live.secrets import ClientSecrets
+from whisperx_api_server.live.sessions import LiveSessions
+from whisperx_api_server.live.settings import LiveSettings
+from whisperx_api_server.wiring import build_catalog, build_pool, form_defaults
+
+
+def sessions(*, direct: bool, enabled: bool | None) -> LiveSessions:
+    settings = Settings()
+    catalog = build_catalog(settings)
+    return LiveSessions(
+        LiveSettings(enabled=enabled),
+        enabled=direct,
+        active=ActiveRequests(),
+        pool=build_pool(settings),
+        catalog=catalog,
+        defaults=form_defaults(settings, catalog),
+    )
+
+
+@pytest.mark.parametrize(
+    ("direct", "enabled", "served"),
+    [(True, None, True), (True, False, False), (False, None, False), (False, True, True)],
+)
+def test_sessions_are_served_in_direct_mode_unless_the_settings_decide(
+    direct: bool, enabled: bool | None, served: bool
+) -> None:
+    opened = sessions(direct=direct, enabled=enabled)
+
+    if served:
+        opened.ensure_enabled()
+    else:
+        with pytest.raises(NotConfigured, match="REALTIME__ENABLED"):
+            opened.ensure_enabled()
+
+
+def test_a_secret_is_valid_until_it_expires() -> None:
+    now = 1000.0
+    known = ClientSecrets(clock=lambda: now)
+    value, secret = known.issue("client", 60, {"include": []})
+
+    assert known.find(value.encode()) == secret
+    assert (secret.client, secret.expires_at) == ("client", 1060)
+    assert known.find(value.encode() + b"x") is None
+    now = 1060
+    assert known.find(value.encode()) is None
+
+
+def test_the_number_of_valid_secrets_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secrets, "MAX_SECRETS", 2)
+    now = 0.0
+    known = ClientSecrets(clock=lambda: now)
+    for _ in range(2):
+        known.issue("client", 60, {})
+    with pytest.raises(Overloaded):
+        known.issue("client", 60, {})
+    now = 61
+    known.issue("client", 60, {})
