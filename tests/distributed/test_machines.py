@@ -10,7 +10,6 @@ import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -60,8 +59,7 @@ class Machines:
         self.workers = [self.worker(gate) for gate in self.gates]
         for server in (*self.replicas, *self.workers):
             server.wait_until_healthy()
-        for server in self.workers:
-            eventually(partial(is_ready, server))
+        eventually(lambda: all(map(is_ready, (*self.replicas, *self.workers))))
 
     def replica(self) -> Server:
         server = self._start(Server(self._new_directory(), self.settings))
@@ -138,6 +136,10 @@ def machines(
         yield Machines(directory, settings, stack)
 
 
+def is_ready(server: Server) -> bool:
+    return server.http.get("/ready").status_code == 200
+
+
 def submit(replica: Server, audio: bytes, **fields: Any) -> str:
     answer = replica.transcribe(audio, **{"async": "true"}, **CHUNK, **fields)
     assert answer.status_code == 202, answer.text
@@ -150,8 +152,9 @@ def status(replica: Server, job: str) -> dict[str, Any]:
 
 
 def test_a_stream_comes_window_by_window_from_a_worker(machines: Machines) -> None:
+    for gate in machines.gates:
+        gate.allow(1)
     events = Events(machines.replicas[0], sentences(4), **CHUNK)
-    machines.holding(1)
     first = events.next()
     assert first["type"] == "transcript.text.delta"
     machines.allow()
