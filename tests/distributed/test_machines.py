@@ -136,10 +136,6 @@ def machines(
         yield Machines(directory, settings, stack)
 
 
-def is_ready(server: Server) -> bool:
-    return server.http.get("/ready").status_code == 200
-
-
 def submit(replica: Server, audio: bytes, **fields: Any) -> str:
     answer = replica.transcribe(audio, **{"async": "true"}, **CHUNK, **fields)
     assert answer.status_code == 202, answer.text
