@@ -9,7 +9,7 @@ import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,15 +69,20 @@ def free_port() -> int:
         return port
 
 
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 class Server:
-    """A process that listens on a port; it can be stopped and started again."""
+    """A process that listens on ports; it can be stopped and started again."""
 
     def __init__(
-        self, command: list[str], *, port: int, log: Path, environment: Mapping[str, str]
+        self, command: list[str], *, ports: Sequence[int], log: Path, environment: Mapping[str, str]
     ) -> None:
-        self.address = f"127.0.0.1:{port}"
+        self.address = f"127.0.0.1:{ports[0]}"
         self._command = command
-        self._port = port
+        self._ports = ports
         self._log = log
         self._environment = {**os.environ, **environment}
         self._process: subprocess.Popen[bytes] | None = None
@@ -88,15 +93,11 @@ class Server:
                 self._command, stdout=log, stderr=log, env=self._environment
             )
         deadline = time.monotonic() + START_TIMEOUT
-        while not self._listens():
+        while not all(map(_listens, self._ports)):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
                 raise RuntimeError(f"{self._command[0]} did not start:\n{self._log.read_text()}")
             time.sleep(0.05)
-
-    def _listens(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self._port)) == 0
 
     def stop(self) -> None:
         """Kill it."""
@@ -136,7 +137,7 @@ def kafka_server(directory: Path) -> Iterator[Kafka]:
     quiet = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
     server = Server(
         [java[0], "-Xmx512m", "-Xms128m", quiet, *java[1:], "kafka.Kafka", str(config)],
-        port=port,
+        ports=[port, secure],
         log=directory / "broker.out",
         environment={},
     )
@@ -175,7 +176,7 @@ def s3_server(directory: Path) -> Iterator[Server]:
     objects.mkdir()
     server = Server(
         [str(VERSITYGW), "--quiet", "--port", f"127.0.0.1:{port}", "posix", str(objects)],
-        port=port,
+        ports=[port],
         log=directory / "s3.out",
         environment={"ROOT_ACCESS_KEY": S3_KEY, "ROOT_SECRET_KEY": S3_KEY},
     )

@@ -125,6 +125,12 @@ def test_password_and_certificate(real_kafka: Kafka) -> None:
         f"KAFKA__SECURITY_PROTOCOL: {broker} ended the connection; it may not speak PLAINTEXT"
     )
 
+    plain = real_kafka.server.address
+    assert kafka_error(**{**secure, "bootstrap_servers": plain}) == (
+        f"KAFKA__SECURITY_PROTOCOL: the broker at {plain} ended the connection; it may not speak "
+        "SASL_SSL"
+    )
+
     async def scenario() -> None:
         async with open_kafka(KafkaSettings.model_validate(secure)) as kafka:
             queue = kafka.queue("queue.v1.0")

@@ -138,7 +138,7 @@ async def _check_broker(host: str, port: int, options: Mapping[str, object]) -> 
             f"KAFKA__SSL_CA_FILE: the certificate of {broker} is not trusted: "
             f"{error.verify_message}"
         ) from error
-    except (ssl.SSLError, errors.KafkaError) as error:
+    except (ssl.SSLError, ConnectionResetError, errors.KafkaError) as error:
         raise _other_protocol(broker, options) from error
     try:
         versions = await connection.send(ApiVersionRequest())
