@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import shutil
 import signal
 import socket
 from collections import Counter
@@ -19,10 +20,11 @@ from openai.types.realtime import ClientSecretCreateResponse
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from cli_support import run
 from live import is_idle
 from realtime import MANUAL, PATH, SPEECH, Live, live, names, pcm, pcm_24k, spoken, transcription
-from server import FAKE, Server, serving
-from support import eventually
+from server import FAKE, REPOSITORY, Server, serving
+from support import eventually, word_errors
 from whisperx_api_server.backends.fake import say, silence
 from whisperx_api_server.domain import Samples
 
@@ -417,6 +419,11 @@ def test_ten_minutes_of_continuous_speech_are_cut_in_pauses(fake_server: Server)
 
 # -- limits -----------------------------------------------------------------------------------
 
+SAMPLE_TEXT = (
+    "Good morning everyone. The meeting will start at nine in the library on the second floor. "
+    "Please bring your notes from last week. We will talk about the plan for the winter and the "
+    "people who can help us."
+)
 KEYS = {"one": "client one", "two": "client two"}
 
 
@@ -598,3 +605,50 @@ def test_open_turns_are_answered_before_the_server_ends(tmp_path: Path) -> None:
     assert spoken(events) == "red house door."
     assert ended.value.rcvd is not None
     assert ended.value.rcvd.code == 1012
+
+
+# -- the command line -------------------------------------------------------------------------
+
+
+def test_listen_prints_a_recording_as_it_is_spoken(base_server: Server) -> None:
+    """A sentence with a pause in it: its turns are lines."""
+    sample = REPOSITORY / "examples" / "sample.flac"
+
+    status, output, errors = run("listen", str(sample), "--url", base_server.url, "-l", "en")
+
+    assert (status, errors) == (0, "")
+    assert word_errors(SAMPLE_TEXT, output)[0] <= 4
+    assert output.endswith("\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["no.wav"], "no.wav: there is no such file"),
+        (["live.py"], "live.py: "),
+        (["sample.flac", "--url", "http://127.0.0.1:9"], "no server answers"),
+        (["sample.flac", "--api-key", "wrong"], "the API key is not valid"),
+        (["sample.flac", "--model", "no/such"], "no model 'no/such'"),
+    ],
+)
+def test_listen_says_in_one_line_why_it_cannot(
+    strict_server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(REPOSITORY / "examples" / "sample.flac", tmp_path)
+    Path("live.py").write_text("not audio")
+    options = {"--url": strict_server.url, "--api-key": "one"}
+    given = [
+        part for name, value in options.items() if name not in arguments for part in (name, value)
+    ]
+
+    status, output, errors = run("listen", *arguments, *given)
+
+    assert (status, output) == (1, "")
+    assert errors.startswith("error: ")
+    assert message in errors
+    assert errors.count("\n") == 1
