@@ -16,8 +16,9 @@ from whisperx_api_server.audio.uploads import DiskBlobStore
 from whisperx_api_server.distributed.files import BucketUploads, RunFiles
 from whisperx_api_server.distributed.members import Members
 from whisperx_api_server.distributed.membership import Membership
+from whisperx_api_server.distributed.models import WorkerModels, WorkersModels
 from whisperx_api_server.distributed.runner import KafkaRunner, RunEvents
-from whisperx_api_server.distributed.wire import Control, Heartbeat
+from whisperx_api_server.distributed.wire import Control, Heartbeat, OrderDone
 from whisperx_api_server.distributed.worker import Worker
 from whisperx_api_server.domain import AudioClip, Source, TranscriptionRequest, Upload
 from whisperx_api_server.pipeline.events import Event
@@ -61,6 +62,9 @@ class WorkerProcess:
             log=cluster.log,
             files=RunFiles(cluster.bucket),
             members=self.members,
+            models=WorkerModels(
+                name=name, catalog=self.world.catalog, pool=self.world.pool, log=cluster.log
+            ),
             in_hand=lambda: in_hand,
             lock_seconds=LOCK_SECONDS,
             max_attempts=3,
@@ -102,13 +106,15 @@ class Replica:
             events=self.events,
             members=self.members,
         )
+        self.models = WorkersModels(cluster.log, self.members)
         self.membership = Membership(name, "replica", log=cluster.log, members=self.members)
 
     def heartbeat(self, beat: Heartbeat) -> Heartbeat:
         return beat
 
     async def heed(self, message: Control) -> None:
-        pass
+        if isinstance(message, OrderDone):
+            self.models.heed(message)
 
     async def request(self, recording: str, **changes: Any) -> TranscriptionRequest:
         async def chunks() -> AsyncIterator[bytes]:

@@ -172,7 +172,8 @@ def build_services(
             settings=settings.jobs,
         ),
         live=LiveSessions(
-            settings.realtime,
+            # Sessions need models in this process.
+            settings.realtime.model_copy(update={} if replica is None else {"enabled": False}),
             enabled=settings.mode == "direct",
             active=active,
             pool=pool,
@@ -182,6 +183,8 @@ def build_services(
         text=TextService(active=active, pool=pool, catalog=catalog, timeout=limits.request_timeout),
         active=active,
         pool=pool,
+        models=pool if replica is None else replica.models,
+        members=None if replica is None else replica.members,
         admission=admission,
         catalog=catalog,
         keys=keys,

@@ -21,6 +21,7 @@ from .config import ConfigurationError, Settings
 from .distributed.cluster import Cluster, member_name
 from .distributed.files import BucketUploads, RunFiles
 from .distributed.members import Members
+from .distributed.models import WorkerModels
 from .distributed.pull import in_hand_limit
 from .distributed.replica import Replica
 from .distributed.worker import Worker
@@ -187,6 +188,7 @@ def build_worker(
         log=cluster.log,
         files=RunFiles(cluster.bucket),
         members=members,
+        models=WorkerModels(name=name, catalog=catalog, pool=pool, log=cluster.log),
         in_hand=lambda: in_hand_limit(settings.worker.in_hand, _batch_limit(pool)),
         lock_seconds=settings.kafka.lock_seconds,
         max_attempts=settings.kafka.max_attempts,

@@ -54,24 +54,24 @@ def test_a_silent_member_is_gone() -> None:
     members.apply("w", beat("w"))
     clock.now += 9
     assert members.alive("w")
-    assert [each.member for each in members.all("worker")] == ["w"]
+    assert [each.member for each in members.workers()] == ["w"]
     clock.now += 2
     assert not members.alive("w")
-    assert members.all("worker") == []
+    assert members.workers() == []
 
 
 def test_a_member_that_leaves_is_gone_at_once() -> None:
     members = Members(clock=Clock())
     members.apply("w", beat("w"))
     members.apply("w", None)
-    assert members.all("worker") == []
+    assert members.workers() == []
 
 
 def test_heartbeats_from_before_count_by_their_own_time() -> None:
     members = Members(clock=Clock())
     members.apply("old", beat("old", at=900), old=True)
     members.apply("new", beat("new", at=995), old=True)
-    assert [each.member for each in members.all("worker")] == ["new"]
+    assert [each.member for each in members.workers()] == ["new"]
 
 
 def test_a_clock_that_is_wrong_keeps_no_member_out() -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from whisperx_api_server.answers.server import LoadedModel
 from whisperx_api_server.distributed.wire import (
     CONTROL,
     HEARTBEAT,
@@ -20,6 +21,8 @@ from whisperx_api_server.distributed.wire import (
     End,
     Ended,
     Heartbeat,
+    ModelOrder,
+    OrderDone,
     RunEvent,
     StoredRequest,
     Taken,
@@ -109,6 +112,16 @@ events = st.one_of(
     st.just(Ended()),
 )
 
+MODEL: LoadedModel = {
+    "model": "base",
+    "backend": "whisperx",
+    "device": "cpu",
+    "state": "ready",
+    "requests": 1,
+    "waiting": 0,
+    "memory_bytes": 5,
+}
+
 REQUEST = TranscriptionRequest(
     id="a" * 32,
     source=Upload(id="f" * 32, filename="talk.mp3", size=7, digest="d1"),
@@ -172,14 +185,23 @@ def test_errors_arrive_in_their_class(error: ServiceError) -> None:
 
 
 @pytest.mark.parametrize(
-    "message", [Taken(run="r", worker="w"), Cancelled(run="r"), Withdrawn(job="j")]
+    "message",
+    [
+        Taken(run="r", worker="w"),
+        Cancelled(run="r"),
+        Withdrawn(job="j"),
+        ModelOrder(order="o", action="load", stage="alignment", model="m", language="fr"),
+        OrderDone(order="o", worker="w", failure=Overloaded("full").failure()),
+    ],
 )
 def test_control_messages_arrive_as_they_were(message: Control) -> None:
     assert CONTROL.load(CONTROL.dump(message)) == message
 
 
 def test_heartbeats_and_tasks_arrive_as_they_were() -> None:
-    beat = Heartbeat(member="m", role="worker", at=1.5, runs=2, seconds=60.0, models=("base",))
+    beat = Heartbeat(
+        member="m", role="worker", at=1.5, runs=2, seconds=60.0, models={"transcription": [MODEL]}
+    )
     assert HEARTBEAT.load(HEARTBEAT.dump(beat)) == beat
     task = Task(run="r", kind="diarize")
     assert TASK.load(TASK.dump(task)) == task

@@ -292,3 +292,34 @@ def test_a_broker_that_is_away_delays_events_only(tmp_path: Path) -> None:
         assert windows_of(events) == list(range(len(windows_of(events)))) != []
 
     play(tmp_path, scene)
+
+
+def test_models_are_loaded_and_unloaded_by_all_workers(tmp_path: Path) -> None:
+    async def scene(cluster: Cluster) -> None:
+        await cluster.worker("first")
+        await cluster.worker("second")
+        replica = await cluster.replica()
+        models = replica.models
+        key = (await cluster.worker("third")).world.catalog.transcriber("small")
+        await models.load(key)
+        await until(lambda: len(models.loaded("transcription")) == 3)
+        assert [each["worker"] for each in models.loaded("transcription")] == [
+            "first",
+            "second",
+            "third",
+        ]
+        assert await models.unload(key)
+        assert not await models.unload(key)
+
+    play(tmp_path, scene)
+
+
+def test_a_worker_tells_why_a_model_cannot_be_loaded(tmp_path: Path) -> None:
+    async def scene(cluster: Cluster) -> None:
+        worker = await cluster.worker()
+        replica = await cluster.replica()
+        worker.world.failures["transcription"] = ModelNotFound("there is no such model")
+        with pytest.raises(ModelNotFound):
+            await replica.models.load(worker.world.catalog.transcriber("small"))
+
+    play(tmp_path, scene)

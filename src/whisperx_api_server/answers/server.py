@@ -36,6 +36,7 @@ class LoadedModel(TypedDict):
     requests: int
     waiting: int
     memory_bytes: int
+    worker: NotRequired[str]
 
 
 class LoadedModels(TypedDict):
@@ -116,8 +117,21 @@ class EventLoop(TypedDict):
     longest_blocked_seconds: float
 
 
+class Member(TypedDict):
+    """An API replica or a worker of MODE=kafka; `seconds` of audio are in a worker's hands."""
+
+    name: str
+    role: Literal["replica", "worker"]
+    version: str
+    draining: bool
+    runs: int
+    seconds: float
+    audio_seconds_per_second: float
+
+
 class Info(Configuration):
-    """The server's configuration and state."""
+    """The server's configuration and state; `members` are empty in direct mode."""
 
     event_loop: EventLoop
     queue: Queue
+    members: list[Member]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Literal
 
 from .wire import Heartbeat
 
@@ -52,14 +51,14 @@ class Members:
         """Seconds since a member was heard of; since the table began, if it never was."""
         return self._clock() - self._heard.get(member, self._began)
 
-    def all(self, role: Literal["replica", "worker"]) -> list[Heartbeat]:
+    def all(self) -> list[Heartbeat]:
         """The last heartbeats of those that are alive, by name."""
-        return [
-            beat
-            for member, beat in sorted(self._last.items())
-            if beat.role == role and self.alive(member)
-        ]
+        return [beat for member, beat in sorted(self._last.items()) if self.alive(member)]
+
+    def workers(self) -> list[Heartbeat]:
+        """Those of workers."""
+        return [beat for beat in self.all() if beat.role == "worker"]
 
     def without_workers(self) -> float:
         """Seconds since the last worker was heard of; 0 while one is alive."""
-        return 0.0 if self.all("worker") else self._clock() - self._since
+        return 0.0 if self.workers() else self._clock() - self._since

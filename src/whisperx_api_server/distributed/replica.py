@@ -18,8 +18,9 @@ from .files import RunFiles
 from .job_store import BucketJobStore
 from .members import SILENT, Members
 from .membership import Membership
+from .models import WorkersModels
 from .runner import KafkaRunner, RunEvents
-from .wire import Control, Heartbeat, Withdrawn
+from .wire import Control, Heartbeat, OrderDone, Withdrawn
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ class Replica:
         self._files = RunFiles(cluster.bucket)
         self._events = RunEvents(cluster.log)
         self._membership = Membership(name, "replica", log=cluster.log, members=self.members)
+        self.models = WorkersModels(cluster.log, self.members)
         self._max_age = max_age
         self._service: LocalService | None = None
         self.runner = KafkaRunner(
@@ -110,8 +112,10 @@ class Replica:
         return beat
 
     async def heed(self, message: Control) -> None:
-        """Cancel a job of this process that a client withdraws elsewhere."""
-        if isinstance(message, Withdrawn) and self._service is not None:
+        """Cancel a job of this process that a client withdraws elsewhere; hear what workers did."""
+        if isinstance(message, OrderDone):
+            self.models.heed(message)
+        elif isinstance(message, Withdrawn) and self._service is not None:
             await self._service.withdraw(message.job)
 
     async def _adopt_forever(self, service: LocalService) -> None:

@@ -8,13 +8,14 @@ fields that it does not know, so that two versions can run side by side.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Generic, Literal, TypeVar
 
 from pydantic import Field, TypeAdapter
 from pydantic_core import to_json
 
+from ..answers.server import LoadedModel
 from ..domain import (
     Diarization,
     KnownSpeaker,
@@ -32,6 +33,9 @@ T = TypeVar("T")
 
 Kind = Literal["transcribe", "diarize", "detect_language"]
 """The method of `Runner` that a run is for."""
+
+ModelStage = Literal["transcription", "alignment", "diarization"]
+"""The stages whose models clients can load and unload."""
 
 Result = Transcript | Diarization | Mapping[str, float]
 """What the three methods of `Runner` return."""
@@ -115,7 +119,30 @@ class Withdrawn:
     kind: Literal["withdrawn"] = "withdrawn"
 
 
-Control = Taken | Cancelled | Withdrawn
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelOrder:
+    """Each worker is to load or unload a model; `language` names an aligner."""
+
+    order: str
+    action: Literal["load", "unload"]
+    stage: ModelStage
+    model: str
+    language: str | None = None
+    kind: Literal["model_order"] = "model_order"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OrderDone:
+    """A worker has followed an order, or failed to; `changed` whether the model was unloaded."""
+
+    order: str
+    worker: str
+    changed: bool = True
+    failure: Failure | None = None
+    kind: Literal["order_done"] = "order_done"
+
+
+Control = Taken | Cancelled | Withdrawn | ModelOrder | OrderDone
 """A message of the topic `control`, which all processes read."""
 
 
@@ -135,7 +162,7 @@ class Heartbeat:
     runs: int = 0
     seconds: float = 0.0
     speed: float = 0.0
-    models: tuple[str, ...] = ()
+    models: Mapping[ModelStage, Sequence[LoadedModel]] = field(default_factory=dict)
 
 
 TASK: Wire[Task] = Wire(TypeAdapter(Task))

@@ -22,6 +22,7 @@ from . import pull
 from .attempt import RETRY_INTERVAL, Attempt, announce_end, until_available
 from .files import RunFiles
 from .members import PATIENCE, Members
+from .models import WorkerModels
 from .protocols import Delivery, Log, Queue
 from .wire import (
     CONTROL,
@@ -29,6 +30,7 @@ from .wire import (
     Cancelled,
     Control,
     Heartbeat,
+    ModelOrder,
     StoredRequest,
     Taken,
     Task,
@@ -88,6 +90,7 @@ class Worker:
         log: Log,
         files: RunFiles,
         members: Members,
+        models: WorkerModels,
         in_hand: Callable[[], float],
         lock_seconds: float,
         max_attempts: int,
@@ -99,6 +102,7 @@ class Worker:
         self._files = files
         self._name = name
         self._members = members
+        self._models = models
         self._in_hand = in_hand
         self._lock_seconds = lock_seconds
         self._max_attempts = max_attempts
@@ -125,6 +129,7 @@ class Worker:
             runs=len(self._held),
             seconds=round(self.seconds, 3),
             speed=round(self._admission.speed, 3),
+            models=self._models.loaded(),
         )
 
     async def work(self) -> None:
@@ -288,7 +293,7 @@ class Worker:
     # -- what others say ----------------------------------------------------------------------
 
     async def heed(self, message: Control) -> None:
-        """Stop a run that another worker has, or that nothing waits for any more."""
+        """Stop a run that another worker has or nothing waits for; load or unload a model."""
         match message:
             case Taken(run=run, worker=worker) if worker == self._name:
                 return
@@ -297,6 +302,8 @@ class Worker:
                 await _stop(held)
                 if held.delivery is not None:
                     await self._accept(held.queue, held.delivery)
+            case ModelOrder():
+                self._models.follow(message)
             case _:
                 return
 

@@ -17,6 +17,7 @@ from ..active_requests import ActiveRequests
 from ..answers.common import Configuration
 from ..audio.uploads import BlobStore
 from ..catalog import Catalog
+from ..distributed.members import Members
 from ..domain import KnownSpeaker, OutputOptions, Source, Task, Transcript, TranscriptionRequest
 from ..errors import Cancelled
 from ..fields.transcription import FormDefaults, TranscriptionForm
@@ -26,7 +27,7 @@ from ..keys import KeyRing
 from ..live.secrets import ClientSecrets
 from ..live.sessions import LiveSessions
 from ..loop_lag import LoopLag
-from ..scheduling.model_pool import ModelPool
+from ..scheduling.model_pool import ModelPool, Models
 from ..text_service import TextService
 from .multipart import Form, read_form
 
@@ -37,6 +38,7 @@ T = TypeVar("T")
 class Services:
     """The objects that `create_app` wires together; routes find them in `app.state.services`.
 
+    `models` are those of the `pool`, or of the workers, which are among the `members` then.
     `configuration` is the part of /info that follows from the settings. `preloaded` is set once the
     models that load at start are loaded.
     """
@@ -46,6 +48,8 @@ class Services:
     live: LiveSessions
     active: ActiveRequests
     pool: ModelPool
+    models: Models
+    members: Members | None
     admission: AdmissionControl
     catalog: Catalog
     keys: KeyRing
@@ -75,7 +79,7 @@ def _part(name: str) -> Any:
 ServiceDep = Annotated[LocalService, _part("service")]
 ActiveDep = Annotated[ActiveRequests, _part("active")]
 TextDep = Annotated[TextService, _part("text")]
-ModelsDep = Annotated[ModelPool, _part("pool")]
+ModelsDep = Annotated[Models, _part("models")]
 CatalogDep = Annotated[Catalog, _part("catalog")]
 
 

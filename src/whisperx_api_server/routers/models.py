@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from ..answers.server import LoadedModel, LoadedModels, Model, ModelChange, ModelList
+from ..answers.server import LoadedModels, Model, ModelChange, ModelList
 from ..backends import ModelKey
+from ..backends.base import Stage
 from ..catalog import ALIASES, Catalog
 from ..errors import MissingParameter, NotFound
 from ..languages import parse_language
-from ..scheduling.model_pool import ModelPool, ModelStatus
+from ..scheduling.model_pool import Models
 from . import openapi
 from .deps import ActiveDep, Call, CallDep, CatalogDep, ClientDep, ModelsDep
 from .forms import parse_form, parse_query
@@ -31,7 +33,7 @@ class ModelName(BaseModel):
 
 NAME = openapi.query(ModelName) | openapi.form(openapi.fields(ModelName))
 
-_STAGES = {
+_STAGES: Mapping[ModelStage, Stage] = {
     "models": "transcription",
     "align_models": "alignment",
     "diarize_models": "diarization",
@@ -54,8 +56,7 @@ async def get_model(model_id: str, catalog: CatalogDep, _: ClientDep) -> Model:
 @router.get("/{stage}/list", responses=openapi.errors(404))
 async def list_loaded(stage: ModelStage, pool: ModelsDep, _: ClientDep) -> LoadedModels:
     """The loaded models of a stage."""
-    statuses = [each for each in pool.statuses() if each.key.stage == _STAGES[stage]]
-    return {"models": [_status_object(status) for status in statuses]}
+    return {"models": pool.loaded(_STAGES[stage])}
 
 
 @router.post(
@@ -109,8 +110,8 @@ async def _named(stage: ModelStage, call: Call, catalog: Catalog) -> ModelKey:
     return key
 
 
-def _model_names(pool: ModelPool, catalog: Catalog) -> list[str]:
-    loaded = [status.key.name for status in pool.statuses() if status.key.stage == "transcription"]
+def _model_names(pool: Models, catalog: Catalog) -> list[str]:
+    loaded = [each["model"] for each in pool.loaded("transcription")]
     names = [
         catalog.default_model,
         *ALIASES,
@@ -128,20 +129,4 @@ def _change(status: Literal["loaded", "unloaded"], key: ModelKey) -> ModelChange
     body: ModelChange = {"status": status, "model": key.name, "backend": key.backend}
     if key.spec.language:
         body["language"] = key.spec.language
-    return body
-
-
-def _status_object(status: ModelStatus) -> LoadedModel:
-    spec = status.key.spec
-    body: LoadedModel = {
-        "model": spec.name,
-        "backend": status.key.backend,
-        "device": spec.device,
-        "state": status.state,
-        "requests": status.leases,
-        "waiting": status.waiting,
-        "memory_bytes": status.memory_bytes,
-    }
-    if spec.language:
-        body["language"] = spec.language
     return body

@@ -7,9 +7,10 @@ from contextlib import suppress
 
 from fastapi import APIRouter
 
-from ..answers.server import Health, Info, Lane, Readiness
+from ..answers.server import Health, Info, Lane, Member, Readiness
 from ..backends import model_source
 from ..backends.base import ModelSource, ShortContexts
+from ..distributed.wire import Heartbeat
 from ..errors import Unavailable
 from ..scheduling.model_pool import ModelStatus
 from . import openapi
@@ -56,6 +57,19 @@ async def info(services: ServicesDep, _: ClientDep) -> Info:
                 _lane(status, source) for status, source in zip(statuses, sources, strict=True)
             ],
         },
+        "members": [_member(each) for each in services.members.all()] if services.members else [],
+    }
+
+
+def _member(beat: Heartbeat) -> Member:
+    return {
+        "name": beat.member,
+        "role": beat.role,
+        "version": beat.version,
+        "draining": beat.draining,
+        "runs": beat.runs,
+        "seconds": beat.seconds,
+        "audio_seconds_per_second": beat.speed,
     }
 
 

@@ -15,12 +15,13 @@ from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Field
 
+from ..answers.server import LoadedModel
 from ..backends import ModelKey, free_device_memory, import_vendors, load_model
-from ..backends.base import Capabilities
+from ..backends.base import Capabilities, Stage
 from ..backends.vendors import translate_memory_errors
 from ..errors import Conflict, InsufficientMemory, ModelUnavailable, ServiceError
 from ..setting_types import NonNegativeFloat, NonNegativeInt, PositiveInt, Section
@@ -93,6 +94,23 @@ class ModelStatus:
     memory_bytes: int
     waiting: int
     lane: Lane[Any]
+
+
+class Models(Protocol):
+    """The models of this process, or of the workers that compute for it."""
+
+    def loaded(self, stage: Stage) -> list[LoadedModel]:
+        """Return the models of a stage that are loaded or loading."""
+
+    async def load(self, key: ModelKey) -> None:
+        """Load a model and keep it like an idle one."""
+
+    async def unload(self, key: ModelKey) -> bool:
+        """Unload a model; False if it was not loaded.
+
+        Raises:
+            Conflict: it is in use or loading.
+        """
 
 
 class ModelPool:
@@ -170,6 +188,10 @@ class ModelPool:
         if not await self._ends_in_time([self._begin_close(entry)]):
             raise Conflict("the model's last batch is still running; it is unloaded after that")
         return True
+
+    def loaded(self, stage: Stage) -> list[LoadedModel]:
+        """See `Models.loaded`."""
+        return [_described(each) for each in self.statuses() if each.key.stage == stage]
 
     def statuses(self) -> list[ModelStatus]:
         """The state of all models that are loaded or loading."""
@@ -361,3 +383,19 @@ def _resident_bytes() -> int:
     if not statm.exists():
         return 0
     return int(statm.read_text().split()[1]) * resource.getpagesize()
+
+
+def _described(status: ModelStatus) -> LoadedModel:
+    spec = status.key.spec
+    body: LoadedModel = {
+        "model": spec.name,
+        "backend": status.key.backend,
+        "device": spec.device,
+        "state": status.state,
+        "requests": status.leases,
+        "waiting": status.waiting,
+        "memory_bytes": status.memory_bytes,
+    }
+    if spec.language:
+        body["language"] = spec.language
+    return body
