@@ -12,13 +12,20 @@ import pytest
 
 from fixtures.speech.speech import Speech
 from support import WHISPER
-from whisperx_api_server.backends.base import ContextStats, ModelSpec, Transcriber
+from whisperx_api_server.backends.base import (
+    ContextStats,
+    ModelSpec,
+    ShortContexts,
+    Transcriber,
+)
 from whisperx_api_server.backends.whisperx import load_transcriber
 from whisperx_api_server.backends.whisperx.contexts import MIN_WINDOWS, Contexts
 from whisperx_api_server.backends.whisperx.features import N_FRAMES
 from whisperx_api_server.backends.whisperx.transcriber import WhisperTranscriber
 from whisperx_api_server.backends.whisperx.vocabulary import Vocabulary
+from whisperx_api_server.config import load_settings
 from whisperx_api_server.domain import DecodeOptions, Window, WindowTranscript, Word
+from whisperx_api_server.wiring import build_catalog
 
 RATE = 16000
 VOICES = ("en-adam", "fr-alain", "en-beth", "fr-berthe", "en-carl", "fr-claude")
@@ -200,3 +207,21 @@ def test_recordings_that_are_doubtful_in_any_context_do_not_count_against_the_mo
         transcribe(5)
     assert transcriber.context_stats.short
     assert transcriber.context_stats.repeated == 2 * MIN_WINDOWS
+
+
+@pytest.mark.parametrize(("context", "short"), [("auto", True), ("full", False)])
+def test_the_setting_decides_which_contexts_a_model_gets(
+    context: str, short: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {
+        "WHISPER__CONTEXT": context,
+        "WHISPER__MODEL": str(WHISPER),
+        "WHISPER__INFERENCE_DEVICE": "cpu",
+        "WHISPER__CPU_THREADS": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    settings = load_settings()
+    spec = build_catalog(settings).transcriber("whisperx").spec
+    transcriber = load_transcriber(spec)
+    assert isinstance(transcriber, ShortContexts)
+    assert transcriber.context_stats == ContextStats(short=short, windows=0, repeated=0)
