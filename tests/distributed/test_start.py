@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import struct
 import uuid
 from base64 import b64encode
@@ -99,7 +100,7 @@ def test_broker_without_share_groups() -> None:
     )
 
 
-# aiokafka does not wait until a refused TLS connection is closed.
+# aiokafka does not wait until a refused TLS connection is closed: collect it in this test.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_password_and_certificate(real_kafka: Kafka) -> None:
     secure = {
@@ -146,6 +147,7 @@ def test_password_and_certificate(real_kafka: Kafka) -> None:
             assert message.value == b"1"
 
     asyncio.run(scenario())
+    gc.collect()
 
 
 def test_s3_refuses_what_is_wrong(s3_url: str) -> None:
