@@ -12,7 +12,7 @@ import argparse
 import random
 import resource
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -179,34 +179,21 @@ def error_rate(clips: Sequence[Spoken], texts: Sequence[str]) -> float:
     return 100 * wrong / sum(map(len, wanted))
 
 
-def run(model: Path, *, long_seconds: float = LONG_SECONDS) -> list[Row]:
-    """The rows; `model` is a directory in CTranslate2's format."""
+def run(model: Path, *, long_seconds: float = LONG_SECONDS) -> Iterator[Row]:
+    """Measure the rows one by one; `model` is a directory in CTranslate2's format."""
     parts = spoken()
     short = [part for part in parts if SHORT[0] <= part.seconds <= SHORT[1]]
     one = next(part for part in parts if ONE[0] <= part.seconds <= ONE[1])
+    long = joined(parts, long_seconds)
     sequential, batched = FasterWhisper(model), FasterWhisper(model, batch_size=PEER_BATCH)
     with server(model) as running:
         ours = Ours(running)
-        return [
-            compare(
-                f"clips of 2–12 s, {AT_A_TIME} at once, vs faster-whisper one by one",
-                ours,
-                sequential,
-                short,
-                target=3.0,
-            ),
-            compare(
-                "one clip of 5 s vs faster-whisper", ours, sequential, [one], target=2.5, rounds=5
-            ),
-            compare(
-                f"{long_seconds / 60:g} min of speech vs BatchedInferencePipeline",
-                ours,
-                batched,
-                [joined(parts, long_seconds)],
-                target=1.3,
-                rounds=1,
-            ),
-        ]
+        name = f"clips of 2–12 s, {AT_A_TIME} at once, vs faster-whisper one by one"
+        yield compare(name, ours, sequential, short, target=3.0)
+        name = "one clip of 5 s vs faster-whisper"
+        yield compare(name, ours, sequential, [one], target=2.5, rounds=5)
+        name = f"{long_seconds / 60:g} min of speech vs BatchedInferencePipeline"
+        yield compare(name, ours, batched, [long], target=1.3, rounds=1)
 
 
 def main() -> None:
@@ -217,7 +204,10 @@ def main() -> None:
     arguments = parser.parse_args()
     print(machine())
     for row in run(arguments.model, long_seconds=arguments.long_seconds):
-        print(f"{row.name}: {row.ours:.3f} vs {row.other:.3f} {row.unit}, ratio {row.ratio:.2f}")
+        print(
+            f"{row.name}: {row.ours:.3f} vs {row.other:.3f} {row.unit}, ratio {row.ratio:.2f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
