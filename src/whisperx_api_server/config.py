@@ -122,8 +122,16 @@ class Settings(BaseSettings):
     shutdown_grace: NonNegativeFloat = Field(
         30.0, description="Seconds until requests that are under way are cancelled after SIGTERM."
     )
+    metrics: Literal["key", "open"] = Field(
+        "key",
+        description="Whether GET /metrics needs an API key, as other routes do: key, or open to "
+        "everyone.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Minimum level of log messages: debug, info, warning or error."
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="Format of log lines: text, or json, one object per line."
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
 
@@ -20,10 +21,11 @@ class LoopLag:
 
     `longest` is the longest delay of a timer for any reason, such as a busy machine or a thread
     that holds the GIL. `longest_blocked` is the longest time of such a delay during which the
-    loop's own thread was computing.
+    loop's own thread was computing. `observe` takes each delay.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, observe: Callable[[float], None] = lambda _delay: None) -> None:
+        self._observe = observe
         self.longest = 0.0
         self.longest_blocked = 0.0
 
@@ -34,6 +36,7 @@ class LoopLag:
             await asyncio.sleep(INTERVAL)
             late = time.monotonic() - wall - INTERVAL
             blocked = min(late, time.thread_time() - computed)
+            self._observe(max(0.0, late))
             self.longest = max(self.longest, late)
             self.longest_blocked = max(self.longest_blocked, blocked)
             if blocked > MAX_BLOCKED:

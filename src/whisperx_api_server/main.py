@@ -26,15 +26,18 @@ from .distributed.replica import Replica
 from .jobs.admission import AdmissionControl, AdmittedRunner
 from .jobs.service import LocalService
 from .jobs.store import DiskJobStore, JobStore, default_directory
-from .jobs.webhooks import Webhooks
 from .keys import KeyRing
 from .live.secrets import ClientSecrets
-from .live.sessions import LiveSessions
 from .loop_lag import LoopLag
 from .routers import asr, jobs, models, realtime, reflector, system, transcriptions
+from .routers.access import RequestLog
 from .routers.deps import Services
 from .routers.errors import RequestContext, install_error_handlers
 from .routers.openapi import DescribedApi
+from .telemetry.metrics import Metrics
+from .telemetry.runs import MeasuredRunner
+from .telemetry.services import MeasuredLiveSessions, MeasuredWebhooks
+from .telemetry.state import ServerState
 from .text_service import TextService
 from .wiring import (
     LAST_BATCH,
@@ -78,11 +81,14 @@ def create_app(
         preloaded = preloaded_models(settings, catalog)
     job_store = DiskJobStore(settings.jobs.directory or default_directory(os.environ, port))
     cluster = cluster or partial(open_cluster, settings.kafka, settings.s3, settings.jobs.max_age)
+    metrics = Metrics()
     app = DescribedApi(
         title="whisperx-api-server",
         version=__version__,
         summary="Speech to transcripts behind OpenAI's audio API.",
-        lifespan=lambda app: _running(app, settings, catalog, keys, job_store, preloaded, cluster),
+        lifespan=lambda app: _running(
+            app, settings, catalog, keys, job_store, preloaded, cluster, metrics
+        ),
     )
     app.state.job_store = job_store
     install_error_handlers(app)
@@ -95,6 +101,7 @@ def create_app(
         allow_headers=["*"],
         expose_headers=["x-request-id", "retry-after"],
     )
+    app.add_middleware(RequestLog, metrics=metrics)
     app.add_middleware(RequestContext)
     return app
 
@@ -108,6 +115,7 @@ async def _running(
     job_store: JobStore,
     preloaded: Sequence[ModelKey],
     cluster: ClusterOpener,
+    metrics: Metrics,
 ) -> AsyncIterator[None]:
     """Run the services; at the end, drain them and delete all temporary files."""
     async with AsyncExitStack() as stack:
@@ -118,7 +126,8 @@ async def _running(
             opened = await stack.enter_async_context(cluster())
             replica = build_replica(settings, opened, workdir)
             await stack.enter_async_context(replica.taking_part())
-        services = build_services(settings, catalog, keys, job_store, workdir, replica)
+        services = build_services(settings, catalog, keys, job_store, workdir, replica, metrics)
+        stack.enter_context(metrics.reading(_state(services, replica)))
         app.state.services, app.state.drain = services, services.active.drain
         stack.push_async_callback(services.pool.close, LAST_BATCH)
         await services.service.start()
@@ -146,11 +155,12 @@ def build_services(
     job_store: JobStore,
     workdir: Path,
     replica: Replica | None,
+    metrics: Metrics,
 ) -> Services:
     """The objects behind the routes; `workdir` is a private directory for uploads and audio."""
     limits = settings.limits
     active, admission = ActiveRequests(), AdmissionControl(limits.queue_seconds)
-    pool = build_pool(settings)
+    pool = build_pool(settings, metrics.observe)
     uploads: BlobStore
     if replica is None:
         uploads = DiskBlobStore(workdir=workdir, max_bytes=limits.upload_bytes)
@@ -162,16 +172,17 @@ def build_services(
         runner = AdmittedRunner(replica.runner, admission, timeout=limits.request_timeout)
     return Services(
         service=LocalService(
-            runner,
+            MeasuredRunner(runner, metrics),
             active=active,
             admission=admission,
             blobs=uploads,
             store=job_store if replica is None else replica.jobs,
             shared=None if replica is None else replica.jobs,
-            webhooks=Webhooks(fetcher, secret=secret(settings.webhook_secret)),
+            webhooks=MeasuredWebhooks(metrics, fetcher, secret=secret(settings.webhook_secret)),
             settings=settings.jobs,
         ),
-        live=LiveSessions(
+        live=MeasuredLiveSessions(
+            metrics,
             # Sessions need models in this process.
             settings.realtime.model_copy(update={} if replica is None else {"enabled": False}),
             enabled=settings.mode == "direct",
@@ -192,8 +203,21 @@ def build_services(
         uploads=uploads,
         defaults=form_defaults(settings, catalog),
         preloaded=asyncio.Event(),
-        loop_lag=LoopLag(),
+        loop_lag=LoopLag(metrics.loop_lag.observe),
+        metrics=metrics,
+        metrics_need_key=settings.metrics == "key",
         configuration=_describe(settings, catalog),
+    )
+
+
+def _state(services: Services, replica: Replica | None) -> ServerState:
+    return ServerState(
+        pool=services.pool,
+        admission=services.admission,
+        active=lambda: services.active.count,
+        jobs=services.service.job_states,
+        live_sessions=lambda: services.live.count,
+        workers=None if replica is None else lambda: len(replica.members.all("worker")),
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +31,9 @@ from .model_settings import TranscriberSettings
 from .pipeline.pipeline import Pipeline
 from .pipeline.runner import Runner
 from .scheduling.model_pool import ModelPool
+from .scheduling.observation import ObserveModel, unobserved_model
+from .telemetry.metrics import Metrics
+from .telemetry.runs import MeasuredRunner
 
 logger = logging.getLogger(__name__)
 
@@ -115,9 +117,9 @@ def form_defaults(settings: Settings, catalog: Catalog) -> FormDefaults:
     )
 
 
-def build_pool(settings: Settings) -> ModelPool:
-    """Build the model cache."""
-    return ModelPool(settings.pool, settings.scheduler)
+def build_pool(settings: Settings, observe: ObserveModel = unobserved_model) -> ModelPool:
+    """Build the model cache; `observe` takes what its models do."""
+    return ModelPool(settings.pool, settings.scheduler, observe=observe)
 
 
 def build_fetcher(settings: Settings, uploads: BlobStore) -> UrlFetcher:
@@ -168,20 +170,25 @@ def build_worker(
     *,
     name: str,
     members: Members,
+    admission: AdmissionControl,
+    metrics: Metrics,
 ) -> Worker:
-    """Build a worker of MODE=kafka: the pipeline behind the queues."""
+    """Build a worker of MODE=kafka: the pipeline behind the queues.
+
+    `admission`, which only measures, has no limit.
+    """
     downloads = DiskBlobStore(workdir=workdir, max_bytes=settings.limits.upload_bytes)
-    admission = AdmissionControl(math.inf)
+    runner = build_runner(
+        settings,
+        catalog,
+        pool,
+        admission,
+        build_fetcher(settings, downloads),
+        BucketUploads(cluster.bucket, workdir),
+        workdir,
+    )
     return Worker(
-        build_runner(
-            settings,
-            catalog,
-            pool,
-            admission,
-            build_fetcher(settings, downloads),
-            BucketUploads(cluster.bucket, workdir),
-            workdir,
-        ),
+        MeasuredRunner(runner, metrics),
         name=name,
         admission=admission,
         queues=cluster.queues,

@@ -1,9 +1,10 @@
-"""The process of a worker: `create_worker` builds its application, which has two routes."""
+"""The process of a worker: `create_worker` builds its application, which has three routes."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import shutil
 import signal
 import tempfile
@@ -21,9 +22,12 @@ from .distributed.cluster import ClusterOpener, member_name, open_cluster
 from .distributed.members import Members
 from .distributed.membership import Membership
 from .errors import Unavailable
+from .jobs.admission import AdmissionControl
 from .loop_lag import LoopLag
 from .routers import worker as routes
 from .routers.errors import RequestContext, install_error_handlers
+from .telemetry.metrics import Metrics
+from .telemetry.state import ServerState
 from .wiring import (
     LAST_BATCH,
     build_catalog,
@@ -70,10 +74,31 @@ async def _running(
         workdir = Path(tempfile.mkdtemp(prefix="whisperx-api-server-"))
         stack.push_async_callback(asyncio.to_thread, shutil.rmtree, workdir, ignore_errors=True)
         opened = await stack.enter_async_context(cluster())
-        pool = build_pool(settings)
+        metrics, admission = Metrics(), AdmissionControl(math.inf)
+        pool = build_pool(settings, metrics.observe)
         stack.push_async_callback(pool.close, LAST_BATCH)
         name, members = member_name(), Members()
-        worker = build_worker(settings, catalog, pool, opened, workdir, name=name, members=members)
+        worker = build_worker(
+            settings,
+            catalog,
+            pool,
+            opened,
+            workdir,
+            name=name,
+            members=members,
+            admission=admission,
+            metrics=metrics,
+        )
+        stack.enter_context(
+            metrics.reading(
+                ServerState(
+                    pool=pool,
+                    admission=admission,
+                    active=lambda: worker.runs,
+                    workers=lambda: len(members.all("worker")),
+                )
+            )
+        )
         membership = Membership(name, "worker", log=opened.log, members=members)
         ready = asyncio.Event()
 
@@ -92,9 +117,10 @@ async def _running(
                 raise Unavailable("the worker takes no runs: it starts or drains", retry_after=5)
             await opened.bucket.get("check")
 
+        app.state.metrics = metrics
         app.state.drain, app.state.check_ready = worker.drain, check_ready
         tasks = [
-            asyncio.create_task(LoopLag().watch()),
+            asyncio.create_task(LoopLag(metrics.loop_lag.observe).watch()),
             asyncio.create_task(pool.sweep_forever()),
             asyncio.create_task(membership.take_part(worker)),
             asyncio.create_task(work()),

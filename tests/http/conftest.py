@@ -35,8 +35,9 @@ def fake_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def locked_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """On the fake backend, for clients with the key."""
-    with serving(tmp_path_factory.mktemp("locked"), FAKE | {"API_KEY": LOCKED_KEY}) as server:
+    """On the fake backend, for clients with the key; it logs JSON."""
+    settings = FAKE | {"API_KEY": LOCKED_KEY, "LOG_FORMAT": "json"}
+    with serving(tmp_path_factory.mktemp("locked"), settings) as server:
         yield server
 
 

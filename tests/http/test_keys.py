@@ -12,7 +12,7 @@ import pytest
 from openai import AuthenticationError
 
 from server import FAKE, Server
-from support import wav
+from support import eventually, wav
 from whisperx_api_server.backends.fake import say
 
 PATH = "/v1/audio/transcriptions"
@@ -123,9 +123,10 @@ def test_the_log_has_the_name_of_the_client(server: Server) -> None:
     ask(server, f"Bearer {OWN}")
     ask(server, "Bearer nobodys")
 
+    eventually(lambda: server.log[before:].count("status=") == 3)
     said = server.log[before:]
-    assert "for alice" in said
-    assert "for default" in said
+    assert "client=alice" in said
+    assert "client=default" in said
     assert "nobodys" not in said
 
 

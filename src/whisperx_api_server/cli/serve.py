@@ -36,7 +36,7 @@ def serve(
 
     try:
         settings = load_settings()
-        configure_logging(settings.log_level)
+        configure_logging(settings.log_level, settings.log_format)
         application = create_app(settings, port=port)
         if settings.mode == "kafka":
             check_cluster(settings)

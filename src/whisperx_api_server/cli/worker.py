@@ -35,7 +35,7 @@ def worker(
 
     try:
         settings = load_settings()
-        configure_logging(settings.log_level)
+        configure_logging(settings.log_level, settings.log_format)
         application = create_worker(settings)
         check_cluster(settings)
     except (ClusterError, ConfigurationError, ServiceError) as error:

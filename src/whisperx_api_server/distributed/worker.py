@@ -14,6 +14,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from .. import logging_setup
 from ..errors import Unavailable, WorkerLost
 from ..jobs.admission import AdmissionControl
 from ..pipeline.runner import Runner
@@ -117,6 +118,11 @@ class Worker:
         return self._admission.seconds + sum(held.assumed for held in self._held.values())
 
     @property
+    def runs(self) -> int:
+        """Number of runs in hand."""
+        return len(self._held)
+
+    @property
     def draining(self) -> bool:
         """Whether nothing more is taken."""
         return self._draining.is_set()
@@ -126,7 +132,7 @@ class Worker:
         return replace(
             beat,
             draining=self.draining,
-            runs=len(self._held),
+            runs=self.runs,
             seconds=round(self.seconds, 3),
             speed=round(self._admission.speed, 3),
             models=self._models.loaded(),
@@ -215,6 +221,7 @@ class Worker:
 
     async def _work(self, held: _Held) -> None:
         """See a run to its end; a cancelled one is somebody else's or nobody's."""
+        logging_setup.request_id.set(held.task.run)
         try:
             await self._decide(held)
             if held.delivery is not None:

@@ -19,6 +19,7 @@ from functools import partial, reduce
 
 from ..audio.uploads import BlobStore
 from ..domain import Transcript, TranscriptionRequest, Upload
+from ..logging_setup import note_audio
 from ..pipeline.events import Event, Finished, Progress
 from ..pipeline.runner import Checkpoint, Runner
 from ..scheduling.tracebacks import released
@@ -210,6 +211,8 @@ class RunRegistry:
         try:
             yield run
         finally:
+            if run.progress.duration is not None:
+                note_audio(run.progress.duration)
             run.watchers -= 1
             if not run.watchers:
                 await self._leave(run, identity)

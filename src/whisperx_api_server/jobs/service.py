@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Coroutine, Mapping
 from contextlib import AsyncExitStack, aclosing, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
+from .. import logging_setup
 from ..active_requests import ActiveRequests
 from ..audio.uploads import BlobStore
 from ..domain import (
@@ -25,7 +27,7 @@ from ..domain import (
     TranscriptionRequest,
 )
 from ..errors import Conflict, Interrupted, NotFound, Overloaded, ServiceError, Unavailable
-from ..pipeline.events import Event, ResultEvent
+from ..pipeline.events import Event, Opened, ResultEvent
 from ..pipeline.runner import Runner
 from ..scheduling.tracebacks import released
 from . import states as job_states
@@ -152,13 +154,13 @@ class LocalService:
             request = TranscriptionRequest(
                 id=request_id, client=client, source=source, model="", diarize=DiarizeOptions()
             )
-            work = partial(self._runner.diarize, request, _unwatched)
+            work = partial(self._runner.diarize, request, _note_length)
             return await released(work, logger, f"diarization {request_id} failed")
 
     async def detect_language(self, request: TranscriptionRequest) -> Mapping[str, float]:
         """Return the probability of each language in the first speech; empty for silence."""
         with self._active.track():
-            return await self._runner.detect_language(request, _unwatched)
+            return await self._runner.detect_language(request, _note_length)
 
     # -- jobs ---------------------------------------------------------------------------------
 
@@ -207,6 +209,12 @@ class LocalService:
             self._notify(job)
         else:
             await self._end(record, _interrupted(job))
+
+    def job_states(self) -> Mapping[JobState, int]:
+        """Return the number of jobs in each state, of this process."""
+        counts: Counter[JobState] = Counter(dict.fromkeys(get_args(JobState), 0))
+        counts.update(record.job.state for record in self._records.values())
+        return counts
 
     def job(self, job_id: str, client: str) -> Job:
         """Return the job.
@@ -331,6 +339,7 @@ class LocalService:
         self, record: _Record, request: TranscriptionRequest, resources: AsyncExitStack
     ) -> None:
         """Run a job to its end, and record how it ended."""
+        logging_setup.request_id.set(record.job.id)
         try:
             async with resources:
                 # A shutdown does not wait for what other processes take up.
@@ -434,5 +443,6 @@ def _interrupted(job: Job) -> Job:
     return job_states.ended(job, "failed", time.time(), error)
 
 
-async def _unwatched(event: Event) -> None:
-    """Drop an event."""
+async def _note_length(event: Event) -> None:
+    if isinstance(event, Opened):
+        logging_setup.note_audio(event.duration)

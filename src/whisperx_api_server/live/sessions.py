@@ -45,6 +45,11 @@ class LiveSessions:
         self._defaults = defaults
         self._clients: Counter[str] = Counter()
 
+    @property
+    def count(self) -> int:
+        """Number of open sessions."""
+        return self._clients.total()
+
     def ensure_enabled(self) -> None:
         """See whether live sessions are served at all.
 
@@ -100,7 +105,7 @@ class LiveSessions:
                 "close one first",
                 retry_after=RETRY_AFTER,
             )
-        if self._clients.total() >= limits.max_sessions:
+        if self.count >= limits.max_sessions:
             raise Overloaded(
                 "the server has its maximum number of live sessions; try again later",
                 retry_after=RETRY_AFTER,

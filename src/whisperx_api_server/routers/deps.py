@@ -28,6 +28,7 @@ from ..live.secrets import ClientSecrets
 from ..live.sessions import LiveSessions
 from ..loop_lag import LoopLag
 from ..scheduling.model_pool import ModelPool, Models
+from ..telemetry.metrics import Metrics
 from ..text_service import TextService
 from .multipart import Form, read_form
 
@@ -58,6 +59,8 @@ class Services:
     defaults: FormDefaults
     preloaded: asyncio.Event
     loop_lag: LoopLag
+    metrics: Metrics
+    metrics_need_key: bool
     configuration: Configuration
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request, Response
 
 from ..answers.server import Health, Info, Lane, Member, Readiness
 from ..backends import model_source
@@ -13,8 +13,9 @@ from ..backends.base import ModelSource, ShortContexts
 from ..distributed.wire import Heartbeat
 from ..errors import Unavailable
 from ..scheduling.model_pool import ModelStatus
+from ..telemetry.metrics import MEDIA_TYPE
 from . import openapi
-from .deps import ClientDep, ServicesDep
+from .deps import ClientDep, ServicesDep, authenticate
 
 router = APIRouter(tags=["system"])
 
@@ -33,6 +34,14 @@ async def ready(services: ServicesDep) -> Readiness:
     if not services.preloaded.is_set():
         raise Unavailable("the models that load at start are not loaded yet", retry_after=5)
     return {"status": "ready"}
+
+
+@router.get("/metrics", response_class=Response, responses=openapi.errors())
+async def metrics(request: Request, services: ServicesDep) -> Response:
+    """Metrics in Prometheus' text format."""
+    if services.metrics_need_key:
+        await authenticate(request, services, None)
+    return Response(services.metrics.text(), media_type=MEDIA_TYPE)
 
 
 @router.get("/info", responses=openapi.errors())

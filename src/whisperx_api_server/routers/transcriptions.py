@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from contextlib import AsyncExitStack
 
 from fastapi import APIRouter, Response
@@ -19,8 +18,6 @@ from .events import HEARTBEAT, EventStream, transcript_events
 from .forms import choose_source, parse_form
 from .reflector import answer_files, is_reflector_form
 from .voice_samples import save_references
-
-logger = logging.getLogger(__name__)
 
 router = APIRouter(tags=["audio"])
 
@@ -83,8 +80,5 @@ async def _stream(
 
 async def _answer(call: Call, request: TranscriptionRequest, output: OutputOptions) -> Response:
     transcript = await call.run(request)
-    logger.info(
-        "%s: %.1f s of audio for %s", request.decode.task, transcript.duration, request.client
-    )
     rendered = await asyncio.to_thread(render, transcript, output)
     return Response(rendered.body, media_type=rendered.media_type)

@@ -1,13 +1,14 @@
-"""Health and readiness of a worker of MODE=kafka; it has no other routes."""
+"""Health, readiness and metrics of a worker of MODE=kafka; it has no other routes."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from typing import cast
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 
 from ..answers.server import Health, Readiness
+from ..telemetry.metrics import MEDIA_TYPE, Metrics
 
 router = APIRouter(tags=["system"])
 
@@ -24,3 +25,10 @@ async def ready(request: Request) -> Readiness:
     check = cast("Callable[[], Awaitable[None]]", request.app.state.check_ready)
     await check()
     return {"status": "ready"}
+
+
+@router.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """Metrics in Prometheus' text format."""
+    shown = cast("Metrics", request.app.state.metrics)
+    return Response(shown.text(), media_type=MEDIA_TYPE)

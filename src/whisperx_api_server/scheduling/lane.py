@@ -21,6 +21,7 @@ from typing import Generic
 from ..errors import InsufficientMemory, ModelUnavailable, Unavailable
 from .batch_policy import BatchLimits, BatchPolicy
 from .fair_semaphore import FairSemaphore
+from .observation import BatchDone, EntriesCancelled, LaneRestarted, Observe, unobserved
 from .tracebacks import log_and_release, release_frames
 from .work import AnyEntry, Entry, M, P, R, run_batch
 
@@ -49,7 +50,7 @@ class Lane(Generic[M]):
 
     `load` runs on that thread, at the start and again if the thread dies; so does the model's
     `close`, if it has one. `device`, shared by the lanes of one device, limits how many compute
-    at a time. Thread-safe.
+    at a time. `observe` is called on its threads. Thread-safe.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Lane(Generic[M]):
         limits: Callable[[M], BatchLimits],
         device: FairSemaphore,
         clock: Callable[[], float] = time.monotonic,
+        observe: Observe = unobserved,
     ) -> None:
         self.name = name
         self.loaded: Future[None] = Future()
@@ -70,6 +72,7 @@ class Lane(Generic[M]):
         self._limits_of = limits
         self._device = device
         self._clock = clock
+        self._observe = observe
         self._policy: BatchPolicy = BatchPolicy(clock)
         self._changed = threading.Condition()
         self._model: M | None = None
@@ -96,6 +99,7 @@ class Lane(Generic[M]):
 
     def submit(self, entry: Entry[M, P, R]) -> Future[R]:
         """Queue an entry; its future always completes."""
+        entry.queued_at = self._clock()
         with self._changed:
             accepted = not self._closing
             if accepted:
@@ -228,6 +232,7 @@ class Lane(Generic[M]):
         Several entries are retried one by one, so that only an entry that ends the thread again
         fails.
         """
+        self._observe(LaneRestarted())
         with self._changed:
             self.stats.restarts += 1
             stranded = [entry for entry in self._in_flight if not entry.future.done()]
@@ -267,8 +272,12 @@ class Lane(Generic[M]):
         return batch
 
     def _count_cancelled(self, entries: Sequence[AnyEntry]) -> None:
+        if not entries:
+            return
+        seconds = sum(entry.padded_seconds for entry in entries)
         self.stats.cancelled += len(entries)
-        self.stats.cancelled_seconds += sum(entry.padded_seconds for entry in entries)
+        self.stats.cancelled_seconds += seconds
+        self._observe(EntriesCancelled(entries=len(entries), seconds=seconds))
 
     def _compute(self, batch: list[AnyEntry]) -> None:
         if not batch:
@@ -277,10 +286,22 @@ class Lane(Generic[M]):
         self.stats.batches += 1
         self.stats.entries += len(batch)
         self.stats.largest_batch = max(self.stats.largest_batch, len(batch))
-        begun = self._clock()
+        at, begun, limit = time.time(), self._clock(), self.batch_limit
+        halved, failed = self.stats.retried_batches, self.stats.failed
         whole = self._run(self.model, batch)
         seconds = self._clock() - begun
         self.stats.busy_seconds += seconds
+        self._observe(
+            BatchDone(
+                at=at,
+                seconds=seconds,
+                request_ids=tuple(dict.fromkeys(entry.request_id for entry in batch)),
+                waits=tuple(begun - entry.queued_at for entry in batch),
+                limit=limit,
+                halvings=self.stats.retried_batches - halved,
+                failed=self.stats.failed - failed,
+            )
+        )
         with self._changed:
             if whole:
                 self._policy.succeeded(batch, seconds)

@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
@@ -28,6 +29,7 @@ from ..setting_types import NonNegativeFloat, NonNegativeInt, PositiveInt, Secti
 from .batch_policy import BatchLimits
 from .fair_semaphore import FairSemaphore
 from .lane import Lane
+from .observation import LoadFailed, ModelLoaded, ObserveModel, unobserved_model
 from .tracebacks import release_frames
 
 logger = logging.getLogger(__name__)
@@ -124,6 +126,7 @@ class ModelPool:
         close_timeout: float = CLOSE_TIMEOUT,
         load: Callable[[ModelKey], object] = load_model,
         import_vendors: Callable[[ModelKey], None] = import_vendors,
+        observe: ObserveModel = unobserved_model,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
@@ -131,6 +134,7 @@ class ModelPool:
         self._close_timeout = close_timeout
         self._load = load
         self._import_vendors = import_vendors
+        self._observe = observe
         self._clock = clock
         self._models: dict[ModelKey, _Loaded] = {}
         self._sizes: dict[ModelKey, int] = {}
@@ -246,6 +250,7 @@ class ModelPool:
             device=self._devices.setdefault(
                 device, FairSemaphore(self._scheduling.concurrent_per_device)
             ),
+            observe=partial(self._observe, key),
         )
         entry = _Loaded(key=key, lane=lane, last_used=self._clock())
         # Not done by the waiting requests, because all of them may be cancelled by then.
@@ -268,18 +273,21 @@ class ModelPool:
 
     def _load_measured(self, key: ModelKey, loop: asyncio.AbstractEventLoop) -> object:
         """Load on the lane's thread; the growth of the process is recorded as the model's size."""
-        before = _resident_bytes()
+        before, begun = _resident_bytes(), self._clock()
         try:
             model = self._load_or_evict(key, loop)
         except ServiceError:
+            self._observe(key, LoadFailed())
             raise
         except Exception as error:
+            self._observe(key, LoadFailed())
             logger.exception("%s failed to load", key)
             raise ModelUnavailable(
                 f"the model {key.name!r} failed to load; the server's log says why"
             ) from error
         # A repeated load may reuse memory that the allocator kept, and show less growth.
         self._sizes[key] = max(self._sizes.get(key, 0), _resident_bytes() - before)
+        self._observe(key, ModelLoaded(seconds=self._clock() - begun))
         return model
 
     def _load_or_evict(self, key: ModelKey, loop: asyncio.AbstractEventLoop) -> object:

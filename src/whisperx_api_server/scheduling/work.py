@@ -37,7 +37,7 @@ class Entry(Generic[M, P, R]):
     Only entries with equal `work` and `key` share a batch. `max_batch` is the maximum size of a
     batch with this entry, None for no limit. `watched`: a client streams the results as they come.
     `repeated`: the window was computed before and holds up later ones, so it goes first.
-    `features` is set once their computation has started.
+    `features` is set once their computation has started, `queued_at` by the lane's clock.
     """
 
     work: Work[M, P, R]
@@ -51,6 +51,7 @@ class Entry(Generic[M, P, R]):
     repeated: bool = False
     future: Future[R] = field(default_factory=Future)
     features: Future[object | None] | None = None
+    queued_at: float = 0.0
 
     @property
     def preparable(self) -> bool:

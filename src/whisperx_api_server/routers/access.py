@@ -1,0 +1,74 @@
+"""One log line and the metrics of each HTTP request."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .. import logging_setup
+from ..telemetry.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
+PROBES = frozenset({"/health", "/healthcheck", "/metrics", "/ready"})
+"""Routes that machines ask every few seconds; their lines are of level DEBUG."""
+
+
+class RequestLog:
+    """A middleware that logs and counts each HTTP request once it is answered.
+
+    It has the route as the server defines it in place of the path, which clients write.
+    """
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        status = 500
+        begun = time.monotonic()
+        note = logging_setup.AccessNote()
+        logging_setup.access_note.set(note)
+
+        async def send_noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_noted)
+        except asyncio.CancelledError:  # the grace period is over; `RequestContext` answers
+            status = 503
+            raise
+        finally:
+            self._end(scope, status, time.monotonic() - begun, note)
+
+    def _end(
+        self, scope: Scope, status: int, seconds: float, note: logging_setup.AccessNote
+    ) -> None:
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        route = getattr(scope.get("route"), "path", "none")
+        self._metrics.requests.labels(method, route, str(status)).inc()
+        self._metrics.request_seconds.labels(method, route).observe(seconds)
+        fields = {
+            "method": method,
+            "route": route,
+            "status": status,
+            "seconds": round(seconds, 3),
+            "audio_seconds": None if note.audio_seconds is None else round(note.audio_seconds, 3),
+            "client": scope.get("state", {}).get("client"),
+        }
+        logger.log(
+            logging.DEBUG if route in PROBES else logging.INFO,
+            " ".join(f"{name}=%({name})s" for name, value in fields.items() if value is not None),
+            fields,
+            extra={logging_setup.FIELDS: fields},
+        )

@@ -1,0 +1,1 @@
+"""What the server does, as metrics; it observes the services from outside."""

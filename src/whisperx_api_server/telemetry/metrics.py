@@ -1,0 +1,150 @@
+"""The metrics of one process, which `GET /metrics` shows to Prometheus.
+
+Labels have bounded values: routes as the server defines them, stages, states, and the names of
+models that were loaded. Text of clients is never a label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.registry import Collector
+
+from ..backends import ModelKey
+from ..scheduling.observation import (
+    BatchDone,
+    EntriesCancelled,
+    LaneRestarted,
+    LoadFailed,
+    ModelLoaded,
+    Observation,
+)
+
+MEDIA_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+
+LATENCIES = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000)
+"""Seconds of requests, batches and waits."""
+
+DELAYS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3)
+LOADS = (0.3, 1, 3, 10, 30, 100, 300, 1000)
+SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+FACTORS = (0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 1, 2, 5)
+
+_MODEL = ("stage", "backend", "model")
+
+
+class Metrics:
+    """Counters and histograms, and the registry that holds them. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"whisperx_{name}", text, labels, registry=registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(f"whisperx_{name}", text, labels, buckets=buckets, registry=registry)
+
+        self.requests = counter(
+            "http_requests_total", "HTTP requests.", "method", "route", "status"
+        )
+        self.request_seconds = histogram(
+            "http_request_duration_seconds", "From a request to its last byte.",
+            LATENCIES, "method", "route",
+        )  # fmt: skip
+        self.runs = counter("runs_total", "Runs that ended, by their result.", "kind", "result")
+        self.run_seconds = histogram(
+            "run_duration_seconds", "From the start of a run to its end.", LATENCIES, "kind"
+        )
+        self.real_time_factor = histogram(
+            "run_real_time_factor_ratio", "Seconds of a completed run per second of audio, "
+            "from its admission.", FACTORS, "kind",
+        )  # fmt: skip
+        self.audio_accepted = counter("audio_accepted_seconds_total", "Admitted audio.")
+        self.audio_transcribed = counter("audio_transcribed_seconds_total", "Transcribed audio.")
+        self.audio_refused = counter(
+            "audio_refused_seconds_total", "Audio that was refused since the queue was full."
+        )
+        self.audio_dropped = counter(
+            "audio_dropped_seconds_total",
+            "Admitted audio that was not transcribed, because its clients disconnected or "
+            "cancelled the job.",
+        )
+        self.lane_wait = histogram(
+            "lane_wait_seconds", "Time that entries waited for their batch.", LATENCIES, *_MODEL
+        )
+        self.lane_cancelled = counter(
+            "lane_cancelled_entries_total", "Waiting entries that were cancelled.", *_MODEL
+        )
+        self.lane_restarts = counter(
+            "lane_restarts_total", "Threads of lanes that died and were replaced.", *_MODEL
+        )
+        self.batch_entries = histogram("batch_entries", "Entries of each batch.", SIZES, *_MODEL)
+        self.batch_seconds = histogram(
+            "batch_duration_seconds", "Duration of each batch.", LATENCIES, *_MODEL
+        )
+        self.batches_full = counter("batches_full_total", "Batches of the maximum size.", *_MODEL)
+        self.batches_halved = counter(
+            "batches_halved_total", "Batches, and halves of them, halved after an error.", *_MODEL
+        )
+        self.entries_failed = counter(
+            "batch_failed_entries_total", "Entries that failed alone.", *_MODEL
+        )
+        self.load_seconds = histogram(
+            "model_load_duration_seconds", "Duration of each load.", LOADS, *_MODEL
+        )
+        self.load_failures = counter(
+            "model_load_failures_total", "Loads that failed.", "stage", "backend"
+        )
+        self.webhooks = counter(
+            "webhook_deliveries_total", "Webhooks that were delivered or given up.", "result"
+        )
+        self.live_delay = histogram(
+            "live_delay_seconds", "From the end of a turn to its whole transcript.", LATENCIES
+        )
+        self.loop_lag = histogram(
+            "event_loop_lag_seconds", "Delays of a timer on the event loop.", DELAYS
+        )
+
+    def observe(self, key: ModelKey, observation: Observation) -> None:
+        """Count what happened to a model."""
+        model = (key.stage, key.backend, key.name)
+        match observation:
+            case ModelLoaded(seconds=seconds):
+                self.load_seconds.labels(*model).observe(seconds)
+            case LoadFailed():
+                self.load_failures.labels(key.stage, key.backend).inc()
+            case BatchDone() as batch:
+                self._count_batch(model, batch)
+            case EntriesCancelled(entries=entries):
+                self.lane_cancelled.labels(*model).inc(entries)
+            case LaneRestarted():
+                self.lane_restarts.labels(*model).inc()
+
+    def _count_batch(self, model: tuple[str, str, str], batch: BatchDone) -> None:
+        size = len(batch.waits)
+        self.batch_entries.labels(*model).observe(size)
+        self.batch_seconds.labels(*model).observe(batch.seconds)
+        self.batches_full.labels(*model).inc(size >= batch.limit)
+        self.batches_halved.labels(*model).inc(batch.halvings)
+        self.entries_failed.labels(*model).inc(batch.failed)
+        wait = self.lane_wait.labels(*model)
+        for seconds in batch.waits:
+            wait.observe(seconds)
+
+    @contextmanager
+    def reading(self, state: Collector) -> Iterator[None]:
+        """Show the metrics of `state` too, read at each scrape, while the context is open."""
+        self._registry.register(state)
+        try:
+            yield
+        finally:
+            self._registry.unregister(state)
+
+    def text(self) -> bytes:
+        """All metrics in Prometheus' text format; call it on the event loop."""
+        return generate_latest(self._registry)

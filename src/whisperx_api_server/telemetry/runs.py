@@ -1,0 +1,97 @@
+"""Counts runs and their audio: a runner around another."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Literal
+
+from ..domain import Diarization, Transcript, TranscriptionRequest
+from ..errors import Cancelled, Overloaded
+from ..pipeline.events import Emit, Event, Opened, StageBegan, WindowDone
+from ..pipeline.runner import Checkpoint, Runner
+from .metrics import Metrics
+
+Kind = Literal["transcription", "diarization", "language_detection"]
+
+
+class MeasuredRunner:
+    """A runner whose runs, and their seconds of audio, are counted.
+
+    The audio of a run is accepted once a stage begins after it was opened, and refused if the run
+    is refused before.
+    """
+
+    def __init__(
+        self, runner: Runner, metrics: Metrics, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._runner = runner
+        self._metrics = metrics
+        self._clock = clock
+
+    async def run(
+        self, request: TranscriptionRequest, emit: Emit, checkpoint: Checkpoint
+    ) -> Transcript:
+        """See `Runner.run`."""
+        async with self._measured("transcription", emit) as measured:
+            return await self._runner.run(request, measured, checkpoint)
+
+    async def diarize(self, request: TranscriptionRequest, emit: Emit) -> Diarization:
+        """See `Runner.diarize`."""
+        async with self._measured("diarization", emit) as measured:
+            return await self._runner.diarize(request, measured)
+
+    async def detect_language(
+        self, request: TranscriptionRequest, emit: Emit
+    ) -> Mapping[str, float]:
+        """See `Runner.detect_language`."""
+        async with self._measured("language_detection", emit) as measured:
+            return await self._runner.detect_language(request, measured)
+
+    @asynccontextmanager
+    async def _measured(self, kind: Kind, emit: Emit) -> AsyncIterator[Emit]:
+        metrics, begun = self._metrics, self._clock()
+        duration = reached = 0.0
+        admitted: float | None = None
+
+        def accept() -> None:
+            nonlocal admitted
+            if admitted is None:
+                admitted = self._clock()
+                metrics.audio_accepted.inc(duration)
+
+        async def measured(event: Event) -> None:
+            nonlocal duration, reached
+            await emit(event)
+            if isinstance(event, Opened):
+                duration = event.duration
+            elif not isinstance(event, StageBegan) or event.stage not in ("open", "wait"):
+                accept()
+            if isinstance(event, WindowDone):
+                metrics.audio_transcribed.inc(event.until - reached)
+                reached = event.until
+
+        result = "failed"
+        try:
+            yield measured
+            accept()
+            result = "completed"
+        except Overloaded:
+            result = "refused"
+            metrics.audio_refused.inc(duration)
+            raise
+        except (asyncio.CancelledError, Cancelled):
+            result = "cancelled"
+            metrics.audio_dropped.inc(duration - reached if admitted is not None else 0.0)
+            raise
+        finally:
+            now = self._clock()
+            metrics.runs.labels(kind, result).inc()
+            metrics.run_seconds.labels(kind).observe(now - begun)
+            if result == "completed" and duration and admitted is not None:
+                metrics.audio_transcribed.inc(
+                    duration - reached if kind == "transcription" else 0.0
+                )
+                metrics.real_time_factor.labels(kind).observe((now - admitted) / duration)

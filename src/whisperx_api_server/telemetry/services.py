@@ -1,0 +1,56 @@
+"""Counts what webhooks and live sessions do: the same services, observed from outside."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from ..jobs.webhooks import Webhooks
+from ..live.messages import Committed, Completed, Failed, ServerEvent, SessionConfig
+from ..live.session import Session
+from ..live.sessions import LiveSessions
+from ..live.transcriber import Send
+from .metrics import Metrics
+
+
+class MeasuredWebhooks(Webhooks):
+    """Webhooks whose deliveries are counted."""
+
+    def __init__(self, metrics: Metrics, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._metrics = metrics
+
+    async def deliver(self, url: str, event_id: str, event: Mapping[str, Any]) -> bool:
+        """See `Webhooks.deliver`."""
+        delivered = await super().deliver(url, event_id, event)
+        self._metrics.webhooks.labels("delivered" if delivered else "failed").inc()
+        return delivered
+
+
+class MeasuredLiveSessions(LiveSessions):
+    """Live sessions whose delay is measured: from a commit to the whole transcript."""
+
+    def __init__(self, metrics: Metrics, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._metrics = metrics
+
+    @contextmanager
+    def open(
+        self, client: str, config: SessionConfig, send: Send, *, beta: bool
+    ) -> Iterator[Session]:
+        """See `LiveSessions.open`."""
+        committed: dict[str, float] = {}
+
+        async def measured(event: ServerEvent) -> None:
+            await send(event)
+            if isinstance(event, Committed):
+                committed[event.item_id] = time.monotonic()
+            elif isinstance(event, Completed | Failed):
+                since = committed.pop(event.item_id, None)
+                if since is not None and isinstance(event, Completed):
+                    self._metrics.live_delay.observe(time.monotonic() - since)
+
+        with super().open(client, config, measured, beta=beta) as session:
+            yield session

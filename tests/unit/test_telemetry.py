@@ -1,0 +1,316 @@
+"""Metrics count what happens to runs, models and the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from receiver import Receiver
+from whisperx_api_server.audio.uploads import DiskBlobStore
+from whisperx_api_server.audio.urls import UrlFetcher, UrlFetchSettings
+from whisperx_api_server.backends import ModelKey
+from whisperx_api_server.backends.base import ModelSpec
+from whisperx_api_server.domain import (
+    Diarization,
+    RemoteUrl,
+    Transcript,
+    TranscriptionRequest,
+    WindowTranscript,
+)
+from whisperx_api_server.errors import InsufficientMemory, ServiceError
+from whisperx_api_server.jobs.admission import AdmissionControl, AdmittedRunner
+from whisperx_api_server.loop_lag import LoopLag
+from whisperx_api_server.pipeline.events import Emit, Opened, WindowDone
+from whisperx_api_server.pipeline.runner import Checkpoint
+from whisperx_api_server.scheduling.batch_policy import BatchLimits
+from whisperx_api_server.scheduling.fair_semaphore import FairSemaphore
+from whisperx_api_server.scheduling.lane import Lane
+from whisperx_api_server.scheduling.model_pool import ModelPool, PoolSettings, SchedulerSettings
+from whisperx_api_server.scheduling.observation import Observation
+from whisperx_api_server.scheduling.work import Entry, Work
+from whisperx_api_server.telemetry.gpus import gpu_memory
+from whisperx_api_server.telemetry.metrics import Metrics
+from whisperx_api_server.telemetry.runs import MeasuredRunner
+from whisperx_api_server.telemetry.services import MeasuredWebhooks
+
+KEY = ModelKey(stage="vad", backend="fake", spec=ModelSpec(name="model"))
+
+
+def shown(metrics: Metrics) -> Mapping[str, float]:
+    """The metrics by name, each the sum over its labels."""
+    values: dict[str, float] = {}
+    for family in text_string_to_metric_families(metrics.text().decode()):
+        for sample in family.samples:
+            name = sample.name.removeprefix("whisperx_")
+            values[name] = values.get(name, 0.0) + sample.value
+    return values
+
+
+class HalfDone:
+    """A runner that transcribes 4 s of 10, then waits until it may go on, and ends as told."""
+
+    def __init__(self) -> None:
+        self.half = asyncio.Event()
+        self.go_on = asyncio.Event()
+        self.error: Exception | None = None
+
+    async def run(
+        self, request: TranscriptionRequest, emit: Emit, checkpoint: Checkpoint
+    ) -> Transcript:
+        await emit(Opened(duration=10.0))
+        await emit(WindowDone(transcript=window(), until=4.0))
+        self.half.set()
+        await self.go_on.wait()
+        if self.error is not None:
+            raise self.error
+        return Transcript(
+            task="transcribe", language="en", languages=("en",), duration=10.0, segments=()
+        )
+
+    async def diarize(self, request: TranscriptionRequest, emit: Emit) -> Diarization:
+        await emit(Opened(duration=10.0))
+        return Diarization(turns=(), exclusive=(), embeddings={})
+
+    async def detect_language(
+        self, request: TranscriptionRequest, emit: Emit
+    ) -> Mapping[str, float]:
+        await emit(Opened(duration=10.0))
+        return {}
+
+
+def window() -> WindowTranscript:
+    return WindowTranscript(window_index=0, language="en", language_probability=1.0, segments=())
+
+
+def request() -> TranscriptionRequest:
+    return TranscriptionRequest(
+        id="1", client="ann", source=RemoteUrl(url="http://x/a.wav"), model="m"
+    )
+
+
+async def ignore(_: object) -> None:
+    pass
+
+
+def test_audio_is_accepted_once_and_transcribed_to_its_end() -> None:
+    async def scenario() -> None:
+        metrics, inner = Metrics(), HalfDone()
+        runner = MeasuredRunner(inner, metrics)
+        run = asyncio.create_task(runner.run(request(), ignore, Checkpoint()))
+        await inner.half.wait()
+        halfway = shown(metrics)
+        inner.go_on.set()
+        await run
+
+        assert halfway["audio_accepted_seconds_total"] == 10.0
+        assert halfway["audio_transcribed_seconds_total"] == 4.0
+        ended = shown(metrics)
+        assert ended["audio_accepted_seconds_total"] == 10.0
+        assert ended["audio_transcribed_seconds_total"] == 10.0
+        assert ended["audio_dropped_seconds_total"] == 0.0
+        assert ended["runs_total"] == ended["run_real_time_factor_ratio_count"] == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_cancelled_run_drops_the_audio_that_was_not_transcribed() -> None:
+    async def scenario() -> None:
+        metrics, inner = Metrics(), HalfDone()
+        run = asyncio.create_task(
+            MeasuredRunner(inner, metrics).run(request(), ignore, Checkpoint())
+        )
+        await inner.half.wait()
+        run.cancel()
+        with suppress(asyncio.CancelledError):
+            await run
+
+        ended = shown(metrics)
+        assert ended["audio_dropped_seconds_total"] == 6.0
+        assert b'runs_total{kind="transcription",result="cancelled"} 1.0' in metrics.text()
+
+    asyncio.run(scenario())
+
+
+def test_a_run_that_the_full_queue_refuses_counts_as_refused_only() -> None:
+    async def scenario() -> None:
+        metrics, inner, admission = Metrics(), HalfDone(), AdmissionControl(5.0)
+        admitted = AdmittedRunner(inner, admission, timeout=0)
+        with admission.reserve(1.0), pytest.raises(ServiceError):
+            await MeasuredRunner(admitted, metrics).run(request(), ignore, Checkpoint())
+
+        ended = shown(metrics)
+        assert ended["audio_refused_seconds_total"] == 10.0
+        assert ended["audio_accepted_seconds_total"] == 0.0
+        assert b'result="refused"} 1.0' in metrics.text()
+
+    asyncio.run(scenario())
+
+
+def test_a_failed_run_has_no_real_time_factor() -> None:
+    async def scenario() -> None:
+        metrics, inner = Metrics(), HalfDone()
+        inner.error = ServiceError("broken")
+        inner.go_on.set()
+        with pytest.raises(ServiceError):
+            await MeasuredRunner(inner, metrics).run(request(), ignore, Checkpoint())
+
+        assert b'result="failed"} 1.0' in metrics.text()
+        assert "run_real_time_factor_ratio_count" not in shown(metrics)
+
+    asyncio.run(scenario())
+
+
+def test_other_runs_are_counted_by_their_kind() -> None:
+    async def scenario() -> None:
+        metrics = Metrics()
+        runner = MeasuredRunner(HalfDone(), metrics)
+        await runner.diarize(request(), ignore)
+        await runner.detect_language(request(), ignore)
+
+        assert shown(metrics)["audio_accepted_seconds_total"] == 20.0
+        for kind in (b"diarization", b"language_detection"):
+            assert b'runs_total{kind="%s",result="completed"} 1.0' % kind in metrics.text()
+
+    asyncio.run(scenario())
+
+
+class Engine:
+    """Does not have the memory for two, and its thread ends at a payload of None."""
+
+    def run(self, payloads: list[int | None]) -> list[int | None]:
+        if None in payloads:
+            raise SystemExit
+        if len(payloads) > 1:
+            raise InsufficientMemory("two do not fit")
+        if payloads == [13]:
+            raise ValueError
+        return payloads
+
+
+WORK: Work[Engine, int | None, int | None] = Work(run=lambda model, xs, _: model.run(list(xs)))
+
+
+def test_what_happens_to_batches_is_counted() -> None:
+    metrics = Metrics()
+    device = FairSemaphore(1)
+
+    def observe(observation: Observation) -> None:
+        metrics.observe(KEY, observation)
+
+    lane: Lane[Engine] = Lane(
+        "test", Engine, limits=lambda _: BatchLimits(max_batch=2), device=device, observe=observe
+    )
+    lane.loaded.result(10)
+
+    def entry(payload: int | None, request_id: str = "1") -> Entry[Engine, int | None, int | None]:
+        return Entry(work=WORK, payload=payload, client="ann", request_id=request_id)
+
+    with device:  # both wait, so they share a batch
+        answers = [lane.submit(entry(1)), lane.submit(entry(13))]
+        gone = lane.submit(entry(3, "2"))
+        lane.cancel("2")
+    assert gone.cancelled()
+    assert answers[0].result(10) == 1
+    with pytest.raises(ServiceError):
+        answers[1].result(10)
+    with pytest.raises(ServiceError):
+        lane.submit(entry(None)).result(10)
+    lane.close().result(10)
+
+    counted = shown(metrics)
+    assert counted["batch_entries_count"] == counted["batch_duration_seconds_count"] == 1
+    assert counted["batch_entries_sum"] == counted["lane_wait_seconds_count"] == 2
+    assert counted["batches_full_total"] == counted["batches_halved_total"] == 1
+    assert counted["batch_failed_entries_total"] == counted["lane_cancelled_entries_total"] == 1
+    assert counted["lane_restarts_total"] == 1
+
+
+def test_loads_and_failed_loads_are_counted() -> None:
+    async def scenario() -> None:
+        metrics = Metrics()
+        broken = ModelKey(stage="vad", backend="fake", spec=ModelSpec(name="broken"))
+
+        def load(key: ModelKey) -> object:
+            if key == broken:
+                raise ValueError
+            return object()
+
+        pool = ModelPool(PoolSettings(), SchedulerSettings(), load=load, observe=metrics.observe)
+        await pool.load(KEY)
+        with pytest.raises(ServiceError):
+            await pool.load(broken)
+        await pool.close()
+
+        assert shown(metrics)["model_load_duration_seconds_count"] == 1
+        assert shown(metrics)["model_load_failures_total"] == 1
+        assert b"broken" not in metrics.text()
+
+    asyncio.run(scenario())
+
+
+def test_delays_of_the_event_loop_are_counted() -> None:
+    async def scenario() -> None:
+        metrics, seen = Metrics(), asyncio.Event()
+
+        def observe(delay: float) -> None:
+            metrics.loop_lag.observe(delay)
+            seen.set()
+
+        watch = asyncio.create_task(LoopLag(observe).watch())
+        await seen.wait()
+        watch.cancel()
+
+        assert shown(metrics)["event_loop_lag_seconds_count"] == 1
+
+    asyncio.run(scenario())
+
+
+def test_webhooks_are_counted_by_their_result(tmp_path: Path) -> None:
+    policy = UrlFetchSettings(allow_private_hosts=True, timeout=5)
+    fetcher = UrlFetcher(policy, uploads=DiskBlobStore(workdir=tmp_path, max_bytes=1))
+    metrics = Metrics()
+    webhooks = MeasuredWebhooks(metrics, fetcher, secret="secret", back_off=())
+
+    with Receiver([204, 500]) as receiver:
+        for event in ("evt_1", "evt_2"):
+            asyncio.run(webhooks.deliver(receiver.url, event, {}))
+
+    for result in (b"delivered", b"failed"):
+        assert b'webhook_deliveries_total{result="%s"} 1.0' % result in metrics.text()
+
+
+class Nvml:
+    """The driver's library, on a machine with a lost GPU and one of which 3 of 8 bytes are used."""
+
+    def nvmlInit_v2(self) -> int:  # noqa: N802
+        return 0
+
+    def nvmlShutdown(self) -> int:  # noqa: N802
+        return 0
+
+    def nvmlDeviceGetCount_v2(self, count: Any) -> int:  # noqa: N802
+        count._obj.value = 2
+        return 0
+
+    def nvmlDeviceGetHandleByIndex_v2(self, index: int, device: Any) -> int:  # noqa: N802
+        device._obj.value = 100 + index
+        return 0
+
+    def nvmlDeviceGetMemoryInfo(self, device: Any, memory: Any) -> int:  # noqa: N802
+        if device.value == 100:
+            return 15  # NVML_ERROR_GPU_IS_LOST
+        memory._obj.used, memory._obj.free, memory._obj.total = 3, 5, 8
+        return 0
+
+
+def test_the_memory_of_gpus_is_what_the_driver_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: Nvml())
+
+    assert gpu_memory() == {1: (3, 8)}
