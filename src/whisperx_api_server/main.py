@@ -34,6 +34,7 @@ from .routers.access import RequestLog
 from .routers.deps import Services
 from .routers.errors import RequestContext, install_error_handlers
 from .routers.openapi import DescribedApi
+from .routers.page import install_pages
 from .telemetry.metrics import Metrics
 from .telemetry.runs import MeasuredRunner
 from .telemetry.services import MeasuredLiveSessions, MeasuredWebhooks
@@ -86,6 +87,8 @@ def create_app(
         title="whisperx-api-server",
         version=__version__,
         summary="Speech to transcripts behind OpenAI's audio API.",
+        docs_url=None,
+        redoc_url=None,
         lifespan=lambda app: _running(
             app, settings, catalog, keys, job_store, preloaded, cluster, metrics
         ),
@@ -94,6 +97,7 @@ def create_app(
     install_error_handlers(app)
     for router in ROUTERS:
         app.include_router(router)
+    install_pages(app)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=settings.allowed_origins,

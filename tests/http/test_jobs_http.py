@@ -68,9 +68,9 @@ def result(server: Server, job: dict[str, Any], **params: str) -> httpx.Response
     return server.http.get(job["result_url"], params=params)
 
 
-def watch(server: Server, job: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def watch(server: Server, job: dict[str, Any], **params: str) -> Iterator[dict[str, Any]]:
     """The job's events to their end."""
-    with server.http.stream("GET", job["events_url"]) as response:
+    with server.http.stream("GET", job["events_url"], params=params) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         name = ""
         for line in filter(None, response.iter_lines()):
@@ -137,6 +137,22 @@ def test_a_job_is_watched_to_its_end_and_read_in_any_format(server: Server, gate
     assert result(server, job, response_format="json").json()["text"] == text(4)
     assert result(server, job, response_format="aud").text.count("\n") == 4
     assert len(gate.passed) == before
+
+
+def test_the_events_of_a_job_have_its_text_if_asked(server: Server, gate: Gate) -> None:
+    gate.allow(1)
+    job = submit(server, sentences(3), **CHUNK)
+    eventually(lambda: status(server, job)["percent"] > 0)
+
+    deltas = []
+    for event in watch(server, job, text="true"):
+        if event["type"] == "transcript.text.delta":
+            deltas.append(event["delta"])
+            gate.allow(1)
+
+    assert len(deltas) == 3
+    assert "".join(deltas) == text(3)
+    assert [event["type"] for event in watch(server, job)] == ["job.completed"]
 
 
 def test_a_diarized_job_has_speakers_in_every_format(server: Server, gate: Gate) -> None:

@@ -133,8 +133,14 @@ class Place:
         return await service.submit(request, OutputOptions(), resources, **options)
 
 
+async def watched(service: LocalService) -> AsyncIterator[Job]:
+    async for change in service.watch(ID, "ann"):
+        if isinstance(change, Job):
+            yield change
+
+
 async def end_of(service: LocalService) -> Job:
-    seen = [job async for job in service.watch(ID, "ann")]
+    seen = [job async for job in watched(service)]
     return seen[-1]
 
 
@@ -168,7 +174,7 @@ def test_a_slow_reader_sees_the_end_too(place: Place) -> None:
         async with place.service(until_released) as service:
             await place.submit(service)
             seen = []
-            async for job in service.watch(ID, "ann"):
+            async for job in watched(service):
                 seen.append(job.state)
                 if job.state == "running":  # the job ends while this event is being sent
                     release.set()
@@ -256,7 +262,7 @@ def test_a_job_waits_while_the_server_is_full(place: Place) -> None:
     async def scenario() -> None:
         async with place.service(full_at_first) as service:
             await place.submit(service)
-            seen = [job.state async for job in service.watch(ID, "ann")]
+            seen = [job.state async for job in watched(service)]
             assert "failed" not in seen
             assert seen[-1] == "completed"
 

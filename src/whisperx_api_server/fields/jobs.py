@@ -1,4 +1,4 @@
-"""The query of a list of jobs."""
+"""The queries of jobs: their list, and the events of one."""
 
 from __future__ import annotations
 
@@ -14,4 +14,12 @@ class JobsQuery(BaseModel):
     limit: int = Field(20, ge=1, le=100, description="Maximum number of jobs.")
     after: str | None = Field(
         None, description="Only jobs older than the one with this id: the last page's `last_id`."
+    )
+
+
+class EventsQuery(BaseModel):
+    """What the events of a job tell."""
+
+    text: bool = Field(
+        False, description="Also send the text of each window, as `transcript.text.delta`."
     )

@@ -27,12 +27,12 @@ from ..domain import (
     TranscriptionRequest,
 )
 from ..errors import Conflict, Interrupted, NotFound, Overloaded, ServiceError, Unavailable
-from ..pipeline.events import Event, Opened, ResultEvent
+from ..pipeline.events import Event, Opened, ResultEvent, WindowDone
 from ..pipeline.runner import Runner
 from ..scheduling.tracebacks import released
 from . import states as job_states
 from .admission import AdmissionControl
-from .runs import RunRegistry
+from .runs import Run, RunRegistry
 from .store import JobSettings, JobStore, SharedJobStore
 from .view import webhook_event
 from .webhooks import Webhooks
@@ -52,6 +52,7 @@ class _Record:
     task: asyncio.Task[None] | None = None
     withdrawn: bool = False
     ending: bool = False
+    run: Run | None = None
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -256,8 +257,11 @@ class LocalService:
             limit=limit,
         )
 
-    async def watch(self, job_id: str, client: str) -> AsyncGenerator[Job, None]:
-        """Yield the job, now and after each change, until it ends."""
+    async def watch(self, job_id: str, client: str) -> AsyncGenerator[Job | WindowDone, None]:
+        """Yield the job, now and after each change, until it ends, and the windows that are done.
+
+        The windows come if this process runs the job, from the first on.
+        """
         seen = None
         while job_id not in self._records:
             job = await self.find(job_id, client)
@@ -268,8 +272,15 @@ class LocalService:
             seen = job
             await asyncio.sleep(POLL_INTERVAL)
         record = self._record(job_id, client)
+        run, passed = None, 0
         while True:
             changed, job = record.changed, record.job
+            if record.run not in (None, run):
+                run, passed = record.run, 0
+            for event in run.so_far[passed:] if run is not None else ():
+                passed += 1
+                if isinstance(event, WindowDone):
+                    yield event
             yield job
             if job.ended:
                 return
@@ -365,6 +376,7 @@ class LocalService:
         while True:
             try:
                 async with self._runs.join(request, identity) as run:
+                    record.run = run
                     async with aclosing(run.changes()) as changes:
                         async for progress in changes:
                             position = self._runs.position(run)
@@ -379,7 +391,7 @@ class LocalService:
                 continue
 
     async def _end(self, record: _Record, job: Job) -> None:
-        record.ending = True
+        record.ending, record.run = True, None
         await self._keep(job)
         self._change(record, job)
         logger.info("job %s: %s", job.id, job.state)

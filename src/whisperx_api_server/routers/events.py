@@ -107,7 +107,7 @@ async def transcript_events(
 
     The first event is apart, so that its failure can still be answered with a status.
     """
-    converted = _StreamEvents(output)
+    converted = TranscriptEvents(output)
     try:
         event: ResultEvent | None = await begun
         while event is not None:
@@ -121,7 +121,7 @@ async def transcript_events(
     yield DONE
 
 
-class _StreamEvents:
+class TranscriptEvents:
     """Converts a run's events to OpenAI's streaming events."""
 
     def __init__(self, output: OutputOptions) -> None:

@@ -9,14 +9,15 @@ from contextlib import AsyncExitStack, aclosing
 from fastapi import APIRouter, Request, Response
 
 from ..answers.jobs import CancelledJob, JobList, JobStatus
-from ..domain import Job
-from ..fields.jobs import JobsQuery
+from ..domain import Job, OutputOptions
+from ..fields.jobs import EventsQuery, JobsQuery
 from ..fields.transcription import ResultForm
 from ..formats.render import render
 from ..jobs.view import job_event, job_list, job_object
+from ..pipeline.events import WindowDone
 from . import openapi
 from .deps import ClientDep, ServiceDep
-from .events import DONE, EventStream, SentEvent
+from .events import DONE, EventStream, SentEvent, TranscriptEvents
 from .forms import parse_query
 
 router = APIRouter(prefix="/v1/audio/transcriptions", tags=["jobs"])
@@ -35,11 +36,20 @@ async def status(request_id: str, service: ServiceDep, client: ClientDep) -> Job
     return job_object(await service.find(request_id, client))
 
 
-@router.get("/{request_id}/events", response_class=Response, responses=openapi.JOB_EVENTS)
-async def events(request_id: str, service: ServiceDep, client: ClientDep) -> Response:
+@router.get(
+    "/{request_id}/events",
+    response_class=Response,
+    responses=openapi.JOB_EVENTS,
+    openapi_extra=openapi.query(EventsQuery),
+)
+async def events(
+    request_id: str, request: Request, service: ServiceDep, client: ClientDep
+) -> Response:
     """The job as server-sent events: now, and after each change until it ends."""
+    query = parse_query(EventsQuery, request)
     await service.find(request_id, client)
-    return EventStream(_job_events(service.watch(request_id, client)), AsyncExitStack())
+    watched = service.watch(request_id, client)
+    return EventStream(_job_events(watched, with_text=query.text), AsyncExitStack())
 
 
 @router.get(
@@ -66,9 +76,14 @@ async def cancel(request_id: str, service: ServiceDep, client: ClientDep) -> Can
 
 
 async def _job_events(
-    jobs: AsyncGenerator[Job, None],
+    watched: AsyncGenerator[Job | WindowDone, None], *, with_text: bool
 ) -> AsyncGenerator[SentEvent, None]:
-    async with aclosing(jobs):
-        async for job in jobs:
-            yield job_event(job)
+    texts = TranscriptEvents(OutputOptions())
+    async with aclosing(watched):
+        async for change in watched:
+            if isinstance(change, Job):
+                yield job_event(change)
+            elif with_text:
+                for event in texts.of(change):
+                    yield event
     yield DONE

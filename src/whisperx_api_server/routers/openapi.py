@@ -160,7 +160,7 @@ JOB_RESULT: Responses = transcripts(
 JOB_EVENTS: Responses = {
     200: {
         "description": "The job, now and after each change.",
-        "content": event_stream(jobs.JobEvent),
+        "content": event_stream(jobs.JobEvent, openai.TextDelta),
     },
     **errors(404),
 }
