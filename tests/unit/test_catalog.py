@@ -11,7 +11,7 @@ import pytest
 from support import ALIGNER
 from whisperx_api_server.backends import ModelKey, fake, find_backend
 from whisperx_api_server.backends.base import Stage
-from whisperx_api_server.backends.whisper_names import REPOSITORIES, SYNONYMS
+from whisperx_api_server.backends.published_whisper import REPOSITORIES, SYNONYMS
 from whisperx_api_server.catalog import Catalog, means_default
 from whisperx_api_server.config import Settings
 from whisperx_api_server.errors import ModelNotFound

@@ -49,7 +49,7 @@ from .base import (
     VoiceDetector,
 )
 from .binarize import BinarizeOptions, Binarizer, FrameDetection
-from .whisper_names import published_model as published_model  # its models are called so
+from .published_whisper import published_model as published_model  # its models are called so
 
 VOCABULARY: Mapping[str, tuple[str, ...]] = {
     language: tuple(words.split())

@@ -20,8 +20,8 @@ from ..base import (
     Stage,
     Transcriber,
 )
+from ..published_whisper import REPOSITORIES, is_english_only, published_model
 from ..vendors import is_out_of_memory, require, translate_memory_errors, usable_cores
-from ..whisper_names import REPOSITORIES, is_english_only, published_model
 from .align_models import PACKAGES, align_model, aligner_problem
 from .aligner import load_aligner
 

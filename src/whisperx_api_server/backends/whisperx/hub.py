@@ -7,8 +7,8 @@ from pathlib import Path
 from ...errors import ModelNotFound
 from ..base import ModelSource, ModelSpec
 from ..hub import translate_hub_errors
+from ..published_whisper import REPOSITORIES
 from ..vendors import require
-from ..whisper_names import REPOSITORIES
 from .packaged import advice, packaged_model, unpacked
 
 NEEDED_FILES = ("model.bin", "config.json", "tokenizer.json")
