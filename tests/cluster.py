@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from memory_cluster import Broker, MemoryBucket, MemoryLog, MemoryQueue
 from pipeline_world import Clips, World
+from whisperx_api_server.active_requests import ActiveRequests
 from whisperx_api_server.audio.uploads import DiskBlobStore
 from whisperx_api_server.distributed.files import BucketUploads, RunFiles
 from whisperx_api_server.distributed.members import Members
@@ -23,6 +24,7 @@ from whisperx_api_server.distributed.worker import Worker
 from whisperx_api_server.domain import AudioClip, Source, TranscriptionRequest, Upload
 from whisperx_api_server.pipeline.events import Event
 from whisperx_api_server.pipeline.runner import Checkpoint
+from whisperx_api_server.text_service import TextService
 
 LOCK_SECONDS = 0.06
 
@@ -57,6 +59,12 @@ class WorkerProcess:
         self.worker = Worker(
             self.world.runner,
             name=name,
+            text=TextService(
+                active=ActiveRequests(),
+                pool=self.world.pool,
+                catalog=self.world.catalog,
+                timeout=0.0,
+            ),
             admission=self.world.admission,
             queues=self.queues,
             log=cluster.log,

@@ -23,6 +23,7 @@ from .catalog import Catalog
 from .config import Settings, load_settings
 from .distributed.cluster import ClusterOpener, open_cluster
 from .distributed.replica import Replica
+from .distributed.text import WorkersText
 from .jobs.admission import AdmissionControl, AdmittedRunner
 from .jobs.service import LocalService
 from .jobs.store import DiskJobStore, JobStore, default_directory
@@ -187,15 +188,16 @@ def build_services(
         ),
         live=MeasuredLiveSessions(
             metrics,
-            # Sessions need models in this process.
-            settings.realtime.model_copy(update={} if replica is None else {"enabled": False}),
+            settings.realtime,
             enabled=settings.mode == "direct",
             active=active,
             pool=pool,
             catalog=catalog,
             defaults=form_defaults(settings, catalog),
         ),
-        text=TextService(active=active, pool=pool, catalog=catalog, timeout=limits.request_timeout),
+        text=TextService(active=active, pool=pool, catalog=catalog, timeout=limits.request_timeout)
+        if replica is None
+        else WorkersText(replica.runner, active),
         active=active,
         pool=pool,
         models=pool if replica is None else replica.models,

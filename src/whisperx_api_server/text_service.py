@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import islice, zip_longest
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import ValidationError
 
@@ -65,17 +65,8 @@ GENERATE: Work[LanguageModel, _Prompt, str] = Work(
 )
 
 
-class TextService:
-    """Runs concurrent text requests; `timeout` is in seconds per request, 0 disables it."""
-
-    def __init__(
-        self, *, active: ActiveRequests, pool: ModelPool, catalog: Catalog, timeout: float
-    ) -> None:
-        self._active = active
-        self._pool = pool
-        self._catalog = catalog
-        self._timeout = timeout
-        self._waiting: Counter[ModelKey] = Counter()
+class Texts(Protocol):
+    """Translates and generates texts, in this process or on workers."""
 
     async def translate(
         self, text: str, source: str, target: str, *, request_id: str, client: str
@@ -91,6 +82,41 @@ class TextService:
             InvalidRequest: a language is unknown, or the pair has no model.
             ServiceError: the model cannot be loaded, or fails.
         """
+
+    async def generate(
+        self,
+        prompt: str,
+        *,
+        config: Mapping[str, object],
+        schema: Mapping[str, object] | None,
+        request_id: str,
+        client: str,
+    ) -> str:
+        """Answer a prompt; `config` is the client's `gen_cfg`.
+
+        Raises:
+            NotConfigured: no language model is set.
+            InvalidRequest: the configuration, the schema or the prompt is not valid.
+            ServiceError: the model cannot be loaded, or fails.
+        """
+
+
+class TextService:
+    """Runs concurrent text requests; `timeout` is in seconds per request, 0 disables it."""
+
+    def __init__(
+        self, *, active: ActiveRequests, pool: ModelPool, catalog: Catalog, timeout: float
+    ) -> None:
+        self._active = active
+        self._pool = pool
+        self._catalog = catalog
+        self._timeout = timeout
+        self._waiting: Counter[ModelKey] = Counter()
+
+    async def translate(
+        self, text: str, source: str, target: str, *, request_id: str, client: str
+    ) -> str:
+        """See `Texts.translate`."""
         source = parse_language(source, "source_language")
         target = parse_language(target, "target_language")
         if source == target or not text.strip():
@@ -124,13 +150,7 @@ class TextService:
         request_id: str,
         client: str,
     ) -> str:
-        """Answer a prompt; `config` is the client's `gen_cfg`.
-
-        Raises:
-            NotConfigured: no language model is set.
-            InvalidRequest: the configuration, the schema or the prompt is not valid.
-            ServiceError: the model cannot be loaded, or fails.
-        """
+        """See `Texts.generate`."""
         key = self._catalog.language_model()
         options = generation_options(config)
         async with self._lane(key, request_id) as lane:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from .active_requests import ActiveRequests
 from .audio.decode import AudioDecoder
 from .audio.sources import SourceOpener
 from .audio.uploads import BlobStore, DiskBlobStore, UploadReader
@@ -34,6 +35,7 @@ from .scheduling.model_pool import ModelPool
 from .scheduling.observation import ObserveModel, unobserved_model
 from .telemetry.metrics import Metrics
 from .telemetry.runs import MeasuredRunner
+from .text_service import TextService
 
 logger = logging.getLogger(__name__)
 
@@ -190,6 +192,12 @@ def build_worker(
     return Worker(
         MeasuredRunner(runner, metrics),
         name=name,
+        text=TextService(
+            active=ActiveRequests(),
+            pool=pool,
+            catalog=catalog,
+            timeout=settings.limits.request_timeout,
+        ),
         admission=admission,
         queues=cluster.queues,
         log=cluster.log,

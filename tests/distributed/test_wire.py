@@ -27,6 +27,7 @@ from whisperx_api_server.distributed.wire import (
     StoredRequest,
     Taken,
     Task,
+    TextRequest,
     Withdrawn,
     dump_checkpoint,
     dump_end,
@@ -146,8 +147,10 @@ def test_events_arrive_as_they_were(event: StageBegan | Opened | WindowDone | En
 
 
 @settings(max_examples=25)
-@given(transcripts | diarizations | st.dictionaries(texts, reals, max_size=3))
-def test_results_arrive_as_they_were(result: Transcript | Diarization | dict[str, float]) -> None:
+@given(transcripts | diarizations | st.dictionaries(texts, reals, max_size=3) | texts)
+def test_results_arrive_as_they_were(
+    result: Transcript | Diarization | dict[str, float] | str,
+) -> None:
     assert load_end(dump_end(End(result=result))).unwrap() == result
 
 
@@ -212,9 +215,18 @@ def test_requests_arrive_as_they_were() -> None:
         stored = StoredRequest(request=request, replica="m", memory="n", submitted_at=1.0)
         loaded = STORED_REQUEST.load(STORED_REQUEST.dump(stored))
         assert loaded == stored
+        assert isinstance(loaded.request, TranscriptionRequest)
         # equality of requests leaves these out
         assert (loaded.request.watched, loaded.request.waits) == (True, True)
         assert [each.id for each in loaded.request.uploads] == [each.id for each in request.uploads]
+
+
+def test_texts_arrive_as_they_were() -> None:
+    request = TextRequest(
+        id="r", client="ann", text="a\nb", config={"max_tokens": 5}, schema={"type": "object"}
+    )
+    stored = StoredRequest(request=request, replica="m", memory="r", submitted_at=1.0)
+    assert STORED_REQUEST.load(STORED_REQUEST.dump(stored)) == stored
 
 
 def test_a_newer_version_may_add_fields() -> None:

@@ -14,6 +14,7 @@ from ..errors import ServiceError, Unavailable
 from ..pipeline.events import Event, Finished, Opened
 from ..pipeline.runner import Checkpoint, Runner
 from ..scheduling.tracebacks import log_and_release
+from ..text_service import TextService
 from .files import RunFiles
 from .protocols import Log
 from .wire import (
@@ -22,8 +23,10 @@ from .wire import (
     Ended,
     Kind,
     PublishedEvent,
+    Result,
     RunEvent,
     StoredRequest,
+    TextRequest,
     end_of_failure,
     event_name,
 )
@@ -99,6 +102,7 @@ class Attempt:
         kind: Kind,
         *,
         runner: Runner,
+        text: TextService,
         files: RunFiles,
         log: Log,
         opened: Callable[[], None],
@@ -107,6 +111,7 @@ class Attempt:
         self._memory = stored.memory
         self._kind = kind
         self._runner = runner
+        self._text = text
         self._files = files
         self._publisher = Publisher(log, stored.request.id)
         self._opened = opened
@@ -130,23 +135,32 @@ class Attempt:
 
     async def _end(self) -> End:
         try:
-            match self._kind:
-                case "transcribe":
-                    checkpoint = await until_available(lambda: self._files.checkpoint(self._memory))
-                    async with self._kept(checkpoint):
-                        result = await self._runner.run(self._request, self._emit, checkpoint)
-                        return End(result=result)
-                case "diarize":
-                    return End(result=await self._runner.diarize(self._request, self._emit))
-                case "detect_language":
-                    found = await self._runner.detect_language(self._request, self._emit)
-                    return End(result=found)
+            return End(result=await self._result())
         except ServiceError as error:
             log_and_release(error, logger, f"run {self._request.id} failed")
             return end_of_failure(error)
         except Exception:  # its client must learn of the end
             logger.exception("unexpected failure of run %s", self._request.id)
             return end_of_failure(ServiceError("the server failed; its log says why"))
+
+    async def _result(self) -> Result:
+        request = self._request
+        if isinstance(request, TextRequest):
+            named = {"request_id": request.id, "client": request.client}
+            if self._kind == "translate":
+                return await self._text.translate(
+                    request.text, request.source, request.target, **named
+                )
+            return await self._text.generate(
+                request.text, config=request.config, schema=request.schema, **named
+            )
+        if self._kind == "diarize":
+            return await self._runner.diarize(request, self._emit)
+        if self._kind == "detect_language":
+            return await self._runner.detect_language(request, self._emit)
+        checkpoint = await until_available(lambda: self._files.checkpoint(self._memory))
+        async with self._kept(checkpoint):
+            return await self._runner.run(request, self._emit, checkpoint)
 
     async def _emit(self, event: Event) -> None:
         if isinstance(event, Opened):

@@ -44,18 +44,23 @@ class RunFiles:
     # -- requests -----------------------------------------------------------------------------
 
     async def store(
-        self, request: TranscriptionRequest, kind: Kind, blobs: BlobStore, *, replica: str
+        self,
+        request: AnyRequest,
+        kind: Kind,
+        blobs: BlobStore,
+        *,
+        replica: str,
     ) -> StoredRequest:
         """Store a request, then its uploads: `delete_old` takes what has no request."""
-        packed = pack(request)
+        packed = pack(request) if isinstance(request, TranscriptionRequest) else None
         stored = StoredRequest(
-            request=packed.request,
+            request=request if packed is None else packed.request,
             replica=replica,
             memory=memory_name(request, kind),
             submitted_at=time.time(),
         )
         await self._bucket.put(_request_key(request.id), STORED_REQUEST.dump(stored))
-        for key, upload in packed.uploads.items():
+        for key, upload in packed.uploads.items() if packed is not None else ():
             async with blobs.open(upload) as path:
                 await self._bucket.upload(key, path)
         return stored

@@ -157,7 +157,8 @@ class BucketJobStore:
             await self.delete(job_id)
             return None
         stored = await self._files.request(job_id)
-        return job, None if stored is None else stored.request
+        request = None if stored is None else stored.request
+        return job, request if isinstance(request, TranscriptionRequest) else None
 
     async def delete_old(self, seconds: float) -> None:
         """Delete the jobs that ended longer ago, whichever process had them."""

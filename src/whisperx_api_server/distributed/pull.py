@@ -5,7 +5,8 @@ The bound on the audio in hand keeps batches full and leaves the rest of the que
 
 from __future__ import annotations
 
-from ..domain import TranscriptionRequest, Upload
+from ..domain import Upload
+from .wire import AnyRequest, TextRequest
 
 MOST_RUNS = 64
 """Maximum number of runs that a worker has in hand."""
@@ -41,8 +42,14 @@ def pause(*, seconds: float, limit: float) -> float:
     return LONGEST_PAUSE * min(1.0, seconds / limit) if limit else 0.0
 
 
-def assumed_seconds(request: TranscriptionRequest) -> float:
+TEXT_SECONDS = 5.0
+"""What a text counts as."""
+
+
+def assumed_seconds(request: AnyRequest) -> float:
     """The length of a recording that is not opened yet."""
+    if isinstance(request, TextRequest):
+        return TEXT_SECONDS
     if isinstance(request.source, Upload) and request.source.size:
         return request.source.size / BYTES_PER_SECOND
     return UNKNOWN_SECONDS

@@ -11,12 +11,12 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import cast
+from typing import Literal, cast
 
 from ..audio.uploads import BlobStore
 from ..domain import Diarization, Transcript, TranscriptionRequest
 from ..errors import Unavailable
-from ..pipeline.events import Emit, WindowDone
+from ..pipeline.events import Emit, Event, WindowDone
 from ..pipeline.runner import Checkpoint
 from .files import RunFiles
 from .members import PATIENCE, Members
@@ -26,12 +26,14 @@ from .wire import (
     CONTROL,
     RUN_EVENT,
     TASK,
+    AnyRequest,
     Cancelled,
     End,
     Ended,
     Kind,
     RunEvent,
     Task,
+    TextRequest,
     event_name,
     queue_number,
 )
@@ -129,8 +131,16 @@ class KafkaRunner:
         end = await self._run(request, "detect_language", emit, Checkpoint())
         return cast("Mapping[str, float]", end.unwrap())
 
+    async def text(self, request: TextRequest, kind: Literal["translate", "generate"]) -> str:
+        """Translate a text, or answer a prompt."""
+        return cast("str", (await self._run(request, kind, _unwatched, Checkpoint())).unwrap())
+
     async def _run(
-        self, request: TranscriptionRequest, kind: Kind, emit: Emit, checkpoint: Checkpoint
+        self,
+        request: AnyRequest,
+        kind: Kind,
+        emit: Emit,
+        checkpoint: Checkpoint,
     ) -> End:
         run = request.id
         self._check_workers(request)
@@ -154,7 +164,7 @@ class KafkaRunner:
 
     async def _followed(
         self,
-        request: TranscriptionRequest,
+        request: AnyRequest,
         events: asyncio.Queue[RunEvent],
         emit: Emit,
         checkpoint: Checkpoint,
@@ -194,7 +204,7 @@ class KafkaRunner:
             logger.warning("the end of run %s cannot be read: %s", run, error.message)
             return None
 
-    def _check_workers(self, request: TranscriptionRequest) -> None:
+    def _check_workers(self, request: AnyRequest) -> None:
         """See whether a request that does not wait would be computed.
 
         Raises:
@@ -216,3 +226,7 @@ class KafkaRunner:
             await self._files.delete(run)
         except Unavailable as error:  # `delete_old` deletes it
             logger.warning("run %s is not deleted: %s", run, error.message)
+
+
+async def _unwatched(event: Event) -> None:
+    """Take an event that no client sees."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import Field, TypeAdapter
 from pydantic_core import to_json
@@ -31,14 +31,14 @@ from ..pipeline.runner import Checkpoint
 
 T = TypeVar("T")
 
-Kind = Literal["transcribe", "diarize", "detect_language"]
-"""The method of `Runner` that a run is for."""
+Kind = Literal["transcribe", "diarize", "detect_language", "translate", "generate"]
+"""The method of `Runner` or `TextService` that a run is for."""
 
 ModelStage = Literal["transcription", "alignment", "diarization"]
 """The stages whose models clients can load and unload."""
 
-Result = Transcript | Diarization | Mapping[str, float]
-"""What the three methods of `Runner` return."""
+Result = Transcript | Diarization | Mapping[str, float] | str
+"""What those methods return."""
 
 
 class Wire(Generic[T]):
@@ -180,6 +180,23 @@ def event_name(event: PublishedEvent) -> str:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TextRequest:
+    """A text to translate between two languages, or a prompt with its `config` and `schema`."""
+
+    id: str
+    client: str
+    text: str
+    source: str = ""
+    target: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    schema: Mapping[str, Any] | None = None
+    waits: bool = False
+
+
+AnyRequest = TranscriptionRequest | TextRequest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class StoredRequest:
     """`runs/{id}/request.json`: what a worker needs to know of a run.
 
@@ -187,7 +204,7 @@ class StoredRequest:
     name of its checkpoint, which equal requests share.
     """
 
-    request: TranscriptionRequest
+    request: AnyRequest
     replica: str
     memory: str
     submitted_at: float
@@ -216,7 +233,7 @@ class End:
 class _EndHead:
     """The first line of `End`; the result is in the lines that follow."""
 
-    result: Literal["transcript", "diarization", "languages"] | None = None
+    result: Literal["transcript", "diarization", "languages", "text"] | None = None
     failure: Failure | None = None
 
 
@@ -228,6 +245,7 @@ class _CheckpointHead:
 STORED_REQUEST: Wire[StoredRequest] = Wire(TypeAdapter(StoredRequest))
 _END_HEAD: Wire[_EndHead] = Wire(TypeAdapter(_EndHead))
 _DIARIZATION: Wire[Diarization] = Wire(TypeAdapter(Diarization))
+_TEXT: Wire[str] = Wire(TypeAdapter(str))
 _LANGUAGES: Wire[dict[str, float]] = Wire(TypeAdapter(dict[str, float]))
 _CHECKPOINT_HEAD: Wire[_CheckpointHead] = Wire(TypeAdapter(_CheckpointHead))
 _WINDOW: Wire[WindowTranscript] = Wire(TypeAdapter(WindowTranscript))
@@ -243,6 +261,8 @@ def dump_end(end: End) -> bytes:
             head, lines = _EndHead(result="transcript"), transcript_lines(end.result)
         case Diarization():
             head, lines = _EndHead(result="diarization"), (_DIARIZATION.dump(end.result),)
+        case str():
+            head, lines = _EndHead(result="text"), (to_json(end.result),)
         case _:
             head, lines = _EndHead(result="languages"), (_LANGUAGES.dump(dict(end.result)),)
     return b"\n".join((_END_HEAD.dump(head), *lines))
@@ -261,6 +281,8 @@ def load_end(data: bytes) -> End:
             return End(result=_DIARIZATION.load(next(lines)))
         case "languages":
             return End(result=_LANGUAGES.load(next(lines)))
+        case "text":
+            return End(result=_TEXT.load(next(lines)))
 
 
 def end_of_failure(error: ServiceError) -> End:
@@ -292,7 +314,7 @@ class Packed:
     """A request whose uploads are named by keys of the bucket, and the upload of each key."""
 
     request: TranscriptionRequest
-    uploads: Mapping[str, Upload] = field(default_factory=dict)
+    uploads: Mapping[str, Upload]
 
 
 def pack(request: TranscriptionRequest) -> Packed:
@@ -316,8 +338,10 @@ def pack(request: TranscriptionRequest) -> Packed:
     return Packed(request=replace(request, source=source, diarize=diarize), uploads=uploads)
 
 
-def memory_name(request: TranscriptionRequest, kind: Kind) -> str:
+def memory_name(request: AnyRequest, kind: Kind) -> str:
     """The name of the checkpoint that requests share which ask the same about the same content."""
+    if isinstance(request, TextRequest):
+        return request.id
     source = request.source
     if not isinstance(source, Upload) or not source.digest or kind != "transcribe":
         return request.id

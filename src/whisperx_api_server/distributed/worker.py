@@ -19,6 +19,7 @@ from ..errors import Unavailable, WorkerLost
 from ..jobs.admission import AdmissionControl
 from ..pipeline.runner import Runner
 from ..setting_types import NonNegativeFloat, Section
+from ..text_service import TextService
 from . import pull
 from .attempt import RETRY_INTERVAL, Attempt, announce_end, until_available
 from .files import RunFiles
@@ -86,6 +87,7 @@ class Worker:
         runner: Runner,
         *,
         name: str,
+        text: TextService,
         admission: AdmissionControl,
         queues: Sequence[Queue],
         log: Log,
@@ -102,6 +104,7 @@ class Worker:
         self._log = log
         self._files = files
         self._name = name
+        self._text = text
         self._members = members
         self._models = models
         self._in_hand = in_hand
@@ -261,6 +264,7 @@ class Worker:
             stored,
             held.task.kind,
             runner=self._runner,
+            text=self._text,
             files=self._files,
             log=self._log,
             opened=opened,

@@ -59,7 +59,7 @@ class LiveSessions:
         enabled = self.settings.enabled
         if not (self._enabled if enabled is None else enabled):
             raise NotConfigured(
-                "live transcription is off: it needs MODE=direct and REALTIME__ENABLED=true"
+                "live transcription is off: set REALTIME__ENABLED=true on the server"
             )
 
     @contextmanager

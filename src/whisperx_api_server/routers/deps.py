@@ -29,7 +29,7 @@ from ..live.sessions import LiveSessions
 from ..loop_lag import LoopLag
 from ..scheduling.model_pool import ModelPool, Models
 from ..telemetry.metrics import Metrics
-from ..text_service import TextService
+from ..text_service import Texts
 from .multipart import Form, read_form
 
 T = TypeVar("T")
@@ -45,7 +45,7 @@ class Services:
     """
 
     service: LocalService
-    text: TextService
+    text: Texts
     live: LiveSessions
     active: ActiveRequests
     pool: ModelPool
@@ -81,7 +81,7 @@ def _part(name: str) -> Any:
 
 ServiceDep = Annotated[LocalService, _part("service")]
 ActiveDep = Annotated[ActiveRequests, _part("active")]
-TextDep = Annotated[TextService, _part("text")]
+TextDep = Annotated[Texts, _part("text")]
 ModelsDep = Annotated[Models, _part("models")]
 CatalogDep = Annotated[Catalog, _part("catalog")]
 
