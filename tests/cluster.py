@@ -27,6 +27,7 @@ from whisperx_api_server.pipeline.runner import Checkpoint
 from whisperx_api_server.text_service import TextService
 
 LOCK_SECONDS = 0.06
+RETRY_WINDOW = 600.0
 
 
 class BucketClips(Clips):
@@ -68,7 +69,7 @@ class WorkerProcess:
             admission=self.world.admission,
             queues=self.queues,
             log=cluster.log,
-            files=RunFiles(cluster.bucket),
+            files=RunFiles(cluster.bucket, retry_window=RETRY_WINDOW),
             members=self.members,
             models=WorkerModels(
                 name=name, catalog=self.world.catalog, pool=self.world.pool, log=cluster.log
@@ -104,7 +105,7 @@ class Replica:
         self.blobs = DiskBlobStore(workdir=cluster.directory, max_bytes=1000)
         self.members = Members()
         self.events = RunEvents(cluster.log)
-        self.files = RunFiles(cluster.bucket)
+        self.files = RunFiles(cluster.bucket, retry_window=RETRY_WINDOW)
         self.runner = KafkaRunner(
             name=name,
             queues=[MemoryQueue(broker) for broker in cluster.brokers],

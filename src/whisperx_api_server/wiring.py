@@ -159,7 +159,7 @@ def build_replica(settings: Settings, cluster: Cluster, workdir: Path) -> Replic
         name=member_name(),
         workdir=workdir,
         max_bytes=settings.limits.upload_bytes,
-        max_age=settings.jobs.max_age,
+        settings=settings.jobs,
     )
 
 
@@ -201,7 +201,7 @@ def build_worker(
         admission=admission,
         queues=cluster.queues,
         log=cluster.log,
-        files=RunFiles(cluster.bucket),
+        files=RunFiles(cluster.bucket, retry_window=settings.jobs.retry_window),
         members=members,
         models=WorkerModels(name=name, catalog=catalog, pool=pool, log=cluster.log),
         in_hand=lambda: in_hand_limit(settings.worker.in_hand, _batch_limit(pool)),

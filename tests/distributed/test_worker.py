@@ -323,3 +323,35 @@ def test_a_worker_tells_why_a_model_cannot_be_loaded(tmp_path: Path) -> None:
             await replica.models.load(worker.world.catalog.transcriber("small"))
 
     play(tmp_path, scene)
+
+
+def test_an_equal_request_resumes_a_cancelled_run_and_repeats_a_finished_one(
+    tmp_path: Path,
+) -> None:
+    async def scene(cluster: Cluster) -> None:
+        worker = await cluster.worker()
+        first, second = await cluster.replica("first"), await cluster.replica("second")
+        count = len(windows_of((await first.run("english"))[0]))
+        worker.world.hold.stage = "diarize"
+        seen: list[Event] = []
+
+        async def emit(event: Event) -> None:
+            seen.append(event)
+
+        request = await first.request("english", diarize=DiarizeOptions())
+        running = asyncio.create_task(first.runner.run(request, emit, Checkpoint()))
+        await until(lambda: len(windows_of(seen)) == count)
+        running.cancel()
+        await asyncio.wait([running])
+        worker.world.hold.go.set()
+        await until(lambda: not cluster.queued)
+        await until(lambda: any(key.startswith("memory/") for key in cluster.objects()))
+        worker.world.hold.calls.clear()
+        _, text = await second.run("english", diarize=DiarizeOptions())
+        assert text.startswith("red door.")
+        assert "transcribe" not in worker.world.hold.calls
+        assert cluster.objects("memory/") == []
+        await second.run("english", diarize=DiarizeOptions())
+        assert "transcribe" in worker.world.hold.calls
+
+    play(tmp_path, scene)

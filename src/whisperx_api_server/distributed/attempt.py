@@ -108,7 +108,7 @@ class Attempt:
         opened: Callable[[], None],
     ) -> None:
         self._request = stored.request
-        self._memory = stored.memory
+        self._stored = stored
         self._kind = kind
         self._runner = runner
         self._text = text
@@ -127,6 +127,8 @@ class Attempt:
             end = await self._end()
             run = self._request.id
             await until_available(lambda: self._files.finish(run, end))
+            if end.failure is None and self._kind == "transcribe":
+                await self._forget()
             self._publisher.put(Ended())
             await self._publisher.flush()
         finally:
@@ -158,9 +160,15 @@ class Attempt:
             return await self._runner.diarize(request, self._emit)
         if self._kind == "detect_language":
             return await self._runner.detect_language(request, self._emit)
-        checkpoint = await until_available(lambda: self._files.checkpoint(self._memory))
+        checkpoint = await until_available(lambda: self._files.checkpoint(self._stored))
         async with self._kept(checkpoint):
             return await self._runner.run(request, self._emit, checkpoint)
+
+    async def _forget(self) -> None:
+        try:
+            await self._files.forget(self._stored)
+        except Unavailable as error:  # `delete_old` deletes it
+            logger.warning("a checkpoint is not deleted: %s", error.message)
 
     async def _emit(self, event: Event) -> None:
         if isinstance(event, Opened):
@@ -181,7 +189,7 @@ class Attempt:
             if not new and diarization is None:
                 return
             try:
-                await self._files.remember(self._memory, new, diarization)
+                await self._files.remember(self._stored, new, diarization)
             except Unavailable as error:
                 logger.warning("a checkpoint is not kept: %s", error.message)
                 return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ from ..pipeline.runner import Checkpoint
 from .protocols import Bucket
 from .wire import (
     STORED_REQUEST,
+    AnyRequest,
     End,
     Kind,
     StoredRequest,
@@ -31,15 +33,21 @@ from .wire import (
 
 MEMORY = "memory"
 
+_PART = re.compile(r"/(?P<time>\d+)-(?P<run>[^/-]+)-[^/]+$")
+
 READS = 16
 """Parts of a checkpoint that are read at the same time."""
 
 
 class RunFiles:
-    """The objects of runs; each method raises Unavailable while the bucket cannot be reached."""
+    """The objects of runs; each method raises Unavailable while the bucket cannot be reached.
 
-    def __init__(self, bucket: Bucket) -> None:
+    For `retry_window` seconds, a run resumes from the checkpoint of an equal one that did not end.
+    """
+
+    def __init__(self, bucket: Bucket, *, retry_window: float) -> None:
         self._bucket = bucket
+        self._retry_window = retry_window
 
     # -- requests -----------------------------------------------------------------------------
 
@@ -100,33 +108,46 @@ class RunFiles:
         """Count one more."""
         await self._bucket.put(f"{_attempts_prefix(run)}/{uuid4().hex}", b"")
 
-    async def checkpoint(self, memory: str) -> Checkpoint:
-        """The results so far of the requests that share a checkpoint; a damaged one is empty."""
+    async def checkpoint(self, stored: StoredRequest) -> Checkpoint:
+        """The results so far of a run, and of equal ones that did not end."""
         reads = asyncio.Semaphore(READS)
+        oldest = time.time() - self._retry_window
 
         async def part(key: str) -> bytes | None:
             async with reads:
                 found = await self._bucket.get(key)
                 return None if found is None else found.data
 
-        keys = await self._bucket.list(f"{MEMORY}/{memory}")
+        keys = [
+            key
+            for key in await self._bucket.list(_memory(stored))
+            if (written := _PART.search(key))
+            and (written["run"] == stored.request.id or int(written["time"]) > oldest)
+        ]
         parts = await asyncio.gather(*map(part, keys))
         return await asyncio.to_thread(load_checkpoint, [each for each in parts if each])
 
     async def remember(
-        self, memory: str, windows: Iterable[WindowTranscript], diarization: Diarization | None
+        self,
+        stored: StoredRequest,
+        windows: Iterable[WindowTranscript],
+        diarization: Diarization | None,
     ) -> None:
-        """Add a part to a checkpoint."""
+        """Add a part to the checkpoint of a run."""
         data = await asyncio.to_thread(dump_checkpoint, list(windows), diarization)
-        # The time is for `delete_old`.
-        await self._bucket.put(f"{MEMORY}/{memory}/{int(time.time())}-{uuid4().hex}", data)
+        name = f"{int(time.time())}-{stored.request.id}-{uuid4().hex}"
+        await self._bucket.put(f"{_memory(stored)}/{name}", data)
+
+    async def forget(self, stored: StoredRequest) -> None:
+        """Delete a checkpoint: the next equal request is computed anew."""
+        await self._bucket.delete(_memory(stored))
 
     async def delete_old(self, seconds: float) -> None:
         """Delete the parts of checkpoints that are older than that, and the runs left behind."""
         oldest = time.time() - seconds
         for key in await self._bucket.list(MEMORY):
-            written, separator, _ = key.rpartition("/")[2].partition("-")
-            if separator and written.isdigit() and int(written) < oldest:
+            written = _PART.search(key)
+            if written is None or int(written["time"]) < oldest:
                 await self._bucket.delete(key)
         runs = {key.split("/")[1] for key in await self._bucket.list("runs")}
         for run in runs:
@@ -156,6 +177,10 @@ class BucketUploads:
             yield path
         finally:
             await asyncio.to_thread(path.unlink, missing_ok=True)
+
+
+def _memory(stored: StoredRequest) -> str:
+    return f"{MEMORY}/{stored.memory}"
 
 
 def _request_key(run: str) -> str:

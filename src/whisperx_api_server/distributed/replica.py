@@ -13,6 +13,7 @@ from ..audio.uploads import DiskBlobStore
 from ..domain import Upload
 from ..errors import Unavailable
 from ..jobs.service import LocalService
+from ..jobs.store import JobSettings
 from .cluster import Cluster
 from .files import RunFiles
 from .job_store import BucketJobStore
@@ -52,19 +53,19 @@ class Replica:
         name: this process's.
         workdir: an existing private directory for uploads.
         max_bytes: the largest upload.
-        max_age: seconds after which jobs, and what runs have left behind, are deleted.
+        settings: `max_age` also limits how long what runs have left behind is kept.
     """
 
     def __init__(
-        self, cluster: Cluster, *, name: str, workdir: Path, max_bytes: int, max_age: float
+        self, cluster: Cluster, *, name: str, workdir: Path, max_bytes: int, settings: JobSettings
     ) -> None:
         self.members = Members()
         self.uploads = ReplicaUploads(workdir=workdir, max_bytes=max_bytes)
-        self._files = RunFiles(cluster.bucket)
+        self._files = RunFiles(cluster.bucket, retry_window=settings.retry_window)
         self._events = RunEvents(cluster.log)
         self._membership = Membership(name, "replica", log=cluster.log, members=self.members)
         self.models = WorkersModels(cluster.log, self.members)
-        self._max_age = max_age
+        self._max_age = settings.max_age
         self._service: LocalService | None = None
         self.runner = KafkaRunner(
             name=name,

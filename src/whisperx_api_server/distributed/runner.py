@@ -150,7 +150,7 @@ class KafkaRunner:
                 if stored is None:
                     stored = await self._files.store(request, kind, self._blobs, replica=self._name)
                 if checkpoint.windows:
-                    await self._files.remember(stored.memory, checkpoint.windows.values(), None)
+                    await self._files.remember(stored, checkpoint.windows.values(), None)
                 queue = queue_number(request.client, request.waits, len(self._queues))
                 await self._queues[queue].send(TASK.dump(Task(run=run, kind=kind)))
                 end = await self._followed(request, events, emit, checkpoint)
