@@ -223,7 +223,7 @@ def _state(services: Services, replica: Replica | None) -> ServerState:
         active=lambda: services.active.count,
         jobs=services.service.job_states,
         live_sessions=lambda: services.live.count,
-        workers=None if replica is None else lambda: len(replica.members.all("worker")),
+        workers=None if replica is None else lambda: len(replica.members.workers()),
     )
 
 

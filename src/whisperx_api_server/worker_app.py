@@ -95,7 +95,7 @@ async def _running(
                     pool=pool,
                     admission=admission,
                     active=lambda: worker.runs,
-                    workers=lambda: len(members.all("worker")),
+                    workers=lambda: len(members.workers()),
                 )
             )
         )
