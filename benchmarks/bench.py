@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from rich.console import Console
 from rich.table import Table
@@ -33,7 +33,7 @@ def _align() -> list[Row]:
     ]
 
 
-PARTS: dict[str, Callable[[], list[Row]]] = {
+PARTS: dict[str, Callable[[], Iterable[Row]]] = {
     "startup": startup.run,
     "throughput": throughput.run,
     "fairness": fairness.run,
@@ -57,13 +57,15 @@ def main() -> None:
     rows: list[Row] = []
     for part in parts:
         console.print(f"… {part}")
-        rows += PARTS[part]()
-        save(rows, REPOSITORY / "build" / "bench.json")
+        for row in PARTS[part]():
+            rows.append(row)
+            save(rows, REPOSITORY / "build" / "bench.json")
+            console.print(f"{row.name}: {row.ratio:.2f}")
     console.print(_table(rows))
 
 
 def _table(rows: list[Row]) -> Table:
-    table = Table("what", "ours", "other", "unit", "ratio", "target", "")
+    table = Table("what", "ours", "other", "unit", "ratio", "CPU ratio", "target", "WER", "")
     for row in rows:
         sign = "≥" if row.better == "higher" else "≤"
         table.add_row(
@@ -72,7 +74,9 @@ def _table(rows: list[Row]) -> Table:
             f"{row.other:.3g}",
             row.unit,
             f"{row.ratio:.2f}",
-            f"{sign} {row.target:g}",
+            f"{row.cpu_ratio:.2f}" if row.cpu_ratio else "",
+            f"{sign} {row.target:.3g}",
+            "{:.2f} / {:.2f}".format(*row.errors) if row.errors else "",
             "reached" if row.reached else "not reached",
         )
     return table

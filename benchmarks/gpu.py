@@ -5,13 +5,10 @@ python -m benchmarks.gpu
 
 from __future__ import annotations
 
-import statistics
-import time
-from concurrent.futures import ThreadPoolExecutor
-
-from .common import BUILD, REPOSITORY, Row, clip, machine, save, server, wav
+from .common import BUILD, REPOSITORY, Row, clip, machine, save, server
+from .sides import Ours, WhisperX, compare
 from .speed_model import speed_model
-from .throughput import Peer
+from .spoken import Spoken
 
 CLIPS = 64
 PEER_CLIPS = 8
@@ -27,45 +24,38 @@ def gpus() -> int:
     return count
 
 
+def _precision() -> str:
+    """float16, which GPUs older than Volta compute slowly or not at all, else float32."""
+    import ctranslate2
+
+    supported = ctranslate2.get_supported_compute_types("cuda")
+    return "float16" if "float16" in supported else "float32"
+
+
 def run() -> list[Row]:
     """The GPU row; none where there is no GPU."""
     if not gpus():
         return []
     model = speed_model("large-v3", BUILD / "speed-large-v3", quantization="float16")
-    clips = [clip(SECONDS, seed) for seed in range(CLIPS)]
-    peer = Peer(model, device="cuda", compute_type="float16")
-    ours, theirs = [], []
+    precision = _precision()
+    clips = [Spoken(samples=clip(SECONDS, seed), language="en", text="") for seed in range(CLIPS)]
     settings = {
         "WHISPER__INFERENCE_DEVICE": "cuda",
-        "WHISPER__COMPUTE_TYPE": "float16",
+        "WHISPER__COMPUTE_TYPE": precision,
         "WHISPER__BATCH_SIZE": str(CLIPS),
     }
     with server(model, **settings) as running:
-        uploads = [wav(samples) for samples in clips]
-
-        def send(upload: bytes) -> None:
-            running.transcribe(upload, language="en", response_format="text").raise_for_status()
-
-        for _ in range(ROUNDS):
-            begun = time.perf_counter()
-            with ThreadPoolExecutor(CLIPS) as pool:
-                list(pool.map(send, uploads))
-            ours.append((time.perf_counter() - begun) / CLIPS)
-            begun = time.perf_counter()
-            peer.one_by_one(clips[:PEER_CLIPS])
-            theirs.append((time.perf_counter() - begun) / PEER_CLIPS)
-    rate, peer_rate = 1 / statistics.median(ours), 1 / statistics.median(theirs)
-    return [
-        Row(
-            name="GPU, large-v3 shape: 64 clips of 30 s at once vs WhisperX one by one",
-            ours=rate,
-            other=peer_rate,
-            ratio=rate / peer_rate,
-            target=8.0,
-            better="higher",
-            unit="clip/s",
-        )
-    ]
+        return [
+            compare(
+                "GPU, large-v3 shape: 64 clips of 30 s at once vs WhisperX one by one",
+                Ours(running, at_a_time=CLIPS),
+                WhisperX(model, device="cuda", compute_type=precision),
+                clips * ROUNDS,
+                turn=CLIPS,
+                other_clips=PEER_CLIPS,
+                target=8.0,
+            )
+        ]
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .common import BUILD, Row, clip, server, wav
+from .common import BUILD, Row, clip, cpu_seconds, server, wav
 from .speed_model import speed_model
 
 HOURS = 10
@@ -74,11 +74,6 @@ def _cpu_seconds_for(running: object, uploads: list[bytes]) -> float:
             timeout=None,
         ).raise_for_status()
     return cpu_seconds(running.process.pid) - begun  # type: ignore[attr-defined]
-
-
-def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return sum(int(ticks) for ticks in fields[11:15]) / 100  # own and waited-for children's
 
 
 def _resident(pid: int) -> int:
