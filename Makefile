@@ -14,7 +14,7 @@ PYTEST ?=
 UPGRADE ?=
 
 # Extras of each set of packages: `everything` for tests, one set per engine.
-EXTRAS_everything := embedded,cpu,parakeet,text,kafka,dev
+EXTRAS_everything := embedded,cpu,parakeet,text,kafka,otel,mcp,dev
 EXTRAS_embedded := embedded
 EXTRAS_whisperx := embedded,cpu,text
 EXTRAS_parakeet := embedded,cpu,parakeet,text
@@ -36,7 +36,7 @@ help:
 	@echo "make install       create $(VENV) with all packages for serving and tests"
 	@echo "make serve         run the server on HOST=$(HOST) PORT=$(PORT); ENGINE=embedded | whisperx | parakeet, MODEL=name"
 	@echo "make test          install, check, then pytest; PYTEST='tests/unit -k name' selects tests"
-	@echo "make check         check format, lint, types and import directions"
+	@echo "make check         check format, lint, types, import directions and compose files"
 	@echo "make docs          generate .env.example and the tables of settings"
 	@echo "make bench         measure the figures of docs/benchmarks.md on this machine"
 	@echo "make quality       measure words, times and speakers on ../shared/real; writes docs/quality.md"
@@ -98,6 +98,8 @@ check: install
 	@$(BIN)/mypy
 	@echo "== imports"
 	@$(BIN)/lint-imports
+	@echo "== compose files"
+	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec $(wildcard compose*.yaml)
 
 docs: install
 	@$(BIN)/python tools/generate_docs.py
