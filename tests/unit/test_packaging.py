@@ -112,7 +112,12 @@ def test_a_bare_compose_up_starts_nothing(compose: dict[str, Any]) -> None:
     assert {name: service["profiles"] for name, service in compose["services"].items()} == {
         "cpu": ["cpu"],
         "cuda": ["cuda"],
+        "prometheus": ["monitoring"],
+        "grafana": ["monitoring"],
     }
+
+
+SERVERS = ("cpu", "cuda")
 
 
 def test_only_the_cuda_service_reserves_a_gpu(compose: dict[str, Any]) -> None:
@@ -122,14 +127,14 @@ def test_only_the_cuda_service_reserves_a_gpu(compose: dict[str, Any]) -> None:
 
 
 def test_compose_outlasts_the_grace_of_accepted_requests(compose: dict[str, Any]) -> None:
-    for service in compose["services"].values():
+    for service in map(compose["services"].__getitem__, SERVERS):
         assert int(service["stop_grace_period"].removesuffix("s")) > Settings().shutdown_grace
 
 
 def test_compose_keeps_models_and_results_where_the_images_put_them(
     compose: dict[str, Any],
 ) -> None:
-    for service in compose["services"].values():
+    for service in map(compose["services"].__getitem__, SERVERS):
         instructions = dockerfile(service["build"]["dockerfile"])
         volumes = json.loads(dict(instructions)["VOLUME"])
         assert [volume.split(":")[1] for volume in service["volumes"]] == volumes
