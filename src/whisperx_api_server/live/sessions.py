@@ -12,7 +12,8 @@ from ..errors import NotConfigured, Overloaded
 from ..fields.transcription import FormDefaults
 from ..pipeline.stages import Engines
 from ..scheduling.model_pool import ModelPool
-from .messages import SessionConfig, new_id
+from .events import new_id
+from .messages import SessionConfig
 from .session import Session, SessionContext
 from .settings import LiveSettings
 from .transcriber import LiveRequest, Send

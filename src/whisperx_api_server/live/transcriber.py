@@ -14,17 +14,17 @@ from ..errors import ServiceError
 from ..pipeline.language_vote import MIN_PROBABILITY
 from ..pipeline.stages import Engines, Transcribing, check_options
 from .audio import SampleBuffer
-from .items import Item, ItemOptions, LiveWindow
-from .messages import (
+from .events import (
     Completed,
     Delta,
     DurationUsage,
-    ErrorDetails,
     Failed,
     Logprob,
     ServerEvent,
     SpokenLanguage,
+    error_details,
 )
+from .items import Item, ItemOptions, LiveWindow
 
 logger = logging.getLogger(__name__)
 
@@ -275,8 +275,3 @@ class LiveTranscriber:
                 usage=DurationUsage(seconds=round(item.seconds, 3)),
             )
         )
-
-
-def error_details(error: ServiceError) -> ErrorDetails:
-    """OpenAI's error object for one of ours."""
-    return ErrorDetails(type=error.type, code=error.code, message=error.message, param=error.param)

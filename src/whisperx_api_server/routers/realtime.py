@@ -14,7 +14,8 @@ from .. import logging_setup
 from ..answers.openai import RealtimeClientSecret
 from ..errors import InvalidRequest, ServiceError, UpgradeRequired
 from ..fields.transcription import validated
-from ..live.messages import ClientSecretBody, ServerEvent, SessionConfig, new_id
+from ..live.events import ServerEvent, new_id
+from ..live.messages import ClientSecretBody, SessionConfig
 from ..live.secrets import ClientSecret
 from ..live.session import Ending, Session
 from ..live.transcriber import Send
@@ -140,9 +141,5 @@ async def create_client_secret(
     return {
         "value": value,
         "expires_at": int(secret.expires_at),
-        "session": {
-            **config.model_dump(mode="json"),
-            "id": new_id("sess"),
-            "object": "realtime.transcription_session",
-        },
+        "session": config.described(new_id("sess")),
     }
