@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..jobs.webhooks import Webhooks
-from ..live.messages import Committed, Completed, Failed, ServerEvent, SessionConfig
+from ..live.events import Committed, Completed, Failed, ServerEvent
+from ..live.messages import SessionConfig
 from ..live.session import Session
 from ..live.sessions import LiveSessions
 from ..live.transcriber import Send
