@@ -23,12 +23,10 @@ export function title(job) {
  */
 export function describe(job) {
   if (job.status === "failed") return t("failed", { error: job.error?.message ?? "" });
+  if (job.queue_position) return t("behind", { count: job.queue_position });
   if (job.status === "running") {
     const left = job.eta_seconds === null ? "" : t("left", { time: clock(job.eta_seconds) });
     return t("running", { percent: Math.floor(job.percent) }) + left;
-  }
-  if (job.status === "queued" && job.queue_position) {
-    return t("queuedBehind", { count: job.queue_position });
   }
   const length = job.duration === null ? "" : clock(job.duration);
   return t(job.status, { length });

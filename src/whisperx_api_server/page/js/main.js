@@ -7,6 +7,7 @@ import { closeJob, openJob } from "./job.js";
 import { installLive } from "./live.js";
 import { clearError, onKey, showError } from "./problems.js";
 import { installRecorder } from "./recorder.js";
+import { forgetOldRecordings } from "./recordings.js";
 import { loadStrings } from "./strings.js";
 
 /** Show what the address names: `#job=ID`, else the start. */
@@ -21,6 +22,7 @@ function route() {
 }
 
 await loadStrings();
+for (const part of document.querySelectorAll("header, main")) part.hidden = false;
 const submit = installForm();
 installRecorder(submit);
 installLive();
@@ -32,3 +34,4 @@ addEventListener("hashchange", route);
 offerModels().catch(showError);
 route();
 followJobs();
+forgetOldRecordings().catch(showError);

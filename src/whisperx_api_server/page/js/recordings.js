@@ -1,5 +1,8 @@
 /** The recordings of jobs, kept in this browser: the server deletes them when a job ends. */
 
+import { job } from "./api.js";
+import { forgetSpeakerNames } from "./remembered.js";
+
 const STORE = "recordings";
 
 /** @returns {Promise<IDBDatabase>} */
@@ -52,4 +55,14 @@ export function keepRecording(id, blob) {
 /** @param {string} id */
 export function forgetRecording(id) {
   return withStore("readwrite", (store) => store.delete(id));
+}
+
+/** Forget what belongs to jobs that the server has deleted. */
+export async function forgetOldRecordings() {
+  for (const id of (await withStore("readonly", (store) => store.getAllKeys())) ?? []) {
+    const gone = await job(String(id)).then(() => false, (error) => error.status === 404);
+    if (!gone) continue;
+    await forgetRecording(String(id));
+    forgetSpeakerNames(String(id));
+  }
 }
