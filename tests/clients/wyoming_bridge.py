@@ -1,4 +1,4 @@
-"""wyoming-openai, Home Assistant's bridge, asked over TCP; one model streams."""
+"""wyoming-openai, Home Assistant's bridge, asked over TCP; one model streams, one is live."""
 
 import asyncio
 import json
@@ -40,6 +40,7 @@ async def main():
         "--stt-openai-url": [given["url"] + "/v1"],
         "--stt-models": ["whisper-1"],
         "--stt-streaming-models": ["gpt-4o-transcribe"],
+        "--stt-realtime-models": ["gpt-live-transcribe"],
     }
     arguments = [part for name, values in options.items() for part in (name, *values)]
     bridge = await asyncio.create_subprocess_exec(
@@ -56,6 +57,7 @@ async def main():
                     await asyncio.sleep(0.05)
             assert first == given["text"]
             assert await heard(port, "gpt-4o-transcribe") == given["text"]
+            assert await heard(port, "gpt-live-transcribe") == given["text"]
     finally:
         bridge.terminate()
         await bridge.wait()

@@ -1,0 +1,154 @@
+"""Live sessions, in which recordings are played as fast as they were spoken."""
+
+from __future__ import annotations
+
+import re
+import statistics
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from difflib import SequenceMatcher
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .common import RATE, TESTS, Row, base, server, wav
+from .spoken import Spoken, between
+
+TOGETHER = 4
+"""Sessions at a time, beside one alone."""
+
+PIECE = RATE // 10
+"""Samples in a message."""
+
+SILENCE = np.zeros(2 * RATE, np.float32)
+"""What follows a recording, so that its last turn ends by itself."""
+
+
+@dataclass
+class _Heard:
+    """A recording that was played: its text, and the delays in seconds."""
+
+    text: str = ""
+    turns: list[float] = field(default_factory=list)
+    words: list[tuple[str, float]] = field(default_factory=list)
+    """The words of all deltas, and when they came, from the first sample on."""
+
+
+def run() -> list[Row]:
+    """The rows of live sessions; the word error rate is that of the same files uploaded."""
+    sys.path.insert(0, str(TESTS))
+    spoken = [each for each in between(4, 15) if each.language == "en" and each.text][:12]
+    with server(base()) as running:
+        uploads = [_upload(running, each) for each in spoken]
+        alone = [_play(running, each) for each in spoken]
+        with ThreadPoolExecutor(TOGETHER) as sessions:
+            together = list(sessions.map(lambda each: _play(running, each), spoken))
+    words = [
+        delay
+        for heard, upload in zip(alone, uploads, strict=True)
+        for delay in _delays(heard, upload["words"])
+    ]
+    live, uploaded = (
+        _errors(spoken, texts)
+        for texts in ([each.text for each in alone], [each["text"] for each in uploads])
+    )
+    return [
+        _row("live, one session: end of a word to its delta", words, 1.0, (live, uploaded)),
+        _row("the same: end of a turn to its transcript", _turns(alone), 1.0),
+        _row(f"{TOGETHER} sessions: end of a turn to its transcript", _turns(together), 1.5),
+    ]
+
+
+def _row(
+    name: str, delays: list[float], target: float, errors: tuple[float, float] | None = None
+) -> Row:
+    p95 = statistics.quantiles(delays, n=20, method="inclusive")[-1]
+    return Row(
+        name=f"{name}, p95 (other: median)",
+        ours=p95,
+        other=statistics.median(delays),
+        ratio=p95,
+        target=target,
+        better="lower",
+        unit="s",
+        errors=errors,
+        margin=1.0,
+    )
+
+
+def _turns(heard: list[_Heard]) -> list[float]:
+    return [delay for each in heard for delay in each.turns]
+
+
+def _upload(running: Any, spoken: Spoken) -> Any:
+    answer = running.transcribe(
+        wav(spoken.samples),
+        language=spoken.language,
+        response_format="verbose_json",
+        **{"timestamp_granularities[]": "word"},
+    )
+    return answer.raise_for_status().json()
+
+
+def _play(running: Any, spoken: Spoken) -> _Heard:
+    from realtime import live
+
+    heard, stopped, texts = _Heard(), dict[str, float](), dict[str, str]()
+    with live(running) as session:
+        session.listen(transcription={"language": spoken.language})
+        begun = time.monotonic()
+        speaker = threading.Thread(target=_speak, args=(session, spoken.samples, begun))
+        speaker.start()
+        while speaker.is_alive() or len(texts) < len(stopped):
+            try:
+                event = session.receive(timeout=1)
+            except TimeoutError:
+                continue
+            now = time.monotonic() - begun
+            name = event["type"].rpartition(".")[2]
+            if name == "speech_stopped":
+                stopped[event["item_id"]] = now
+            elif name == "delta":
+                heard.words += [(_plain(word), now) for word in event["delta"].split()]
+            elif name == "completed":
+                texts[event["item_id"]] = event["transcript"]
+                heard.turns.append(now - stopped[event["item_id"]])
+    heard.text = " ".join(texts[item] for item in stopped)
+    return heard
+
+
+def _speak(session: Any, samples: NDArray[np.float32], begun: float) -> None:
+    whole = np.concatenate([samples, SILENCE])
+    for first in range(0, len(whole), PIECE):
+        time.sleep(max(0.0, begun + (first + PIECE) / RATE - time.monotonic()))
+        session.say(whole[first : first + PIECE])
+
+
+def _delays(heard: _Heard, words: list[dict[str, Any]]) -> list[float]:
+    """How long after its end each word came that both the session and the upload heard."""
+    matcher = SequenceMatcher(
+        a=[_plain(each["word"]) for each in words],
+        b=[word for word, _ in heard.words],
+        autojunk=False,
+    )
+    return [
+        heard.words[block.b + place][1] - words[block.a + place]["end"]
+        for block in matcher.get_matching_blocks()
+        for place in range(block.size)
+    ]
+
+
+def _plain(word: str) -> str:
+    return re.sub(r"\W", "", word).lower()
+
+
+def _errors(spoken: list[Spoken], texts: list[str]) -> float:
+    """Word error rate in percent."""
+    from support import word_errors
+
+    counted = [word_errors(each.text, text) for each, text in zip(spoken, texts, strict=True)]
+    return 100 * sum(wrong for wrong, _ in counted) / sum(count for _, count in counted)
