@@ -21,7 +21,7 @@ from whisperx_api_server.worker_app import create_worker
 
 
 def main(port: int) -> None:
-    settings = load_settings()
+    settings = load_settings().model_copy(update={"mode": "kafka"})
     configure_logging(settings.log_level)
     brokers = [Broker() for _ in range(settings.kafka.queues)]
     log, bucket = MemoryLog(), MemoryBucket()

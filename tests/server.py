@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 from openai import OpenAI
@@ -25,6 +25,15 @@ SERVE = (
     *(sys.executable, "-m", "whisperx_api_server.cli", "serve"),
     *("--host", "127.0.0.1", "--port"),
 )
+
+IN_MEMORY = (sys.executable, str(REPOSITORY / "tests" / "memory_server.py"))
+"""The command of a server with a worker of MODE=kafka, over queues and a bucket in memory."""
+
+Mode = Literal["direct", "kafka"]
+
+
+def command_of(mode: Mode) -> Sequence[str]:
+    return SERVE if mode == "direct" else IN_MEMORY
 
 
 def free_port() -> int:
@@ -144,9 +153,11 @@ class Server:
 
 
 @contextmanager
-def serving(directory: Path, settings: Mapping[str, str]) -> Iterator[Server]:
+def serving(
+    directory: Path, settings: Mapping[str, str], *, mode: Mode = "direct"
+) -> Iterator[Server]:
     """A server that leaves no file and no traceback behind, whatever its clients did."""
-    server = Server(directory, settings)
+    server = Server(directory, settings, command=command_of(mode))
     try:
         yield server.wait_until_healthy()
     finally:

@@ -17,18 +17,21 @@ class ActiveRequests:
 
     def __init__(self) -> None:
         self.count = 0
+        self._awaited = 0
         self._draining = asyncio.Event()
         self._idle = asyncio.Event()
 
     @contextmanager
-    def track(self) -> Iterator[None]:
-        """Count a request as under way: a shutdown waits for it."""
+    def track(self, *, awaited: bool = True) -> Iterator[None]:
+        """Count a request as under way; a shutdown waits for it if it is `awaited`."""
         self.count += 1
+        self._awaited += awaited
         try:
             yield
         finally:
             self.count -= 1
-            if not self.count:
+            self._awaited -= awaited
+            if not self._awaited:
                 self._idle.set()
 
     @property
@@ -55,14 +58,14 @@ class ActiveRequests:
         Only the first call waits: requests that exceed its grace period do not get a second one.
         """
         if self.draining:
-            return not self.count
+            return not self._awaited
         self._draining.set()
         try:
             async with asyncio.timeout(grace):
-                while self.count:
+                while self._awaited:
                     self._idle.clear()
                     await self._idle.wait()
         except TimeoutError:
-            logger.warning("%d request(s) did not finish within %g s", self.count, grace)
+            logger.warning("%d request(s) did not finish within %g s", self._awaited, grace)
             return False
         return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from importlib.util import find_spec
+from typing import cast, get_args
 
 import pytest
 
@@ -15,6 +16,7 @@ from server import (
     LOCKED_KEY,
     REFLECTOR_KEY,
     REPOSITORY,
+    Mode,
     Server,
     base_settings,
     real_settings,
@@ -39,6 +41,26 @@ def locked_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     settings = FAKE | {"API_KEY": LOCKED_KEY, "LOG_FORMAT": "json"}
     with serving(tmp_path_factory.mktemp("locked"), settings) as server:
         yield server
+
+
+@pytest.fixture(scope="module", params=get_args(Mode))
+def mode(request: pytest.FixtureRequest) -> Mode:
+    """Tests with this fixture run in both modes."""
+    return cast("Mode", request.param)
+
+
+@pytest.fixture(scope="session")
+def kafka_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """`fake_server` in MODE=kafka."""
+    with serving(tmp_path_factory.mktemp("kafka"), FAKE | LIMITS, mode="kafka") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def either_server(mode: Mode, request: pytest.FixtureRequest) -> Server:
+    """`fake_server` in both modes."""
+    name = "fake_server" if mode == "direct" else "kafka_server"
+    return cast("Server", request.getfixturevalue(name))
 
 
 @pytest.fixture(scope="session")

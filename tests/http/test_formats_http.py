@@ -82,8 +82,8 @@ def text_of(output: str, body: str) -> str:
 
 @pytest.mark.parametrize("path", [TRANSCRIPTIONS, TRANSLATIONS])
 @pytest.mark.parametrize("output", MEDIA_TYPES)
-def test_every_format_reads_back(fake_server: Server, path: str, output: str) -> None:
-    answer = fake_server.transcribe(RECORDING, path, response_format=output)
+def test_every_format_reads_back(either_server: Server, path: str, output: str) -> None:
+    answer = either_server.transcribe(RECORDING, path, response_format=output)
 
     assert answer.status_code == 200
     assert answer.headers["content-type"] == MEDIA_TYPES[output]
@@ -91,8 +91,8 @@ def test_every_format_reads_back(fake_server: Server, path: str, output: str) ->
 
 
 @pytest.mark.parametrize("path", [TRANSCRIPTIONS, TRANSLATIONS])
-def test_json_is_the_default(fake_server: Server, path: str) -> None:
-    answer = fake_server.transcribe(RECORDING, path).json()
+def test_json_is_the_default(either_server: Server, path: str) -> None:
+    answer = either_server.transcribe(RECORDING, path).json()
 
     assert answer["text"] == SPOKEN[path]
     assert answer["usage"] == {"type": "duration", "seconds": 3}
@@ -109,10 +109,10 @@ def test_json_is_the_default(fake_server: Server, path: str) -> None:
     ],
 )
 def test_granularities_decide_what_verbose_json_has(
-    fake_server: Server, asked: list[str], present: set[str]
+    either_server: Server, asked: list[str], present: set[str]
 ) -> None:
     fields: dict[str, Any] = {"response_format": "verbose_json", GRANULARITIES: asked}
-    answer = fake_server.transcribe(RECORDING, **fields).json()
+    answer = either_server.transcribe(RECORDING, **fields).json()
 
     assert {"segments", "words"} & set(answer) == present
     assert answer["task"] == "transcribe"
@@ -124,16 +124,18 @@ def test_granularities_decide_what_verbose_json_has(
         assert set(word) >= {"word", "start", "end"}
 
 
-def test_bare_array_names_are_understood(fake_server: Server) -> None:
-    answer = fake_server.transcribe(
+def test_bare_array_names_are_understood(either_server: Server) -> None:
+    answer = either_server.transcribe(
         RECORDING, response_format="verbose_json", timestamp_granularities=["word"]
     ).json()
 
     assert [word["word"] for word in answer["words"]] == SPOKEN[TRANSCRIPTIONS].split()
 
 
-def test_translation_says_that_it_is_english(fake_server: Server) -> None:
-    answer = fake_server.transcribe(RECORDING, TRANSLATIONS, response_format="verbose_json").json()
+def test_translation_says_that_it_is_english(either_server: Server) -> None:
+    answer = either_server.transcribe(
+        RECORDING, TRANSLATIONS, response_format="verbose_json"
+    ).json()
 
     assert answer["language"] == "english"
     assert answer["task"] == "translate"
@@ -141,8 +143,8 @@ def test_translation_says_that_it_is_english(fake_server: Server) -> None:
 
 
 @pytest.mark.parametrize("output", ["srt", "vtt"])
-def test_subtitles_name_speakers_and_underline_words(fake_server: Server, output: str) -> None:
-    body = fake_server.transcribe(
+def test_subtitles_name_speakers_and_underline_words(either_server: Server, output: str) -> None:
+    body = either_server.transcribe(
         RECORDING, response_format=output, diarize="true", highlight_words="true"
     ).text
 
@@ -151,9 +153,9 @@ def test_subtitles_name_speakers_and_underline_words(fake_server: Server, output
     assert "<u>porte</u>" in body
 
 
-def test_silence_is_an_empty_transcript_in_every_format(fake_server: Server) -> None:
+def test_silence_is_an_empty_transcript_in_every_format(either_server: Server) -> None:
     for output in MEDIA_TYPES:
-        answer = fake_server.transcribe(wav(silence(2)), response_format=output)
+        answer = either_server.transcribe(wav(silence(2)), response_format=output)
         assert answer.status_code == 200, answer.text
         assert text_of(output, answer.text) == ""
 
@@ -162,8 +164,8 @@ def test_silence_is_an_empty_transcript_in_every_format(fake_server: Server) -> 
 
 
 @pytest.fixture(scope="module")
-def client(fake_server: Server) -> Iterator[OpenAI]:
-    with fake_server.openai() as client:
+def client(either_server: Server) -> Iterator[OpenAI]:
+    with either_server.openai() as client:
         yield client
 
 
@@ -304,13 +306,13 @@ def test_client_lists_models(client: OpenAI) -> None:
     assert client.models.retrieve("whisper-1").id == "whisper-1"
 
 
-def test_a_chunked_upload_without_a_length_is_read(fake_server: Server) -> None:
-    request = fake_server.http.build_request(
+def test_a_chunked_upload_without_a_length_is_read(either_server: Server) -> None:
+    request = either_server.http.build_request(
         "POST", TRANSCRIPTIONS, files={"file": ("a.wav", RECORDING)}
     )
     body = request.read()
 
-    answer = fake_server.http.post(
+    answer = either_server.http.post(
         TRANSCRIPTIONS,
         content=(body[start : start + 1000] for start in range(0, len(body), 1000)),
         headers={"content-type": request.headers["content-type"]},

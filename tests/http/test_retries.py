@@ -14,7 +14,7 @@ from openai import OpenAI
 
 from gated import Gate
 from live import PATH, Events, deltas, is_idle
-from server import Server
+from server import Mode, Server, command_of
 from support import eventually
 from tones import CHUNK, reference, sentences, text
 
@@ -28,11 +28,12 @@ def gate(tmp_path_factory: pytest.TempPathFactory) -> Gate:
 
 
 @pytest.fixture(scope="module")
-def server(gate: Gate, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(mode: Mode, gate: Gate, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     directory = tmp_path_factory.mktemp("retries")
     keys = directory / "keys.json"
     keys.write_text(json.dumps({"key-of-ann": "ann", "key-of-bob": "bob"}))
-    with Server(directory, gate.settings() | {"API_KEYS_FILE": str(keys)}) as server:
+    settings = gate.settings() | {"API_KEYS_FILE": str(keys)}
+    with Server(directory, settings, command=command_of(mode)) as server:
         server.http.headers["authorization"] = "Bearer key-of-ann"
         yield server
         gate.allow()

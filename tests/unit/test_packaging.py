@@ -131,6 +131,41 @@ def test_compose_outlasts_the_grace_of_accepted_requests(compose: dict[str, Any]
         assert int(service["stop_grace_period"].removesuffix("s")) > Settings().shutdown_grace
 
 
+@pytest.fixture
+def kafka_compose() -> dict[str, Any]:
+    text = (ROOT / "compose-kafka.yaml").read_text(encoding="utf-8")
+    services: dict[str, Any] = yaml.safe_load(text)["services"]
+    return services
+
+
+def test_workers_start_by_profile_and_scale(kafka_compose: dict[str, Any]) -> None:
+    profiles = {name: each.get("profiles") for name, each in kafka_compose.items()}
+    assert {name: each for name, each in profiles.items() if each} == {
+        "worker-cpu": ["cpu"],
+        "worker-cuda": ["cuda"],
+    }
+    for name in ("worker-cpu", "worker-cuda"):
+        assert "ports" not in kafka_compose[name]
+        assert "container_name" not in kafka_compose[name]
+        assert kafka_compose[name]["command"][0] == "worker"
+        port = Settings.model_fields["worker"].get_default().port
+        assert f":{port}/ready" in str(kafka_compose[name]["healthcheck"]["test"])
+
+
+def test_all_processes_of_compose_have_one_cluster(kafka_compose: dict[str, Any]) -> None:
+    processes = [kafka_compose[name] for name in ("api", "worker-cpu", "worker-cuda")]
+    assert [each["environment"] for each in processes] == [processes[0]["environment"]] * 3
+    known = {name for name, _ in variables()}
+    assert set(processes[0]["environment"]) <= known
+    for each in processes:
+        assert set(each["depends_on"]) == {"kafka", "s3"}
+        assert int(each["stop_grace_period"].removesuffix("s")) > Settings().shutdown_grace
+    for service in kafka_compose.values():
+        assert "healthcheck" in service
+    for image in ("Dockerfile.cpu", "Dockerfile.cuda"):
+        assert "--extra kafka" in (ROOT / image).read_text(encoding="utf-8")
+
+
 def test_compose_keeps_models_and_results_where_the_images_put_them(
     compose: dict[str, Any],
 ) -> None:

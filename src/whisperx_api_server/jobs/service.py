@@ -7,7 +7,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Coroutine, Mapping
-from contextlib import AsyncExitStack, aclosing, nullcontext
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, get_args
@@ -354,7 +354,7 @@ class LocalService:
         try:
             async with resources:
                 # A shutdown does not wait for what other processes take up.
-                with self._active.track() if self._shared is None else nullcontext():
+                with self._active.track(awaited=self._shared is None):
                     transcript = await self._transcribe(record, request)
                     await self._store.save_transcript(request.id, transcript)
             ended = job_states.ended(record.job, "completed", time.time())

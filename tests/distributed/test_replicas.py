@@ -1,0 +1,224 @@
+"""Jobs of several replicas: any of them answers, and takes up those of one that is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from cluster import Cluster, play
+from live import until
+from memory_cluster import MemoryQueue
+from receiver import Receiver
+from whisperx_api_server.active_requests import ActiveRequests
+from whisperx_api_server.audio.urls import UrlFetcher, UrlFetchSettings
+from whisperx_api_server.distributed import members, replica
+from whisperx_api_server.distributed.cluster import Cluster as Connections
+from whisperx_api_server.distributed.replica import Replica
+from whisperx_api_server.domain import Job, OutputOptions, TranscriptionRequest
+from whisperx_api_server.errors import NotFound, Unavailable
+from whisperx_api_server.jobs import service as jobs
+from whisperx_api_server.jobs.admission import AdmissionControl
+from whisperx_api_server.jobs.service import LocalService
+from whisperx_api_server.jobs.store import JobSettings
+from whisperx_api_server.jobs.webhooks import Webhooks
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replica counts as gone after moments."""
+    monkeypatch.setattr(members, "INTERVAL", 0.05)
+    monkeypatch.setattr("whisperx_api_server.distributed.membership.INTERVAL", 0.05)
+    monkeypatch.setattr(replica, "SILENT", 0.4)
+    monkeypatch.setattr(replica, "ADOPTION_INTERVAL", 0.05)
+    monkeypatch.setattr("whisperx_api_server.distributed.job_store.NOTE_INTERVAL", 0.02)
+    monkeypatch.setattr(jobs, "POLL_INTERVAL", 0.02)
+
+
+@dataclass
+class Process:
+    """An API process with its jobs."""
+
+    name: str
+    replica: Replica
+    service: LocalService
+    stack: AsyncExitStack
+
+    async def submit(self, recording: str, callback_url: str | None = None) -> str:
+        async def chunks() -> AsyncIterator[bytes]:
+            yield recording.encode()
+
+        upload = await self.replica.uploads.put(chunks(), filename=f"{recording}.wav")
+        request = TranscriptionRequest(id=uuid4().hex, source=upload, model="small", client="ann")
+        async with AsyncExitStack() as resources:
+            resources.push_async_callback(self.replica.uploads.release, upload)
+            job = await self.service.submit(request, OutputOptions(), resources, callback_url)
+        return job.id
+
+    async def ended(self, job_id: str) -> Job:
+        async with asyncio.timeout(10):
+            async for seen in self.service.watch(job_id, "ann"):
+                last = seen
+        assert isinstance(last, Job)
+        return last
+
+    async def leave(self) -> None:
+        await self.stack.aclose()
+
+
+@asynccontextmanager
+async def process(cluster: Cluster, name: str) -> AsyncIterator[Process]:
+    connections = Connections(
+        queues=[MemoryQueue(broker) for broker in cluster.brokers],
+        log=cluster.log,
+        bucket=cluster.bucket,
+    )
+    settings = JobSettings(max_age=1000, max_count=10)
+    made = Replica(
+        connections, name=name, workdir=cluster.directory, max_bytes=1000, settings=settings
+    )
+    policy = UrlFetchSettings(allow_private_hosts=True, timeout=5)
+    service = LocalService(
+        made.runner,
+        active=ActiveRequests(),
+        admission=AdmissionControl(1e9),
+        blobs=made.uploads,
+        store=made.jobs,
+        shared=made.jobs,
+        webhooks=Webhooks(UrlFetcher(policy, uploads=made.uploads), secret="secret"),
+        settings=settings,
+    )
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(made.taking_part())
+        await service.start()
+        stack.push_async_callback(service.close)
+        await stack.enter_async_context(made.tending_jobs(service))
+        yield Process(name, made, service, stack)
+
+
+def test_any_replica_answers_for_a_job(tmp_path: Path) -> None:
+    async def scene(cluster: Cluster) -> None:
+        worker = await cluster.worker()
+        worker.world.hold.stage = "transcribe"
+        async with process(cluster, "here") as here, process(cluster, "there") as there:
+            job = await here.submit("english")
+            assert (await there.service.find(job, "ann")).state == "queued"
+            with pytest.raises(NotFound):
+                await there.service.find(job, "bob")
+            await until(worker.world.hold.entered.is_set)
+            async with asyncio.timeout(10):
+                while (await there.service.find(job, "ann")).state != "running":
+                    await asyncio.sleep(0.01)
+            worker.world.hold.go.set()
+            assert (await there.ended(job)).state == "completed"
+            assert (await there.service.result(job, "ann")).text.startswith("red door.")
+            await there.service.cancel(job, "ann")
+            with pytest.raises(NotFound):
+                await there.service.find(job, "ann")
+            await until(lambda: job not in here.service._records)
+            assert cluster.objects() == []
+
+    play(tmp_path, scene)
+
+
+def test_any_replica_cancels_a_job(tmp_path: Path) -> None:
+    async def scene(cluster: Cluster) -> None:
+        worker = await cluster.worker()
+        worker.world.hold.stage = "transcribe"
+        async with process(cluster, "here") as here, process(cluster, "there") as there:
+            job = await here.submit("english")
+            await until(worker.world.hold.entered.is_set)
+            assert (await there.service.cancel(job, "ann")).state == "cancelled"
+            assert (await here.service.find(job, "ann")).state == "cancelled"
+            worker.world.hold.go.set()
+            await until(lambda: not cluster.queued and not worker.worker.seconds)
+
+    play(tmp_path, scene)
+
+
+def test_the_jobs_of_a_replica_that_ends_are_taken_up(tmp_path: Path) -> None:
+    async def scene(cluster: Cluster) -> None:
+        worker = await cluster.worker()
+        worker.world.hold.stage = "transcribe"
+        with Receiver() as receiver:
+            async with process(cluster, "staying") as staying:
+                async with process(cluster, "leaving") as leaving:
+                    job = await leaving.submit("english", receiver.url)
+                    await until(worker.world.hold.entered.is_set)
+                owners = await staying.replica.jobs.open_jobs()
+                assert owners in ({job: "leaving"}, {})
+                await until(lambda: job in staying.service._records)
+                worker.world.hold.go.set()
+                assert (await staying.ended(job)).state == "completed"
+                assert worker.world.clips.opened == 1  # the worker went on meanwhile
+                await until(lambda: len(receiver.deliveries) == 1)
+                await until(lambda: cluster.objects("open/") == [])
+
+    play(tmp_path, scene)
+
+
+def test_a_job_whose_request_was_not_kept_fails(tmp_path: Path) -> None:
+    async def scene(cluster: Cluster) -> None:
+        async with process(cluster, "staying") as staying:
+            async with process(cluster, "leaving") as leaving:
+                job = await leaving.submit("english")
+            await cluster.bucket.delete(f"runs/{job}")
+            ended = await staying.ended(job)
+            assert ended.error is not None
+            assert ended.error.code == "interrupted"
+
+    play(tmp_path, scene)
+
+
+def test_without_the_bucket_jobs_are_refused(tmp_path: Path) -> None:
+    async def scene(cluster: Cluster) -> None:
+        async with process(cluster, "here") as here:
+            cluster.bucket.down = True
+            with pytest.raises(Unavailable):
+                await here.submit("english")
+            cluster.bucket.down = False
+
+    play(tmp_path, scene)
+
+
+def test_without_workers_requests_are_refused_and_jobs_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("whisperx_api_server.distributed.runner.PATIENCE", 0.1)
+
+    async def scene(cluster: Cluster) -> None:
+        lonely = await cluster.replica()
+        async with process(cluster, "here") as here:
+            job = await here.submit("english")
+            began = time.monotonic()
+            await until(lambda: time.monotonic() - began > 0.15)
+            with pytest.raises(Unavailable, match="no worker"):
+                await lonely.run("english")
+            await cluster.worker()
+            assert (await here.ended(job)).state == "completed"
+
+    play(tmp_path, scene)
+
+
+def test_what_has_grown_old_is_deleted(tmp_path: Path) -> None:
+    async def scene(cluster: Cluster) -> None:
+        await cluster.worker()
+        async with process(cluster, "here") as here:
+            await here.ended(await here.submit("english"))
+            running = await here.submit("english")
+            await here.ended(running)
+            await cluster.bucket.put("memory/left/1-behind-x", b"{}")
+            await cluster.bucket.put("runs/left/audio/0", b"behind")
+            await here.replica.jobs.delete_old(1000)
+            assert len(cluster.objects("jobs/")) == 4
+            await here.replica.jobs.delete_old(-1)
+            await here.replica._files.delete_old(1000)
+            assert cluster.objects() == []
+
+    play(tmp_path, scene)
