@@ -127,6 +127,11 @@ class Settings(BaseSettings):
         description="Whether GET /metrics needs an API key, as other routes do: key, or open to "
         "everyone.",
     )
+    otel_exporter_otlp_endpoint: str | None = Field(
+        None,
+        description="URL of an OpenTelemetry collector (OTLP over HTTP) for traces; unset disables "
+        "them.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Minimum level of log messages: debug, info, warning or error."
     )

@@ -31,13 +31,12 @@ from .keys import KeyRing
 from .live.secrets import ClientSecrets
 from .loop_lag import LoopLag
 from .routers import asr, jobs, models, realtime, reflector, system, transcriptions
-from .routers.access import RequestLog
+from .routers.access import RequestLog, RequestTrace
 from .routers.deps import Services
 from .routers.errors import RequestContext, install_error_handlers
 from .routers.openapi import DescribedApi
 from .routers.page import install_pages
-from .telemetry.metrics import Metrics
-from .telemetry.runs import MeasuredRunner
+from .telemetry.instruments import Instruments
 from .telemetry.services import MeasuredLiveSessions, MeasuredWebhooks
 from .telemetry.state import ServerState
 from .text_service import TextService
@@ -45,6 +44,7 @@ from .wiring import (
     LAST_BATCH,
     build_catalog,
     build_fetcher,
+    build_instruments,
     build_pool,
     build_replica,
     build_runner,
@@ -65,11 +65,13 @@ def create_app(
     *,
     port: int | None = None,
     cluster: ClusterOpener | None = None,
+    instruments: Instruments | None = None,
 ) -> FastAPI:
     """The application; without settings, from the environment (uvicorn's `--factory`).
 
     Servers on several ports keep their jobs apart by `port`, where no setting says where. In
     MODE=kafka, `cluster` connects this process; by default to the cluster that the settings name.
+    `instruments` observe it; by default those of the settings.
 
     Raises:
         ConfigurationError, JobDirectoryError, KeyFileError: one line that names what is wrong.
@@ -83,7 +85,7 @@ def create_app(
         preloaded = preloaded_models(settings, catalog)
     job_store = DiskJobStore(settings.jobs.directory or default_directory(os.environ, port))
     cluster = cluster or partial(open_cluster, settings.kafka, settings.s3, settings.jobs.max_age)
-    metrics = Metrics()
+    instruments = instruments or build_instruments(settings)
     app = DescribedApi(
         title="whisperx-api-server",
         version=__version__,
@@ -91,7 +93,7 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         lifespan=lambda app: _running(
-            app, settings, catalog, keys, job_store, preloaded, cluster, metrics
+            app, settings, catalog, keys, job_store, preloaded, cluster, instruments
         ),
     )
     app.state.job_store = job_store
@@ -106,7 +108,9 @@ def create_app(
         allow_headers=["*"],
         expose_headers=["x-request-id", "retry-after"],
     )
-    app.add_middleware(RequestLog, metrics=metrics)
+    app.add_middleware(RequestLog, metrics=instruments.metrics)
+    if instruments.tracing is not None:
+        app.add_middleware(RequestTrace, tracing=instruments.tracing)
     app.add_middleware(RequestContext)
     return app
 
@@ -120,10 +124,11 @@ async def _running(
     job_store: JobStore,
     preloaded: Sequence[ModelKey],
     cluster: ClusterOpener,
-    metrics: Metrics,
+    instruments: Instruments,
 ) -> AsyncIterator[None]:
     """Run the services; at the end, drain them and delete all temporary files."""
     async with AsyncExitStack() as stack:
+        stack.push_async_callback(instruments.close)
         workdir = Path(tempfile.mkdtemp(prefix="whisperx-api-server-"))
         stack.push_async_callback(asyncio.to_thread, shutil.rmtree, workdir, ignore_errors=True)
         replica = None
@@ -131,8 +136,8 @@ async def _running(
             opened = await stack.enter_async_context(cluster())
             replica = build_replica(settings, opened, workdir)
             await stack.enter_async_context(replica.taking_part())
-        services = build_services(settings, catalog, keys, job_store, workdir, replica, metrics)
-        stack.enter_context(metrics.reading(_state(services, replica)))
+        services = build_services(settings, catalog, keys, job_store, workdir, replica, instruments)
+        stack.enter_context(instruments.metrics.reading(_state(services, replica)))
         app.state.services, app.state.drain = services, services.active.drain
         stack.push_async_callback(services.pool.close, LAST_BATCH)
         await services.service.start()
@@ -160,12 +165,12 @@ def build_services(
     job_store: JobStore,
     workdir: Path,
     replica: Replica | None,
-    metrics: Metrics,
+    instruments: Instruments,
 ) -> Services:
     """The objects behind the routes; `workdir` is a private directory for uploads and audio."""
     limits = settings.limits
     active, admission = ActiveRequests(), AdmissionControl(limits.queue_seconds)
-    pool = build_pool(settings, metrics.observe)
+    metrics, pool = instruments.metrics, build_pool(settings, instruments.observe)
     uploads: BlobStore
     if replica is None:
         uploads = DiskBlobStore(workdir=workdir, max_bytes=limits.upload_bytes)
@@ -177,13 +182,18 @@ def build_services(
         runner = AdmittedRunner(replica.runner, admission, timeout=limits.request_timeout)
     return Services(
         service=LocalService(
-            MeasuredRunner(runner, metrics),
+            instruments.runner(runner),
             active=active,
             admission=admission,
             blobs=uploads,
             store=job_store if replica is None else replica.jobs,
             shared=None if replica is None else replica.jobs,
-            webhooks=MeasuredWebhooks(metrics, fetcher, secret=secret(settings.webhook_secret)),
+            webhooks=MeasuredWebhooks(
+                metrics,
+                fetcher,
+                secret=secret(settings.webhook_secret),
+                extra_headers=instruments.trace_headers,
+            ),
             settings=settings.jobs,
         ),
         live=MeasuredLiveSessions(

@@ -33,8 +33,7 @@ from .pipeline.pipeline import Pipeline
 from .pipeline.runner import Runner
 from .scheduling.model_pool import ModelPool
 from .scheduling.observation import ObserveModel, unobserved_model
-from .telemetry.metrics import Metrics
-from .telemetry.runs import MeasuredRunner
+from .telemetry.instruments import Instruments, open_tracing
 from .text_service import TextService
 
 logger = logging.getLogger(__name__)
@@ -119,6 +118,15 @@ def form_defaults(settings: Settings, catalog: Catalog) -> FormDefaults:
     )
 
 
+def build_instruments(settings: Settings) -> Instruments:
+    """Build the metrics and, if they are exported, the traces.
+
+    Raises:
+        NotInstalled: the packages for traces are missing.
+    """
+    return Instruments(tracing=open_tracing(settings.otel_exporter_otlp_endpoint))
+
+
 def build_pool(settings: Settings, observe: ObserveModel = unobserved_model) -> ModelPool:
     """Build the model cache; `observe` takes what its models do."""
     return ModelPool(settings.pool, settings.scheduler, observe=observe)
@@ -173,7 +181,7 @@ def build_worker(
     name: str,
     members: Members,
     admission: AdmissionControl,
-    metrics: Metrics,
+    instruments: Instruments,
 ) -> Worker:
     """Build a worker of MODE=kafka: the pipeline behind the queues.
 
@@ -190,7 +198,7 @@ def build_worker(
         workdir,
     )
     return Worker(
-        MeasuredRunner(runner, metrics),
+        instruments.runner(runner),
         name=name,
         text=TextService(
             active=ActiveRequests(),

@@ -26,11 +26,12 @@ from .jobs.admission import AdmissionControl
 from .loop_lag import LoopLag
 from .routers import worker as routes
 from .routers.errors import RequestContext, install_error_handlers
-from .telemetry.metrics import Metrics
+from .telemetry.instruments import Instruments
 from .telemetry.state import ServerState
 from .wiring import (
     LAST_BATCH,
     build_catalog,
+    build_instruments,
     build_pool,
     build_worker,
     preload,
@@ -40,7 +41,12 @@ from .wiring import (
 logger = logging.getLogger(__name__)
 
 
-def create_worker(settings: Settings, *, cluster: ClusterOpener | None = None) -> FastAPI:
+def create_worker(
+    settings: Settings,
+    *,
+    cluster: ClusterOpener | None = None,
+    instruments: Instruments | None = None,
+) -> FastAPI:
     """The application of a worker; `cluster` connects it, by default as the settings say.
 
     Raises:
@@ -49,11 +55,12 @@ def create_worker(settings: Settings, *, cluster: ClusterOpener | None = None) -
     catalog = build_catalog(settings)
     catalog.check_backends()
     preloaded = preloaded_models(settings, catalog)
+    instruments = instruments or build_instruments(settings)
     opener = cluster or partial(open_cluster, settings.kafka, settings.s3)
     app = FastAPI(
         title="whisperx-api-server worker",
         openapi_url=None,
-        lifespan=lambda app: _running(app, settings, catalog, preloaded, opener),
+        lifespan=lambda app: _running(app, settings, catalog, preloaded, opener, instruments),
     )
     install_error_handlers(app)
     app.include_router(routes.router)
@@ -68,14 +75,16 @@ async def _running(
     catalog: Catalog,
     preloaded: Sequence[ModelKey],
     cluster: ClusterOpener,
+    instruments: Instruments,
 ) -> AsyncIterator[None]:
     """Take runs; at the end, hand on those that are not finished."""
     async with AsyncExitStack() as stack:
+        stack.push_async_callback(instruments.close)
         workdir = Path(tempfile.mkdtemp(prefix="whisperx-api-server-"))
         stack.push_async_callback(asyncio.to_thread, shutil.rmtree, workdir, ignore_errors=True)
         opened = await stack.enter_async_context(cluster())
-        metrics, admission = Metrics(), AdmissionControl(math.inf)
-        pool = build_pool(settings, metrics.observe)
+        metrics, admission = instruments.metrics, AdmissionControl(math.inf)
+        pool = build_pool(settings, instruments.observe)
         stack.push_async_callback(pool.close, LAST_BATCH)
         name, members = member_name(), Members()
         worker = build_worker(
@@ -87,7 +96,7 @@ async def _running(
             name=name,
             members=members,
             admission=admission,
-            metrics=metrics,
+            instruments=instruments,
         )
         stack.enter_context(
             metrics.reading(

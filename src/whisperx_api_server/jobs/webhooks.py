@@ -14,7 +14,7 @@ import hmac
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..audio.urls import UrlFetcher
@@ -29,14 +29,23 @@ SECRET_PREFIX = "whsec_"
 
 
 class Webhooks:
-    """Signs and delivers events."""
+    """Signs and delivers events.
+
+    `extra_headers`, read for each attempt, are sent too.
+    """
 
     def __init__(
-        self, fetcher: UrlFetcher, *, secret: str | None, back_off: Sequence[float] = BACK_OFF
+        self,
+        fetcher: UrlFetcher,
+        *,
+        secret: str | None,
+        back_off: Sequence[float] = BACK_OFF,
+        extra_headers: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         self._fetcher = fetcher
         self._secret = secret
         self._back_off = back_off
+        self._extra_headers = extra_headers
 
     @property
     def enabled(self) -> bool:
@@ -85,6 +94,7 @@ class Webhooks:
         signed = b".".join((event_id.encode(), timestamp.encode(), body))
         digest = hmac.new(self._key(), signed, hashlib.sha256).digest()
         return {
+            **self._extra_headers(),
             "content-type": "application/json",
             "webhook-id": event_id,
             "webhook-timestamp": timestamp,

@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from typing import TYPE_CHECKING
 
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import logging_setup
 from ..telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from ..telemetry.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +59,7 @@ class RequestLog:
     def _end(
         self, scope: Scope, status: int, seconds: float, note: logging_setup.AccessNote
     ) -> None:
-        method = scope["method"] if scope["method"] in METHODS else "other"
-        route = getattr(scope.get("route"), "path", "none")
+        method, route = _operation(scope)
         self._metrics.requests.labels(method, route, str(status)).inc()
         self._metrics.request_seconds.labels(method, route).observe(seconds)
         fields = {
@@ -72,3 +76,37 @@ class RequestLog:
             fields,
             extra={logging_setup.FIELDS: fields},
         )
+
+
+class RequestTrace:
+    """A middleware that makes the span of each HTTP request, probes aside."""
+
+    def __init__(self, app: ASGIApp, *, tracing: Tracing) -> None:
+        self._app = app
+        self._tracing = tracing
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in PROBES:
+            await self._app(scope, receive, send)
+            return
+        with self._tracing.request(Headers(scope=scope)) as span:
+
+            async def send_traced(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    span.set_attribute("http.response.status_code", message["status"])
+                await send(message)
+
+            try:
+                await self._app(scope, receive, send_traced)
+            finally:
+                method, route = _operation(scope)
+                span.update_name(f"{method} {route}")
+                span.set_attribute("http.request.method", method)
+                span.set_attribute("http.route", route)
+                span.set_attribute("whisperx.request.id", logging_setup.request_id.get())
+
+
+def _operation(scope: Scope) -> tuple[str, str]:
+    """The method and the route of a request that was routed, without text of the client."""
+    method = scope["method"] if scope["method"] in METHODS else "other"
+    return method, getattr(scope.get("route"), "path", "none")
