@@ -38,6 +38,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """A Chromium whose microphone hears "red door house" again and again."""
     said = tmp_path_factory.mktemp("microphone") / "said.wav"
     said.write_bytes(wav(np.concatenate([silence(0.5), say("red door house"), silence(1.5)])))
+    expect.set_options(timeout=30_000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM,
@@ -299,6 +300,26 @@ def test_errors_are_in_the_servers_own_words(browser: Browser, server: Server, g
         expect(page.get_by_role("alert")).to_have_text("The server does not answer: try again.")
 
 
+def test_a_full_server_is_asked_again(browser: Browser, server: Server, gate: Gate) -> None:
+    gate.allow()
+    asked = []
+
+    def full_at_first(route: Route) -> None:
+        asked.append(route.request.method)
+        if route.request.method == "POST" and asked.count("POST") == 1:
+            error = {"error": {"message": "the queue is full"}}
+            route.fulfill(status=429, json=error, headers={"retry-after": "1"})
+        else:
+            route.continue_()
+
+    with tab(browser, server) as page:
+        page.route(f"**{JOBS}", full_at_first)
+        page.goto("/")
+        choose(page, ("patient.wav", sentences(1)))
+        expect(job_row(page, "patient.wav")).to_contain_text("the server is full")
+        expect(job_row(page, "patient.wav")).to_contain_text("done")
+
+
 # -- result ------------------------------------------------------------------------------------
 
 
@@ -483,16 +504,18 @@ def ten_words(place: int) -> dict[str, Any]:
 
 
 def test_live_captions_are_shown_and_saved(
-    browser: Browser, fake_server: Server, tmp_path: Path
+    browser: Browser, locked_server: Server, tmp_path: Path
 ) -> None:
     def hear_tones(route: Route) -> None:  # the fake detector's threshold is a loudness
         body = json.loads(route.request.post_data or "")
         body["session"]["audio"]["input"]["turn_detection"] = SPEECH["turn_detection"]
         route.continue_(post_data=json.dumps(body))
 
-    with tab(browser, fake_server) as page:
+    with tab(browser, locked_server) as page:
         page.route("**/v1/realtime/client_secrets", hear_tones)
         page.goto("/")
+        page.get_by_label("API key").fill(LOCKED_KEY)
+        page.get_by_role("button", name="Use").click()
         page.get_by_role("button", name="Live captions").click()
         page.get_by_role("button", name="Start listening").click()
         captions = page.get_by_role("log", name="Live captions")

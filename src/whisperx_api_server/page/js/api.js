@@ -7,10 +7,12 @@ export class ApiError extends Error {
   /**
    * @param {number} status 0 if the server cannot be reached
    * @param {string} message
+   * @param {number} [retryAfter] seconds until another try may succeed, if the server is full
    */
-  constructor(status, message) {
+  constructor(status, message, retryAfter) {
     super(message);
     this.status = status;
+    this.retryAfter = retryAfter;
   }
 }
 
@@ -27,6 +29,7 @@ export class ApiError extends Error {
  * @property {{message: string} | null} error
  */
 
+const RETRY_AFTER = 5; // s, where a full server names no time
 const JOBS = "v1/audio/transcriptions";
 
 /** @param {string} path */
@@ -43,12 +46,14 @@ function authorization() {
 /**
  * @param {number} status
  * @param {string} body
+ * @param {string | null} wait the header Retry-After
  */
-function failure(status, body) {
+function failure(status, body, wait) {
+  const retryAfter = status === 429 ? Number(wait ?? RETRY_AFTER) : undefined;
   try {
-    return new ApiError(status, JSON.parse(body).error.message);
+    return new ApiError(status, JSON.parse(body).error.message, retryAfter);
   } catch {
-    return new ApiError(status, body.slice(0, 200) || `HTTP ${status}`);
+    return new ApiError(status, body.slice(0, 200) || `HTTP ${status}`, retryAfter);
   }
 }
 
@@ -64,7 +69,9 @@ async function request(path, init = {}) {
   } catch (error) {
     throw error.name === "AbortError" ? error : new ApiError(0, "");
   }
-  if (!answer.ok) throw failure(answer.status, await answer.text());
+  if (!answer.ok) {
+    throw failure(answer.status, await answer.text(), answer.headers.get("retry-after"));
+  }
   return answer;
 }
 
@@ -123,13 +130,14 @@ export async function result(id, format) {
  */
 export async function* events(id, signal) {
   const answer = await request(`${JOBS}/${id}/events?text=true`, { signal });
-  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  const body = /** @type {ReadableStream<Uint8Array<ArrayBuffer>>} */ (answer.body);
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   while (true) {
     const { value, done } = await reader.read();
     if (done) return;
     const lines = (rest + value).split("\n");
-    rest = lines.pop();
+    rest = lines.pop() ?? "";
     for (const line of lines) {
       if (line.startsWith("data: {")) yield JSON.parse(line.slice(6));
     }
@@ -152,7 +160,7 @@ export function submit(form, sent) {
     call.onerror = () => reject(new ApiError(0, ""));
     call.onload = () => {
       if (call.status === 202) resolve(JSON.parse(call.responseText));
-      else reject(failure(call.status, call.responseText));
+      else reject(failure(call.status, call.responseText, call.getResponseHeader("retry-after")));
     };
     call.send(form);
   });

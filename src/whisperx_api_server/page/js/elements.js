@@ -10,6 +10,20 @@ export function byId(id) {
 }
 
 /**
+ * The elements of a selector.
+ * @param {string} selector
+ * @returns {Iterable<any>}
+ */
+export function all(selector) {
+  return document.querySelectorAll(selector);
+}
+
+/** @param {number} ms */
+export function pause(ms) {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+/**
  * A new element.
  * @param {string} tag
  * @param {Record<string, unknown>} [properties]

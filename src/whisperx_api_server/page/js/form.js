@@ -1,7 +1,7 @@
 /** The form: recordings and URLs go in, jobs come out. */
 
 import { models, submit } from "./api.js";
-import { byId, make } from "./elements.js";
+import { byId, make, pause } from "./elements.js";
 import { addUpload, showJobs } from "./jobs.js";
 import { LANGUAGES } from "./languages.js";
 import { clearError, showError } from "./problems.js";
@@ -29,6 +29,23 @@ function fields() {
 }
 
 /**
+ * Submit a recording, again and again while the server is full.
+ * @param {FormData} form
+ * @param {ReturnType<typeof addUpload>} row
+ * @returns {Promise<import("./api.js").Job>}
+ */
+async function submitPatiently(form, row) {
+  try {
+    return await submit(form, row.sent);
+  } catch (error) {
+    if (error.retryAfter === undefined) throw error;
+    row.waits(error.retryAfter);
+    await pause(1000 * error.retryAfter);
+    return submitPatiently(form, row);
+  }
+}
+
+/**
  * Submit recordings, one after another.
  * @param {Iterable<File>} files
  */
@@ -38,14 +55,14 @@ async function submitFiles(files) {
   for (const { file, form, row } of waiting) {
     form.set("file", file, file.name);
     try {
-      const job = await submit(form, row.sent);
+      const job = await submitPatiently(form, row);
       await keepRecording(job.request_id, file);
+      await showJobs().catch(showError);
       row.done();
     } catch (error) {
       row.failed(error);
       if (error.status === 401) showError(error);
     }
-    await showJobs().catch(showError);
   }
 }
 

@@ -1,7 +1,7 @@
 /** One job: how far it is, its text as it grows, and its transcript at the end. */
 
 import { cancel, events, job as readJob } from "./api.js";
-import { byId } from "./elements.js";
+import { byId, pause } from "./elements.js";
 import { describe, title, underWay } from "./jobs.js";
 import { showError } from "./problems.js";
 import { forgetRecording } from "./recordings.js";
@@ -43,7 +43,7 @@ async function follow(job, signal) {
       // The connection broke, or the page was left; an answer of the server is shown.
       if (signal.aborted || error.status > 0) throw error;
     }
-    if (underWay(job)) await new Promise((resolve) => setTimeout(resolve, RECONNECT));
+    if (underWay(job)) await pause(RECONNECT);
     signal.throwIfAborted();
   }
   return job;

@@ -48,14 +48,15 @@ let oldest = null;
  * @param {Job} job
  */
 function row(job) {
-  let item = rows.get(job.request_id);
-  if (item === undefined) {
+  const known = rows.get(job.request_id);
+  const item = known ?? make("li");
+  if (known === undefined) {
     const bar = make("progress", { max: 100, ariaLabel: t("progress") });
     const link = make("a", { href: `#job=${job.request_id}` }, title(job));
-    item = make("li", {}, link, make("span", { className: "state" }), bar);
+    item.append(link, make("span", { className: "state" }), bar);
     rows.set(job.request_id, item);
   }
-  const [, state, bar] = /** @type {any} */ (item.children);
+  const [, state, bar] = item.children;
   item.dataset.status = job.status;
   if (state.textContent !== describe(job)) state.textContent = describe(job);
   bar.value = job.percent;
@@ -132,6 +133,10 @@ export function addUpload(name) {
       state.textContent = t("sending", { percent: Math.floor(100 * part) });
     },
     done: () => item.remove(),
+    /** @param {number} seconds */
+    waits(seconds) {
+      state.textContent = t("serverFull", { seconds });
+    },
     /** @param {Error} error */
     failed(error) {
       item.dataset.status = "failed";

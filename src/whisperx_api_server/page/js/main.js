@@ -1,6 +1,6 @@
 /** Starts the page: texts, the form, the list of jobs, and the job that the address names. */
 
-import { byId } from "./elements.js";
+import { all, byId } from "./elements.js";
 import { installForm, offerModels } from "./form.js";
 import { followJobs, showJobs } from "./jobs.js";
 import { closeJob, openJob } from "./job.js";
@@ -22,7 +22,7 @@ function route() {
 }
 
 await loadStrings();
-for (const part of document.querySelectorAll("header, main")) part.hidden = false;
+for (const part of all("header, main")) part.hidden = false;
 const submit = installForm();
 installRecorder(submit);
 installLive();

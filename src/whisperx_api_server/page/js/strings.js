@@ -1,5 +1,7 @@
 /** The page's texts: `strings.LANGUAGE.json` for each language in `LANGUAGES`. */
 
+import { all } from "./elements.js";
+
 const LANGUAGES = ["en"];
 
 /** @type {Record<string, string>} */
@@ -11,13 +13,13 @@ export async function loadStrings() {
   const language = wanted.find((each) => LANGUAGES.includes(each)) ?? LANGUAGES[0];
   texts = await (await fetch(new URL(`../strings.${language}.json`, import.meta.url))).json();
   document.documentElement.lang = language;
-  for (const element of document.querySelectorAll("[data-t]")) {
+  for (const element of all("[data-t]")) {
     element.textContent = t(element.dataset.t);
   }
-  for (const element of document.querySelectorAll("[data-t-label]")) {
+  for (const element of all("[data-t-label]")) {
     element.setAttribute("aria-label", t(element.dataset.tLabel));
   }
-  for (const element of document.querySelectorAll("[data-t-placeholder]")) {
+  for (const element of all("[data-t-placeholder]")) {
     element.setAttribute("placeholder", t(element.dataset.tPlaceholder));
   }
 }

@@ -158,9 +158,9 @@ export class TranscriptView {
       let first = 0;
       for (let at = whole.indexOf(wanted); at >= 0; at = whole.indexOf(wanted, at + 1)) {
         while (starts[first + 1] <= at) first++;
-        const place = [first];
-        while (starts[place.at(-1) + 1] < at + wanted.length) place.push(place.at(-1) + 1);
-        this.found.push(place);
+        let last = first;
+        while (starts[last + 1] < at + wanted.length) last++;
+        this.found.push(Array.from({ length: last - first + 1 }, (_, place) => first + place));
       }
       for (const at of this.found.flat()) this.words[at].element.classList.add("found");
     }
