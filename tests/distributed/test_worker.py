@@ -9,6 +9,7 @@ import pytest
 
 from cluster import Cluster, play
 from live import until
+from memory_cluster import MemoryQueue
 from pipeline_world import World
 from pipeline_world import play as play_alone
 from whisperx_api_server.distributed.wire import TASK, Task
@@ -224,6 +225,22 @@ def test_what_is_queued_twice_is_computed_once(tmp_path: Path) -> None:
         await running
         await until(lambda: not cluster.queued)
         assert worker.world.clips.opened == 1
+
+    play(tmp_path, scene)
+
+
+def test_of_two_workers_that_take_a_run_at_once_one_goes_on(tmp_path: Path) -> None:
+    async def scene(cluster: Cluster) -> None:
+        replica = await cluster.replica()
+        request = await replica.request("english")
+        running = asyncio.create_task(replica.runner.run(request, unwatched, Checkpoint()))
+        await until(lambda: cluster.queued == 1)
+        (broker,) = (each for each in cluster.brokers if each.records)
+        await MemoryQueue(broker).send(TASK.dump(Task(run=request.id, kind="transcribe")))
+        await asyncio.gather(cluster.worker("one"), cluster.worker("other"))
+        transcript = await running
+        assert transcript.text.startswith("red door.")
+        await until(lambda: not cluster.queued)
 
     play(tmp_path, scene)
 

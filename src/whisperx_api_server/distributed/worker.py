@@ -61,11 +61,15 @@ class WorkerSettings(Section):
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class _Held:
-    """A run in hand; `delivery` is None once its lock is lost."""
+    """A run in hand; `delivery` is None once its lock is lost.
+
+    `announced`: our own `Taken` has come back from the log, so that another one is later.
+    """
 
     task: Task
     queue: Queue
     delivery: Delivery | None
+    announced: bool = False
     stored: StoredRequest | None = None
     assumed: float = 0.0
     attempt: Attempt | None = None
@@ -306,17 +310,26 @@ class Worker:
     async def heed(self, message: Control) -> None:
         """Stop a run that another worker has or nothing waits for; load or unload a model."""
         match message:
-            case Taken(run=run, worker=worker) if worker == self._name:
-                return
-            case Taken(run=run) | Cancelled(run=run) if run in self._held:
+            case Taken(run=run, worker=worker) if run in self._held:
+                # Of two that take a run at once, the later one has it: all read the same order.
                 held = self._held[run]
-                await _stop(held)
-                if held.delivery is not None:
-                    await self._accept(held.queue, held.delivery)
+                if worker == self._name:
+                    held.announced = True
+                elif held.announced:
+                    await self._give_up(held)
+            case Cancelled(run=run) if run in self._held:
+                await self._give_up(self._held[run])
             case ModelOrder():
                 self._models.follow(message)
             case _:
                 return
+
+    async def _give_up(self, held: _Held) -> None:
+        """Stop a run, and remove its record; one that comes meanwhile is delivered again."""
+        queue, delivery = held.queue, held.delivery
+        await _stop(held)
+        if delivery is not None:
+            await self._accept(queue, delivery)
 
     async def _watch_replicas(self) -> None:
         """Stop the runs whose client is gone with its replica; jobs go on."""
@@ -328,7 +341,7 @@ class Worker:
                     continue
                 if self._members.silence(stored.replica) > PATIENCE:
                     logger.info("run %s: its client is gone with its replica", held.task.run)
-                    await self.heed(Cancelled(run=held.task.run))
+                    await self._give_up(held)
 
     async def _renew_forever(self) -> None:
         while True:
