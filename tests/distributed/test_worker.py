@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -12,9 +13,16 @@ from live import until
 from memory_cluster import MemoryQueue
 from pipeline_world import World
 from pipeline_world import play as play_alone
+from whisperx_api_server.active_requests import ActiveRequests
+from whisperx_api_server.distributed.text import WorkersText
 from whisperx_api_server.distributed.wire import TASK, Task
 from whisperx_api_server.domain import Diarization, DiarizeOptions, Transcript
-from whisperx_api_server.errors import ModelNotFound, TranscriptionFailed, WorkerLost
+from whisperx_api_server.errors import (
+    InvalidRequest,
+    ModelNotFound,
+    TranscriptionFailed,
+    WorkerLost,
+)
 from whisperx_api_server.pipeline.events import Event, Opened, SegmentsLabelled, WindowDone
 from whisperx_api_server.pipeline.runner import Checkpoint
 
@@ -370,5 +378,20 @@ def test_an_equal_request_resumes_a_cancelled_run_and_repeats_a_finished_one(
         assert cluster.objects("memory/") == []
         await second.run("english", diarize=DiarizeOptions())
         assert "transcribe" in worker.world.hold.calls
+
+    play(tmp_path, scene)
+
+
+def test_texts_are_translated_by_a_worker(tmp_path: Path) -> None:
+    async def scene(cluster: Cluster) -> None:
+        await cluster.worker()
+        replica = await cluster.replica()
+        texts = WorkersText(replica.runner, ActiveRequests())
+        names = {"request_id": uuid4().hex, "client": "ann"}
+        assert await texts.translate("red door", "en", "fr", **names) == "RED DOOR"
+        with pytest.raises(InvalidRequest) as raised:
+            await texts.translate("red door", "klingon", "fr", **names)
+        assert raised.value.param == "source_language"
+        assert cluster.objects("runs/") == []
 
     play(tmp_path, scene)

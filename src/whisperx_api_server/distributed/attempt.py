@@ -161,6 +161,8 @@ class Attempt:
         if self._kind == "detect_language":
             return await self._runner.detect_language(request, self._emit)
         checkpoint = await until_available(lambda: self._files.checkpoint(self._stored))
+        if checkpoint.windows:
+            logger.info("run %s resumes after %d windows", request.id, len(checkpoint.windows))
         async with self._kept(checkpoint):
             return await self._runner.run(request, self._emit, checkpoint)
 
