@@ -242,7 +242,7 @@ def test_jobs_are_as_described(
     )
     job = check(schema, TRANSCRIPTIONS, submitted, 202)
 
-    events = server.http.get(job["events_url"])
+    events = server.http.get(job["events_url"], params={"text": "true"})
     check(schema, f"{JOBS}/events", events)
     check_events(document, f"{JOBS}/events", "get", events)
     check(schema, f"{JOBS}/status", server.http.get(job["status_url"]))

@@ -384,7 +384,7 @@ def test_every_example_of_the_help_and_the_docs_can_be_run(
         if "--language" in arguments:
             assert request.decode.language == arguments[arguments.index("--language") + 1]
     else:
-        assert called == [arguments[1] if arguments[0] == "models" else arguments[0]]
+        assert called == [arguments[1] if arguments[0] in ("models", "jobs") else arguments[0]]
 
 
 def test_every_option_is_described() -> None:

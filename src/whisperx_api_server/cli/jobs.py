@@ -10,7 +10,6 @@ from urllib.parse import quote
 
 import typer
 
-from ..domain import JobState
 from ..output_formats import OutputFormat
 from .calls import HERE, ApiKey, Url, call
 from .console import clock, print_table
@@ -49,8 +48,13 @@ def list_jobs(
     url: Url = HERE,
     api_key: ApiKey = None,
     status: Annotated[
-        JobState | None,
-        typer.Option("--status", "-s", help="List only jobs of this status.", show_default=False),
+        str | None,
+        typer.Option(
+            *("--status", "-s"),
+            metavar="STATUS",
+            help="List only jobs that are queued, running, completed, failed or cancelled.",
+            show_default=False,
+        ),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=100, help="Maximum number of jobs.")] = 20,
     after: Annotated[

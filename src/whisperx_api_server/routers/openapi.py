@@ -162,7 +162,7 @@ JOB_EVENTS: Responses = {
         "description": "The job, now and after each change.",
         "content": event_stream(jobs.JobEvent, openai.TextDelta),
     },
-    **errors(404),
+    **errors(400, 404),
 }
 
 

@@ -43,7 +43,7 @@ export class Waveform {
     this.peaks = null;
     this.speech = new Int16Array(PEAKS).fill(-1); // the speaker of each part; -1: nobody
     for (const { start, end, speaker } of transcript.segments) {
-      const place = speaker === undefined ? 0 : speakers.indexOf(speaker) % 8;
+      const place = speakers.length ? speakers.indexOf(speaker ?? "") % 8 : 0;
       const [from, to] = [start, end].map((time) => Math.round((time / this.duration) * PEAKS));
       this.speech.fill(place, from, Math.max(to, from + 1));
     }
