@@ -196,7 +196,9 @@ class World:
 
     clips_type: type[Clips] = Clips
 
-    def __init__(self, *, limit: float = 1e9, timeout: float = 0.0) -> None:
+    def __init__(
+        self, *, limit: float = 1e9, timeout: float = 0.0, gpus: Sequence[int] = ()
+    ) -> None:
         self.hold = Hold()
         self.engines: dict[str, Callable[[Hold], object]] = {
             "transcription": Transcriber,
@@ -208,8 +210,10 @@ class World:
         """Why the models of a stage cannot be loaded."""
         self.clips = self.clips_type(RECORDINGS, self.hold)
         self.admission = AdmissionControl(limit)
-        self.pool = ModelPool(PoolSettings(), SchedulerSettings(), load=self._load)
-        spec = ModelSpec(name="small")
+        self.loads: list[tuple[str, str]] = []
+        """The stage and the device of each model that was loaded."""
+        self.pool = ModelPool(PoolSettings(), SchedulerSettings(), gpus=gpus, load=self._load)
+        spec = ModelSpec(name="small", device="cuda" if gpus else "cpu")
         self.catalog = Catalog(
             transcription="fake",
             alignment="fake",
@@ -224,6 +228,7 @@ class World:
         self._count = 0
 
     def _load(self, key: ModelKey) -> object:
+        self.loads.append((key.stage, key.spec.torch_device))
         self.hold(f"load {key.stage}")
         if key.stage in self.failures:
             raise self.failures[key.stage]
@@ -270,7 +275,7 @@ class World:
             await asyncio.sleep(0.002)
 
 
-def play(scene: Callable[[World], Coroutine[Any, Any, None]], **settings: float) -> None:
+def play(scene: Callable[[World], Coroutine[Any, Any, None]], **settings: Any) -> None:
     async def run() -> None:
         world = World(**settings)
         try:

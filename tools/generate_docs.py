@@ -95,6 +95,8 @@ def _default(field: FieldInfo) -> str | None:
     value = field.get_default(call_default_factory=True)
     if value is None or isinstance(value, str):
         return value
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
     return json.dumps(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 

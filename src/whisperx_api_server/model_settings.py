@@ -9,6 +9,7 @@ from pydantic import Field
 from .setting_types import (
     AlignModels,
     Device,
+    DeviceIndices,
     Languages,
     ModelPatterns,
     NonNegativeInt,
@@ -45,7 +46,11 @@ class WhisperSettings(Section):
     inference_device: Device = Field(
         "auto", description="Device: cpu, cuda, or auto, which is cuda if there is a usable GPU."
     )
-    device_index: NonNegativeInt = Field(0, description="Index of the GPU, for all models.")
+    device_index: DeviceIndices = Field(
+        (0,),
+        description="Indices of the GPUs, separated by commas, for all models: each GPU gets a "
+        "copy of a model, and all copies compute the batches of one queue.",
+    )
     cpu_threads: NonNegativeInt = Field(
         0, description="Number of threads for inference on the CPU; 0 uses all cores."
     )

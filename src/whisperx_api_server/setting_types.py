@@ -54,9 +54,27 @@ def _language_pair(pair: str) -> str:
     return f"{_language(source)}-{_language(target)}"
 
 
+def _indices(value: object) -> object:
+    """Accept `0,1` as well as a sequence."""
+    return value.split(",") if isinstance(value, str) else value
+
+
+def _distinct(indices: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(indices)) < len(indices):
+        raise PydanticCustomError("distinct", "an index is there twice")
+    return indices
+
+
 Device = Literal["auto", "cpu", "cuda"]
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
+DeviceIndices = Annotated[
+    tuple[NonNegativeInt, ...],
+    NoDecode,
+    Field(min_length=1),
+    BeforeValidator(_indices),
+    AfterValidator(_distinct),
+]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 UserPath = Annotated[Path, AfterValidator(Path.expanduser)]

@@ -51,7 +51,7 @@ def build_catalog(settings: Settings) -> Catalog:
     shared = ModelSpec(
         name="",
         device=resolve_device(settings.whisper.inference_device),
-        device_index=settings.whisper.device_index,
+        device_index=settings.whisper.device_index[0],
         threads=settings.whisper.cpu_threads,
         download_root=settings.whisper.download_root,
         local_files_only=settings.whisper.local_files_only,
@@ -129,7 +129,9 @@ def build_instruments(settings: Settings) -> Instruments:
 
 def build_pool(settings: Settings, observe: ObserveModel = unobserved_model) -> ModelPool:
     """Build the model cache; `observe` takes what its models do."""
-    return ModelPool(settings.pool, settings.scheduler, observe=observe)
+    return ModelPool(
+        settings.pool, settings.scheduler, observe=observe, gpus=settings.whisper.device_index
+    )
 
 
 def build_fetcher(settings: Settings, uploads: BlobStore) -> UrlFetcher:

@@ -17,6 +17,7 @@ from whisperx_api_server.scheduling.batch_policy import (
     BatchLimits,
     BatchPolicy,
 )
+from whisperx_api_server.scheduling.batch_queue import BatchQueue
 from whisperx_api_server.scheduling.batch_times import BatchTimes
 from whisperx_api_server.scheduling.work import Entry, Work
 
@@ -37,7 +38,7 @@ class Lane:
         self.now = 100.0
         self.base = base
         self.slope = slope
-        self.policy = BatchPolicy(clock=lambda: self.now)
+        self.policy = BatchPolicy(BatchQueue(), clock=lambda: self.now)
         self.policy.set_limits(BatchLimits(max_batch=max_batch))
 
     def add(self, request: str, count: int, *, watched: bool = False, work: AnyWork = WORK) -> None:
@@ -96,7 +97,7 @@ def test_a_stream_keeps_its_throughput_on_two_cores() -> None:
     measured = [0.0, 1.68, 2.48, 3.25, 4.2, 5.1, 6.1, 7.2, 8.2, 9.2, 10.3, 11.3, 12.4]
     noise = random.Random(1)
     first = 1.0  # a short clip, which has less to decode than a whole window
-    policy: BatchPolicy = BatchPolicy()
+    policy: BatchPolicy = BatchPolicy(BatchQueue())
     policy.set_limits(BatchLimits(max_batch=16))
     policy.queue.add(Entry(client="c", request_id="short", payload=0, work=WORK))
     policy.succeeded(policy.take(), first)

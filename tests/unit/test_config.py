@@ -29,11 +29,13 @@ def test_defaults_are_the_documented_ones() -> None:
 def test_nested_and_json_values_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WHISPER__BATCH_SIZE", "3")
     monkeypatch.setenv("whisper__model", "tiny")
+    monkeypatch.setenv("WHISPER__DEVICE_INDEX", "0, 2")
     monkeypatch.setenv("ALIGNMENT__MODELS", '{"en": "a", "multilingual": "b"}')
     monkeypatch.setenv("ALLOWED_ORIGINS", '["https://example.com"]')
     settings = load_settings()
     assert settings.whisper.batch_size == 3
     assert settings.whisper.model == "tiny"
+    assert settings.whisper.device_index == (0, 2)
     assert settings.alignment.models == {"en": "a", "multilingual": "b"}
     assert settings.allowed_origins == ["https://example.com"]
 
@@ -66,6 +68,9 @@ def test_secrets_do_not_show() -> None:
     [
         ("WHISPER__BATCH_SIZE", "many", "valid integer"),
         ("WHISPER__BATCH_SIZE", "0", "greater than 0"),
+        ("WHISPER__DEVICE_INDEX", "0,gpu", "valid integer"),
+        ("WHISPER__DEVICE_INDEX", "0,-1", "greater than or equal to 0"),
+        ("WHISPER__DEVICE_INDEX", "1,1", "an index is there twice"),
         ("WHISPER__CHUNK_SIZE", "nan", "less than or equal to 30"),
         ("WHISPER__CHUNK_SIZE", "31", "less than or equal to 30"),
         ("WHISPER__VAD_METHOD", "loud", "'silero' or 'pyannote'"),

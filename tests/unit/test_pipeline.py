@@ -68,7 +68,7 @@ from whisperx_api_server.pipeline.events import (
     WindowDone,
 )
 from whisperx_api_server.pipeline.runner import Checkpoint
-from whisperx_api_server.scheduling import lane as scheduler
+from whisperx_api_server.scheduling import worker
 from whisperx_api_server.transcript.speakers import Labeller
 
 
@@ -155,7 +155,7 @@ def test_a_remembered_run_does_not_keep_its_recording(
     ending: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its disk space is freed with the last reference, not when the garbage collector runs."""
-    monkeypatch.setattr(scheduler.logger, "disabled", True)  # pytest keeps what is logged
+    monkeypatch.setattr(worker.logger, "disabled", True)  # pytest keeps what is logged
     monkeypatch.setattr(runs.logger, "disabled", True)
     name = "poisoned" if ending == "fails" else "english"
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
+from contextlib import closing, suppress
 
 import pytest
 
+from lanes import DOUBLE_PREPARED, Engine, Lanes, submit
 from support import eventually
 from whisperx_api_server.errors import (
     InsufficientMemory,
@@ -20,106 +20,18 @@ from whisperx_api_server.errors import (
     TranscriptionFailed,
     Unavailable,
 )
-from whisperx_api_server.scheduling.batch_policy import BatchLimits
 from whisperx_api_server.scheduling.fair_semaphore import FairSemaphore
-from whisperx_api_server.scheduling.lane import Lane
 from whisperx_api_server.scheduling.tracebacks import release_frames
 from whisperx_api_server.scheduling.work import Entry, Work
 
 
-class Engine:
-    """Doubles numbers; can be held, and fails on chosen numbers and sizes."""
-
-    def __init__(self) -> None:
-        self.go = threading.Event()
-        self.go.set()
-        self.busy = threading.Event()
-        self.batches: list[list[int]] = []
-        self.prepared: list[object | None] = []
-        self.poison: dict[int, BaseException] = {}
-        self.memory = 1_000_000
-        self.threads: set[int] = set()
-        self.closed = False
-
-    def run(self, numbers: Sequence[int], prepared: Sequence[object | None]) -> list[int]:
-        self.threads.add(threading.get_ident())
-        self.busy.set()
-        assert self.go.wait(10)
-        self.batches.append(list(numbers))
-        self.prepared.extend(prepared)
-        if len(numbers) > self.memory:
-            raise InsufficientMemory("too many")
-        for number in numbers:
-            if number in self.poison:
-                raise self.poison[number]
-        return [2 * number for number in numbers]
-
-    def close(self) -> None:
-        self.closed = True
-
-
-DOUBLE: Work[Engine, int, int] = Work(run=lambda model, xs, prepared: model.run(xs, prepared))
-DOUBLE_PREPARED: Work[Engine, int, int] = Work(
-    run=lambda model, xs, prepared: model.run(xs, prepared), prepare=lambda _, x: f"p{x}"
-)
-
-
-class Fixture:
-    def __init__(self) -> None:
-        self.engines: list[Engine] = []
-        self.lanes: list[Lane[Engine]] = []
-
-    def load(self) -> Engine:
-        self.engines.append(Engine())
-        return self.engines[-1]
-
-    def lane(
-        self,
-        load: Callable[[], Engine] | None = None,
-        max_batch: int = 4,
-        device: FairSemaphore | None = None,
-        clock: Callable[[], float] = time.monotonic,
-        max_wait: float = 0.01,
-    ) -> Lane[Engine]:
-        lane = Lane(
-            "test",
-            load or self.load,
-            limits=lambda _: BatchLimits(max_batch=max_batch, max_wait=max_wait),
-            device=device or FairSemaphore(1),
-            clock=clock,
-        )
-        self.lanes.append(lane)
-        return lane
-
-    def held(self, max_batch: int = 4) -> tuple[Lane[Engine], Engine]:
-        """A lane whose thread is inside a batch of one, so that all that follows waits."""
-        lane = self.lane(max_batch=max_batch)
-        lane.loaded.result(10)
-        engine = lane.model
-        engine.go.clear()
-        lane.submit(Entry(work=DOUBLE, payload=0, client="z", request_id="blocker"))
-        assert engine.busy.wait(10)
-        return lane, engine
-
-
 @pytest.fixture
-def lanes() -> Iterator[Fixture]:
-    fixture = Fixture()
-    yield fixture
-    for engine in fixture.engines:
-        engine.go.set()
-    for lane in fixture.lanes:
-        lane.close().result(10)
+def lanes() -> Iterator[Lanes]:
+    with closing(Lanes()) as made:
+        yield made
 
 
-def submit(lane: Lane[Engine], request: str, number: int, **kwargs: object) -> Future[int]:
-    work = kwargs.pop("work", DOUBLE)
-    entry: Entry[Engine, int, int]
-    entry = Entry(work=work, payload=number, client="a", request_id=request, **kwargs)  # type: ignore[arg-type]
-    return lane.submit(entry)
-
-
-def test_requests_share_batches_on_one_thread(lanes: Fixture) -> None:
+def test_requests_share_batches_on_one_thread(lanes: Lanes) -> None:
     lane, engine = lanes.held()
     futures = [submit(lane, f"r{number}", number) for number in range(1, 9)]
     engine.go.set()
@@ -129,7 +41,7 @@ def test_requests_share_batches_on_one_thread(lanes: Fixture) -> None:
     assert (lane.stats.entries, lane.stats.batches, lane.stats.largest_batch) == (9, 3, 4)
 
 
-def test_different_keys_never_share_a_batch(lanes: Fixture) -> None:
+def test_different_keys_never_share_a_batch(lanes: Lanes) -> None:
     lane, engine = lanes.held()
     futures = [submit(lane, f"r{n}", n, key=n % 2) for n in range(1, 5)]
     engine.go.set()
@@ -137,7 +49,7 @@ def test_different_keys_never_share_a_batch(lanes: Fixture) -> None:
     assert engine.batches[1:] == [[1, 3], [2, 4]]
 
 
-def test_features_are_computed_ahead(lanes: Fixture) -> None:
+def test_features_are_computed_ahead(lanes: Lanes) -> None:
     """While a batch is computed, those of the next two: no batch waits for its own."""
     ready = {number: threading.Event() for number in range(12)}
 
@@ -172,7 +84,7 @@ class CountingDevice(FairSemaphore):
         super().__enter__()
 
 
-def test_an_idle_lane_sleeps(lanes: Fixture) -> None:
+def test_an_idle_lane_sleeps(lanes: Lanes) -> None:
     device = CountingDevice()
     lane = lanes.lane(device=device, max_wait=0.0)
     for number in range(100):
@@ -180,7 +92,7 @@ def test_an_idle_lane_sleeps(lanes: Fixture) -> None:
     assert device.entered == 100
 
 
-def test_cancel_drops_what_waits_at_once(lanes: Fixture) -> None:
+def test_cancel_drops_what_waits_at_once(lanes: Lanes) -> None:
     lane, engine = lanes.held()
     gone = [submit(lane, "gone", n, padded_seconds=30.0) for n in range(1, 6)]
     kept = submit(lane, "kept", 9)
@@ -195,7 +107,7 @@ def test_cancel_drops_what_waits_at_once(lanes: Fixture) -> None:
     assert engine.batches == [[0], [9]]
 
 
-def test_a_withdrawn_future_is_skipped(lanes: Fixture) -> None:
+def test_a_withdrawn_future_is_skipped(lanes: Lanes) -> None:
     lane, engine = lanes.held()
     first, second = submit(lane, "r", 1), submit(lane, "r", 2)
     first.cancel()
@@ -204,7 +116,7 @@ def test_a_withdrawn_future_is_skipped(lanes: Fixture) -> None:
     assert engine.batches == [[0], [2]]
 
 
-def test_poison_fails_its_own_request_only(lanes: Fixture) -> None:
+def test_poison_fails_its_own_request_only(lanes: Lanes) -> None:
     lane, engine = lanes.held(max_batch=8)
     engine.poison = {3: ValueError("vendor's words"), 6: InvalidAudio("this cannot be heard")}
     futures = {n: submit(lane, f"r{n}", n) for n in range(1, 9)}
@@ -219,7 +131,7 @@ def test_poison_fails_its_own_request_only(lanes: Fixture) -> None:
     assert lane.stats.failed == 2
 
 
-def test_memory_shortage_shrinks_batches_and_they_grow_back(lanes: Fixture) -> None:
+def test_memory_shortage_shrinks_batches_and_they_grow_back(lanes: Lanes) -> None:
     lane, engine = lanes.held(max_batch=8)
     engine.memory = 2
     futures = [submit(lane, f"r{n}", n) for n in range(1, 9)]
@@ -232,7 +144,7 @@ def test_memory_shortage_shrinks_batches_and_they_grow_back(lanes: Fixture) -> N
     assert lane.batch_limit == 3
 
 
-def test_one_window_that_does_not_fit_says_so(lanes: Fixture) -> None:
+def test_one_window_that_does_not_fit_says_so(lanes: Lanes) -> None:
     lane = lanes.lane()
     lane.loaded.result(10)
     lane.model.memory = 0
@@ -241,7 +153,7 @@ def test_one_window_that_does_not_fit_says_so(lanes: Fixture) -> None:
 
 
 def test_a_dead_thread_is_replaced_and_every_waiter_answered(
-    lanes: Fixture, caplog: pytest.LogCaptureFixture
+    lanes: Lanes, caplog: pytest.LogCaptureFixture
 ) -> None:
     lane, engine = lanes.held(max_batch=1)
     engine.poison = {1: SystemExit("killed")}
@@ -256,7 +168,7 @@ def test_a_dead_thread_is_replaced_and_every_waiter_answered(
     assert "died" in caplog.text
 
 
-def test_a_failed_load_answers_all(lanes: Fixture) -> None:
+def test_a_failed_load_answers_all(lanes: Lanes) -> None:
     held = threading.Event()
 
     def load() -> Engine:
@@ -276,7 +188,7 @@ def test_a_failed_load_answers_all(lanes: Fixture) -> None:
 
 
 def test_who_shared_the_batch_of_a_dead_thread_is_answered(
-    lanes: Fixture, caplog: pytest.LogCaptureFixture
+    lanes: Lanes, caplog: pytest.LogCaptureFixture
 ) -> None:
     def load() -> Engine:
         engine = lanes.load()
@@ -297,7 +209,7 @@ def test_who_shared_the_batch_of_a_dead_thread_is_answered(
     assert (lane.stats.restarts, lane.stats.failed) == (2, 1)
 
 
-def test_a_thread_that_dies_while_loading_answers_all(lanes: Fixture) -> None:
+def test_a_thread_that_dies_while_loading_answers_all(lanes: Lanes) -> None:
     def load() -> Engine:
         raise SystemExit("the vendor gives up")
 
@@ -308,7 +220,7 @@ def test_a_thread_that_dies_while_loading_answers_all(lanes: Fixture) -> None:
         submit(lane, "r", 1, work=DOUBLE_PREPARED).result(10)
 
 
-def test_a_dead_thread_s_model_is_gone_before_the_next_is_loaded(lanes: Fixture) -> None:
+def test_a_dead_thread_s_model_is_gone_before_the_next_is_loaded(lanes: Lanes) -> None:
     models: list[weakref.ref[Engine]] = []
     left: list[int] = []
 
@@ -329,7 +241,7 @@ def test_a_dead_thread_s_model_is_gone_before_the_next_is_loaded(lanes: Fixture)
     assert lane.model is models[1]()
 
 
-def test_a_closed_lane_holds_no_model(lanes: Fixture) -> None:
+def test_a_closed_lane_holds_no_model(lanes: Lanes) -> None:
     lane = lanes.lane()
     assert submit(lane, "r", 1, work=DOUBLE_PREPARED).result(10) == 2
     model = weakref.ref(lanes.engines.pop())
@@ -343,7 +255,7 @@ def test_a_closed_lane_holds_no_model(lanes: Fixture) -> None:
         _ = lane.model
 
 
-def test_an_idle_lane_holds_nothing_of_what_it_did(lanes: Fixture) -> None:
+def test_an_idle_lane_holds_nothing_of_what_it_did(lanes: Lanes) -> None:
     class Audio:
         """A clip keeps its file's disk space."""
 
@@ -362,7 +274,7 @@ def test_an_idle_lane_holds_nothing_of_what_it_did(lanes: Fixture) -> None:
     eventually(lambda: held() is None)
 
 
-def test_close_answers_what_waits_and_closes_the_model(lanes: Fixture) -> None:
+def test_close_answers_what_waits_and_closes_the_model(lanes: Lanes) -> None:
     lane, engine = lanes.held()
     waiting = submit(lane, "r", 1)
     ended = lane.close()
@@ -377,7 +289,7 @@ def test_close_answers_what_waits_and_closes_the_model(lanes: Fixture) -> None:
 
 
 def test_a_lane_that_dies_while_it_closes_ends(
-    lanes: Fixture, caplog: pytest.LogCaptureFixture
+    lanes: Lanes, caplog: pytest.LogCaptureFixture
 ) -> None:
     lane, engine = lanes.held()
     engine.poison = {0: SystemExit("killed")}
@@ -388,7 +300,7 @@ def test_a_lane_that_dies_while_it_closes_ends(
     assert len(lanes.engines) == 1
 
 
-def test_lanes_of_one_device_take_turns(lanes: Fixture) -> None:
+def test_lanes_of_one_device_take_turns(lanes: Lanes) -> None:
     """Batches of one: a lane with hours of work lets another in after the batch that runs."""
     device = CountingDevice()
     busy, other = (lanes.lane(max_batch=1, device=device) for _ in range(2))
@@ -409,7 +321,7 @@ def test_lanes_of_one_device_take_turns(lanes: Fixture) -> None:
     assert done_before[0] < 500
 
 
-def test_a_stream_alone_has_small_batches(lanes: Fixture) -> None:
+def test_a_stream_alone_has_small_batches(lanes: Lanes) -> None:
     """On an engine that gains nothing by batches, by what the lane learns from its own."""
     now = 0.0
     sizes: list[int] = []

@@ -23,6 +23,7 @@ from whisperx_api_server.pipeline.stages import Transcribing
 from whisperx_api_server.scheduling.batch_policy import BatchLimits
 from whisperx_api_server.scheduling.fair_semaphore import FairSemaphore
 from whisperx_api_server.scheduling.lane import Lane
+from whisperx_api_server.scheduling.worker import Place
 
 
 class Mortal(FakeTranscriber):
@@ -75,7 +76,7 @@ def test_a_window_waits_for_a_model_that_is_loaded_again(caplog: pytest.LogCaptu
         return (await waiting).segments[0].text
 
     lane: Lane[Transcriber] = Lane(
-        "test", load, limits=lambda _: BatchLimits(), device=FairSemaphore(1)
+        "test", [Place(load=load, device=FairSemaphore(1))], limits=lambda _: BatchLimits()
     )
     lane.loaded.result(10)
     assert asyncio.run(asyncio.wait_for(scene(lane), 30)).strip() == "blue."

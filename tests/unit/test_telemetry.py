@@ -35,6 +35,7 @@ from whisperx_api_server.scheduling.lane import Lane
 from whisperx_api_server.scheduling.model_pool import ModelPool, PoolSettings, SchedulerSettings
 from whisperx_api_server.scheduling.observation import Observation
 from whisperx_api_server.scheduling.work import Entry, Work
+from whisperx_api_server.scheduling.worker import Place
 from whisperx_api_server.telemetry.gpus import gpu_memory
 from whisperx_api_server.telemetry.metrics import Metrics
 from whisperx_api_server.telemetry.runs import MeasuredRunner
@@ -205,7 +206,10 @@ def test_what_happens_to_batches_is_counted() -> None:
         metrics.observe(KEY, observation)
 
     lane: Lane[Engine] = Lane(
-        "test", Engine, limits=lambda _: BatchLimits(max_batch=2), device=device, observe=observe
+        "test",
+        [Place(load=Engine, device=device)],
+        limits=lambda _: BatchLimits(max_batch=2),
+        observe=observe,
     )
     lane.loaded.result(10)
 

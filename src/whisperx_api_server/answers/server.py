@@ -86,6 +86,7 @@ class Lane(TypedDict):
     state: Literal["loading", "ready"]
     requests: int
     waiting: int
+    workers: int
     in_flight: int
     batch_limit: int
     batches: int

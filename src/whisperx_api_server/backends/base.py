@@ -25,7 +25,7 @@ raise `NotInstalled` with the install command (see `vendors.require`). Models lo
 `import_vendors` is called by one thread at a time, before the factory: packages with import cycles
 break if two threads import them at once.
 
-Objects are synchronous and are called only by their lane's thread, except methods marked as
+Objects are synchronous and are called only by their worker's thread, except methods marked as
 thread-safe. They return one result per input, in order. They raise only
 `whisperx_api_server.errors`, with the vendor's error as the cause; `InsufficientMemory` after an
 out-of-memory error, so that the lane can retry with smaller batches. Factories need not translate
@@ -188,7 +188,7 @@ class Detection(Protocol):
     """Finds the speech in one recording, whose samples are pushed in blocks.
 
     The regions of all calls are in order, do not overlap, and do not depend on how the samples
-    are divided. Both methods are called on the lane's thread, which processes other recordings
+    are divided. Both methods are called on a worker's thread, which processes other recordings
     between calls.
     """
 
@@ -300,7 +300,7 @@ class Diarizer(Protocol):
         """Diarize in steps: yield the part in [0, 1] that is done after each, return the result.
 
         Turns are labelled SPEAKER_00, SPEAKER_01… in order of appearance; silence gives none.
-        Each step is computed on the lane's thread, which processes other recordings between steps;
+        Each step is computed on a worker's thread, which processes other recordings between steps;
         a step should take a few seconds at most. The generator of a cancelled request is closed.
         """
 

@@ -43,6 +43,7 @@ from ..errors import InvalidRequest
 from ..scheduling.lane import Lane
 from ..scheduling.model_pool import ModelPool, until_loaded
 from ..scheduling.work import Entry, Work
+from ..scheduling.worker import Worker
 from ..transcript.numerals import spell_segment
 from ..transcript.word_times import keep_in_speech
 
@@ -136,7 +137,7 @@ class _Leased(Generic[M]):
     request: EngineRequest
 
     async def model(self) -> M:
-        """Return the model once it is loaded, also again after its lane's thread died."""
+        """Return the model once it is loaded, also again after the threads of its lane died."""
         await until_loaded(self.lane)
         return self.lane.model
 
@@ -148,8 +149,9 @@ class _Leased(Generic[M]):
         key: Hashable = None,
         padded_seconds: float = 1.0,
         repeated: bool = False,
+        worker: Worker[M] | None = None,
     ) -> Future[R]:
-        """Queue one payload on the lane."""
+        """Queue one payload on the lane; with a worker, for that one only."""
         entry = Entry(
             work=work,
             payload=payload,
@@ -160,6 +162,7 @@ class _Leased(Generic[M]):
             max_batch=self.request.batch_size,
             watched=self.request.watched,
             repeated=repeated,
+            worker=worker,
         )
         return self.lane.submit(entry)
 
@@ -264,12 +267,14 @@ class Diarizing(_Leased[Diarizer]):
 
         The steps of several recordings take turns on the lane.
         """
-        steps = (await self.model()).diarize(clip, options)
-        step = self.queue(_DIARIZE, steps)
+        await until_loaded(self.lane)
+        worker, model = self.lane.next_worker()
+        steps = model.diarize(clip, options)
+        step = self.queue(_DIARIZE, steps, worker=worker)
         try:
             while isinstance(done := await asyncio.wrap_future(step), float):
                 await report(done)
-                step = self.queue(_DIARIZE, steps)
+                step = self.queue(_DIARIZE, steps, worker=worker)
         finally:
             step.add_done_callback(lambda _: steps.close())  # once the lane does not compute it
         await report(1.0)

@@ -91,6 +91,7 @@ def _lane(status: ModelStatus, source: ModelSource | None) -> Lane:
         "state": status.state,
         "requests": status.leases,
         "waiting": status.waiting,
+        "workers": status.lane.workers,
         "in_flight": status.lane.in_flight,
         "batch_limit": status.lane.batch_limit,
         "batches": stats.batches,

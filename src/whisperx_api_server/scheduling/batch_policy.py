@@ -47,14 +47,20 @@ class BatchLimits:
 
 
 class BatchPolicy:
-    """Decides the batches of one lane. Not thread-safe: the owner locks."""
+    """Decides the batches of one worker from a queue. Not thread-safe: the owner locks."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.queue: BatchQueue = BatchQueue()
+    def __init__(
+        self,
+        queue: BatchQueue,
+        clock: Callable[[], float] = time.monotonic,
+        worker: object | None = None,
+    ) -> None:
+        self.queue = queue
         self.limits = BatchLimits()
         self.batch_limit = 1
         """Current maximum batch size; below `limits.max_batch` after an out-of-memory error."""
         self._clock = clock
+        self._worker = worker
         self._times: defaultdict[Hashable, BatchTimes] = defaultdict(BatchTimes)
         self._last_contention = float("-inf")
         self._good_batches = 0
@@ -64,8 +70,8 @@ class BatchPolicy:
         self.limits = limits
         self.batch_limit = limits.max_batch
 
-    def take(self) -> list[AnyEntry]:
-        """Take the next batch from the queue."""
+    def take(self, most: int | None = None) -> list[AnyEntry]:
+        """Take the next batch from the queue, of at most `most` entries."""
         now = self._clock()
         if self.queue.requests > 1:
             self._last_contention = now
@@ -80,7 +86,8 @@ class BatchPolicy:
                 return times.largest_within(max(WATCHED_SECONDS, WATCHED_STRETCH * single))
             return None
 
-        return self.queue.take(self.batch_limit, self.limits.max_padded_seconds, share)
+        limit = self.batch_limit if most is None else min(self.batch_limit, most)
+        return self.queue.take(limit, self.limits.max_padded_seconds, share, self._worker)
 
     def upcoming(self) -> list[AnyEntry]:
         """Approximately the entries of the next two batches."""

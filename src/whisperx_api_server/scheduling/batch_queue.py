@@ -9,7 +9,7 @@ because each further entry makes the batch longer for all others.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from .work import AnyEntry
 
@@ -63,12 +63,14 @@ class BatchQueue:
         max_batch: int,
         max_padded_seconds: float | None = None,
         share: Callable[[AnyEntry], int | None] = lambda _: None,
+        worker: object | None = None,
     ) -> list[AnyEntry]:
         """Take the next batch: at most `max_batch` entries of one work and key.
 
         A batch's padded seconds are its longest entry's times its size; the first entry is taken
         regardless of its length. `share(entry)` is the batch size from which on the entry does
-        not join if its request is already in the batch; None for no limit.
+        not join if its request is already in the batch; None for no limit. An entry for another
+        worker than `worker` keeps its place, and so do those behind it in its request.
         """
         batch: list[AnyEntry] = []
         served: set[str] = set()
@@ -78,7 +80,7 @@ class BatchQueue:
                 limit = share(entry)
                 if limit is not None and len(batch) >= limit:
                     return False
-            return _fits(entry, batch, max_padded_seconds)
+            return _is_for(worker, entry) and _fits(entry, batch, max_padded_seconds)
 
         progress = True
         while progress:
@@ -110,6 +112,20 @@ class BatchQueue:
             return entry
         return None
 
+    def has_work(self, worker: object) -> bool:
+        """Whether a worker would find an entry."""
+        return any(
+            _is_for(worker, queue[0])
+            for requests in self._clients.values()
+            for queue in requests.values()
+        )
+
+    def release(self, worker: object) -> None:
+        """Let any worker take the entries that were for this one."""
+        for entry in self._entries():
+            if entry.worker is worker:
+                entry.worker = None
+
     def peek(self, count: int) -> list[AnyEntry]:
         """Approximately the next `count` entries in order, without removing them."""
         order: list[AnyEntry] = []
@@ -123,15 +139,19 @@ class BatchQueue:
 
     def drain(self) -> list[AnyEntry]:
         """Remove and return all entries."""
-        removed = [
-            entry
-            for requests in self._clients.values()
-            for queue in requests.values()
-            for entry in queue
-        ]
+        removed = list(self._entries())
         self._clients.clear()
         self._count = 0
         return removed
+
+    def _entries(self) -> Iterator[AnyEntry]:
+        for requests in self._clients.values():
+            for queue in requests.values():
+                yield from queue
+
+
+def _is_for(worker: object | None, entry: AnyEntry) -> bool:
+    return entry.worker is None or entry.worker is worker
 
 
 def _fits(entry: AnyEntry, batch: list[AnyEntry], max_padded_seconds: float | None) -> bool:

@@ -11,9 +11,9 @@ import logging
 import resource
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
@@ -31,6 +31,7 @@ from .fair_semaphore import FairSemaphore
 from .lane import Lane
 from .observation import LoadFailed, ModelLoaded, ObserveModel, unobserved_model
 from .tracebacks import release_frames
+from .worker import Place
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +74,7 @@ class PoolSettings(Section):
 @dataclass(kw_only=True, slots=True, eq=False)
 class _Loaded:
     key: ModelKey
+    devices: Sequence[tuple[str, int]]
     lane: Lane[Any]
     leases: int = 0
     last_used: float = 0.0
@@ -80,10 +82,6 @@ class _Loaded:
     @property
     def ready(self) -> bool:
         return self.lane.loaded.done() and not self.lane.closed
-
-    @property
-    def device(self) -> tuple[str, int]:
-        return self.key.spec.device, self.key.spec.device_index
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,13 +114,18 @@ class Models(Protocol):
 
 
 class ModelPool:
-    """Leases models by key, loads missing ones and unloads idle ones."""
+    """Leases models by key, loads missing ones and unloads idle ones.
+
+    A model for GPUs is loaded on each of `gpus` (indices), or if there are none, on that of its
+    specification.
+    """
 
     def __init__(
         self,
         settings: PoolSettings,
         scheduling: SchedulerSettings,
         *,
+        gpus: Sequence[int] = (),
         close_timeout: float = CLOSE_TIMEOUT,
         load: Callable[[ModelKey], object] = load_model,
         import_vendors: Callable[[ModelKey], None] = import_vendors,
@@ -131,6 +134,7 @@ class ModelPool:
     ) -> None:
         self._settings = settings
         self._scheduling = scheduling
+        self._gpus = gpus
         self._close_timeout = close_timeout
         self._load = load
         self._import_vendors = import_vendors
@@ -138,7 +142,7 @@ class ModelPool:
         self._clock = clock
         self._models: dict[ModelKey, _Loaded] = {}
         self._sizes: dict[ModelKey, int] = {}
-        self._devices: dict[tuple[str, int], FairSemaphore] = {}
+        self._semaphores: dict[tuple[str, int], FairSemaphore] = {}
         self._closing: dict[ModelKey, asyncio.Future[None]] = {}
         self._importing = threading.Lock()
 
@@ -240,24 +244,37 @@ class ModelPool:
             await asyncio.wait(self._closing.values(), timeout=grace)
 
     def _begin(self, key: ModelKey) -> _Loaded:
-        device = (key.spec.device, key.spec.device_index)
         loop = asyncio.get_running_loop()
-        logger.info("loading %s on %s", key, key.spec.device)
+        devices = self._devices_of(key)
+        logger.info(
+            "loading %s on %s", key, ", ".join(f"{kind}:{index}" for kind, index in devices)
+        )
         lane = Lane(
             str(key),
-            lambda: self._load_measured(key, loop),
+            [
+                Place(
+                    load=partial(self._load_measured, key, device, loop),
+                    device=self._semaphores.setdefault(
+                        device, FairSemaphore(self._scheduling.concurrent_per_device)
+                    ),
+                )
+                for device in devices
+            ],
             limits=lambda model: self._limits(key, model),
-            device=self._devices.setdefault(
-                device, FairSemaphore(self._scheduling.concurrent_per_device)
-            ),
             observe=partial(self._observe, key),
         )
-        entry = _Loaded(key=key, lane=lane, last_used=self._clock())
+        entry = _Loaded(key=key, devices=devices, lane=lane, last_used=self._clock())
         # Not done by the waiting requests, because all of them may be cancelled by then.
         lane.loaded.add_done_callback(
             lambda loaded: loop.call_soon_threadsafe(self._load_ended, entry, loaded.exception())
         )
         return entry
+
+    def _devices_of(self, key: ModelKey) -> list[tuple[str, int]]:
+        """The devices that get a copy of a model; of a voice detector, one computes enough."""
+        spec = key.spec
+        many = self._gpus and spec.device != "cpu" and key.stage != "vad"
+        return [(spec.device, index) for index in (self._gpus if many else [spec.device_index])]
 
     def _load_ended(self, entry: _Loaded, error: BaseException | None) -> None:
         if error is not None:
@@ -271,11 +288,13 @@ class ModelPool:
         if entry.lane.closed and self._models.get(entry.key) is entry:
             del self._models[entry.key]
 
-    def _load_measured(self, key: ModelKey, loop: asyncio.AbstractEventLoop) -> object:
-        """Load on the lane's thread; the growth of the process is recorded as the model's size."""
+    def _load_measured(
+        self, key: ModelKey, device: tuple[str, int], loop: asyncio.AbstractEventLoop
+    ) -> object:
+        """Load on a worker's thread; the growth of the process is recorded as the model's size."""
         before, begun = _resident_bytes(), self._clock()
         try:
-            model = self._load_or_evict(key, loop)
+            model = self._load_or_evict(key, device, loop)
         except ServiceError:
             self._observe(key, LoadFailed())
             raise
@@ -285,41 +304,45 @@ class ModelPool:
             raise ModelUnavailable(
                 f"the model {key.name!r} failed to load; the server's log says why"
             ) from error
-        # A repeated load may reuse memory that the allocator kept, and show less growth.
+        # A repeated load may reuse memory that the allocator kept, and show less growth. Copies
+        # load side by side: the last one sees the growth of all.
         self._sizes[key] = max(self._sizes.get(key, 0), _resident_bytes() - before)
         self._observe(key, ModelLoaded(seconds=self._clock() - begun))
         return model
 
-    def _load_or_evict(self, key: ModelKey, loop: asyncio.AbstractEventLoop) -> object:
+    def _load_or_evict(
+        self, key: ModelKey, device: tuple[str, int], loop: asyncio.AbstractEventLoop
+    ) -> object:
         """Load a model; after an out-of-memory error, evict the device's idle models and retry.
 
         Vendor packages import each other in cycles, and such an import can fail, even permanently,
         if two threads enter the cycle at different places. So one thread imports them at a
         time. Downloads and loads may take minutes and run in parallel.
         """
+        kind, index = device
+        placed = replace(key, spec=replace(key.spec, device=kind, device_index=index))
         with self._importing:
-            self._import_vendors(key)
+            self._import_vendors(placed)
         too_large = f"{key} does not fit into the memory of {key.spec.device}: unload other models"
         try:
             with translate_memory_errors(too_large):
-                return self._load(key)
+                return self._load(placed)
         except InsufficientMemory as error:
             release_frames(error)  # they refer to the partly loaded model
-            evicted = asyncio.run_coroutine_threadsafe(self._evict_idle(key), loop)
+            evicted = asyncio.run_coroutine_threadsafe(self._evict_idle(key, device), loop)
             if not evicted.result():
                 raise
         logger.info("loading %s again: idle models were unloaded", key)
         free_device_memory()
         with translate_memory_errors(too_large):
-            return self._load(key)
+            return self._load(placed)
 
-    async def _evict_idle(self, key: ModelKey) -> bool:
-        """Unload the idle models on a model's device; whether memory was freed."""
-        device = (key.spec.device, key.spec.device_index)
+    async def _evict_idle(self, key: ModelKey, device: tuple[str, int]) -> bool:
+        """Unload the other idle models on a device; whether memory was freed."""
         idle = [
             entry
             for entry in self._models.values()
-            if entry.device == device and entry.ready and not entry.leases
+            if entry.key != key and device in entry.devices and entry.ready and not entry.leases
         ]
         closing = [self._begin_close(entry) for entry in idle]
         return bool(closing) and await self._ends_in_time(closing)

@@ -48,7 +48,7 @@ class EntriesCancelled:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LaneRestarted:
-    """A lane's thread died, and is replaced."""
+    """A worker's thread died, and is replaced."""
 
 
 Observation = ModelLoaded | LoadFailed | BatchDone | EntriesCancelled | LaneRestarted

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 class Work(Generic[M, P, R]):
     """How a lane uses its model.
 
-    `run(model, payloads, features)` computes one batch on the lane's thread: one result per
+    `run(model, payloads, features)` computes one batch on a worker's thread: one result per
     payload, in order. `prepare(model, payload)`, thread-safe, precomputes a payload's features;
     `run` gets None for features that were not started in time.
     """
@@ -37,6 +37,7 @@ class Entry(Generic[M, P, R]):
     Only entries with equal `work` and `key` share a batch. `max_batch` is the maximum size of a
     batch with this entry, None for no limit. `watched`: a client streams the results as they come.
     `repeated`: the window was computed before and holds up later ones, so it goes first.
+    `worker`: the only worker that may compute it, None for any.
     `features` is set once their computation has started, `queued_at` by the lane's clock.
     """
 
@@ -49,6 +50,7 @@ class Entry(Generic[M, P, R]):
     max_batch: int | None = None
     watched: bool = False
     repeated: bool = False
+    worker: object | None = None
     future: Future[R] = field(default_factory=Future)
     features: Future[object | None] | None = None
     queued_at: float = 0.0
