@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -25,6 +26,7 @@ from whisperx_api_server.live.messages import SessionConfig
 from whisperx_api_server.live.session import Ending, Session
 from whisperx_api_server.live.sessions import LiveSessions
 from whisperx_api_server.live.settings import LiveSettings
+from whisperx_api_server.scheduling.work import Entry, Work
 
 E = TypeVar("E", bound=ServerEvent)
 
@@ -106,23 +108,31 @@ def scene(test: Callable[[Talk], Awaitable[None]], world: World | None = None) -
 
 def test_a_window_that_closes_takes_its_stale_decoding_off_the_lane() -> None:
     """So the last decoding of a turn does not wait for another one."""
+    go = threading.Event()
+    block: Work[object, None, None] = Work(run=lambda _model, _batch, _features: [_wait(go)])
 
     async def test(talk: Talk) -> None:
-        hold = talk.world.hold
         async with talk.session():
-            talk.say(say("red"))
-            hold.stage = "transcribe"
-            talk.say(say("house door blue tree"))
-            await until(hold.entered.is_set)  # the first decoding is computed
-            talk.say(say("water bread"))
+            await until(
+                lambda: [each.state for each in talk.world.pool.statuses()] == ["ready"] * 2
+            )
+            lane = talk.world.pool.statuses()[-1].lane
+            lane.submit(Entry(work=block, payload=None, client="other", request_id="other"))
+            await until(lambda: lane.in_flight == 1)
+            talk.say(say("red house door"))
+            await until(lambda: len(lane) == 1)
+            talk.say(say("blue tree"))
             talk.commit()
-            await until(lambda: talk.world.pool.statuses()[-1].waiting <= 1)
-            hold.stage = None
-            hold.go.set()
-            assert await talk.completed() == ["red house door blue tree water bread."]
+            await until(lambda: len(lane) == 2)  # one of which is cancelled
+            go.set()
+            assert await talk.completed() == ["red house door blue tree."]
 
     world = scene(test)
-    assert world.hold.calls.count("transcribe") == 2
+    assert world.hold.calls.count("transcribe") == 1
+
+
+def _wait(event: threading.Event) -> None:
+    assert event.wait(20)
 
 
 def test_a_turn_whose_pause_was_decoded_is_complete_at_its_end() -> None:
@@ -258,5 +268,18 @@ def test_a_shutdown_answers_the_turn_that_is_open() -> None:
             assert (await running).code == 1012
         assert await drained
         assert [event.transcript for event in talk.of(Completed)] == ["red house."]
+
+    scene(test)
+
+
+def test_a_new_threshold_holds_once_no_turn_is_open() -> None:
+    async def test(talk: Talk) -> None:
+        loud, quiet = ({"type": "server_vad", "threshold": threshold} for threshold in (0.05, 0.9))
+        async with talk.session(turn_detection=quiet):
+            talk.say(say("red house"), PAUSE)
+            session = {"audio": {"input": {"turn_detection": loud}}}
+            talk.send("session.update", session=session)
+            talk.say(say("blue door"), PAUSE)
+            assert await talk.completed() == ["blue door."]
 
     scene(test)

@@ -92,6 +92,7 @@ def test_speech_without_a_pause_is_cut_after_what_was_sent() -> None:
     noise = rng.normal(0, 0.3, 40 * SAMPLE_RATE).astype(np.float32)
     quiet = round(27.5 * SAMPLE_RATE)
     noise[quiet : quiet + 1600] *= 0.2  # quieter, but not a pause
+    noise[25 * SAMPLE_RATE :][:1600] *= 0.1  # quieter still, but within what was sent
     buffer = SampleBuffer()
     finder = TurnFinder(buffer, longest=LONGEST, padding=0, silence=8000)
     detection = FakeVoiceDetector().start(VadOptions(prefix_padding_ms=0))
