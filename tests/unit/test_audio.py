@@ -7,6 +7,7 @@ import os
 import struct
 import subprocess
 import sys
+import tracemalloc
 import wave
 from collections.abc import Callable
 from functools import partial
@@ -21,6 +22,7 @@ from live import until
 from whisperx_api_server.audio import decode as audio
 from whisperx_api_server.audio.decode import AudioDecoder
 from whisperx_api_server.audio.ffmpeg import find_ffmpeg
+from whisperx_api_server.audio.wav import read_plain
 from whisperx_api_server.domain import SAMPLE_RATE
 from whisperx_api_server.errors import InvalidAudio, NotInstalled, TooLarge, Unavailable
 
@@ -261,6 +263,20 @@ async def test_reads_a_wav_whose_header_was_never_completed(
 
     async with decoder.open(path) as clip:
         assert clip.duration == 1.0
+
+
+@pytest.mark.parametrize("chunk", [b"data", b"JUNK", b"fmt "])
+def test_a_header_that_announces_gigabytes_takes_no_memory(tmp_path: Path, chunk: bytes) -> None:
+    path = tmp_path / "stream.wav"
+    header = stream_header(channels=1).removesuffix(b"data\xff\xff\xff\xff")
+    path.write_bytes(header + chunk + b"\xff\xff\xff\xff" + bytes(100))
+
+    tracemalloc.start()
+    try:
+        assert read_plain(path, SAMPLE_RATE) is None
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
 
 
 async def test_silences_nan_and_clips(decoder: AudioDecoder, tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
+_FORM_BYTES = 40  # of WAVEFORMATEXTENSIBLE, the longest
+_PIECE_BYTES = 64 * 1024
 _ENCODINGS = {
     (_PCM, 8): "u1",
     (_PCM, 16): "<i2",
@@ -45,10 +47,20 @@ def read_header(source: BinaryIO) -> WavHeader | None:
         kind, size = head[:4], int.from_bytes(head[4:], "little")
         if kind == b"data":
             return _header(form, size)
-        content = source.read(size + size % 2)
+        size += size % 2
         if kind == b"fmt ":
-            form = content
+            form = source.read(min(size, _FORM_BYTES))
+            size -= len(form)
+        if not _skip(source, size):
+            return None
     return None
+
+
+def _skip(source: BinaryIO, size: int) -> bool:
+    """Read past so many bytes, in pieces: a header may announce more than there is."""
+    while size and (piece := source.read(min(size, _PIECE_BYTES))):
+        size -= len(piece)
+    return not size
 
 
 def _header(form: bytes, size: int) -> WavHeader | None:
@@ -79,9 +91,10 @@ def read_plain(path: Path, rate: int) -> NDArray[np.float32] | None:
         header = read_header(file)
         if header is None or header.rate != rate or header.channels not in (1, 2):
             return None
-        data = file.read(header.size) if header.encoding else b""
-    if not data or len(data) != header.size:
+        data = file.read() if header.encoding else b""
+    if len(data) < header.size or not header.size:
         return None
+    data = data[: header.size]
     width = int(header.encoding[-1])
     if len(data) % (width * header.channels):
         return None
@@ -96,7 +109,8 @@ def _floats(data: bytes, encoding: str) -> NDArray[np.float32]:
         samples = padded.view("<i4")
     else:
         samples = np.frombuffer(data, encoding)
-    floats: NDArray[np.float32] = samples.astype(np.float32)
+    with np.errstate(over="ignore"):  # of doubles
+        floats: NDArray[np.float32] = samples.astype(np.float32)
     if samples.dtype.kind == "u":
         floats -= 128
     if samples.dtype.kind in "iu":
