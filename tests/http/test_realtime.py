@@ -331,6 +331,8 @@ def test_bad_events_get_errors_and_the_session_goes_on(fake_server: Server) -> N
             assert message in error["message"], (name, error)
             assert error["event_id"] == (name if isinstance(event, dict) else None)
             assert error["type"] == "invalid_request_error"
+        session.socket.send(r'{"event_id": "\ud800", "type": "x"}')  # half of a pair
+        assert session.error()["event_id"] == "?"
         session.say(np.concatenate([say("red house"), PAUSE]))
         assert spoken(session.until(".completed")) == "red house."
 

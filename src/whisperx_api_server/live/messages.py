@@ -186,9 +186,9 @@ def read_message(text: str | bytes) -> dict[str, Any]:
 
 
 def event_id_of(message: Mapping[str, Any]) -> str | None:
-    """The id that the client gave its event."""
+    """The id that the client gave its event; half a surrogate pair in it becomes `?`."""
     found = message.get("event_id")
-    return found[:512] if isinstance(found, str) else None
+    return found[:512].encode(errors="replace").decode() if isinstance(found, str) else None
 
 
 def client_event(message: Mapping[str, Any]) -> ClientEvent:
