@@ -112,11 +112,14 @@ async def _running(
         ready = asyncio.Event()
 
         async def work() -> None:
-            await preload(preloaded, pool)
-            await membership.joined()
-            ready.set()
             try:
-                await worker.work()
+                async with asyncio.TaskGroup() as group:
+                    taking_part = group.create_task(membership.take_part(worker))
+                    await preload(preloaded, pool)
+                    await membership.joined()
+                    ready.set()
+                    await worker.work()
+                    taking_part.cancel()
             except Exception:  # nothing would take runs any more: let the supervisor restart it
                 logger.exception("the worker failed")
                 signal.raise_signal(signal.SIGTERM)
@@ -131,7 +134,6 @@ async def _running(
         tasks = [
             asyncio.create_task(LoopLag(metrics.loop_lag.observe).watch()),
             asyncio.create_task(pool.sweep_forever()),
-            asyncio.create_task(membership.take_part(worker)),
             asyncio.create_task(work()),
         ]
         try:

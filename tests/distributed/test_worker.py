@@ -375,7 +375,7 @@ def test_an_equal_request_resumes_a_cancelled_run_and_repeats_a_finished_one(
         _, text = await second.run("english", diarize=DiarizeOptions())
         assert text.startswith("red door.")
         assert "transcribe" not in worker.world.hold.calls
-        assert cluster.objects("memory/") == []
+        await until(lambda: cluster.objects("memory/") == [])
         await second.run("english", diarize=DiarizeOptions())
         assert "transcribe" in worker.world.hold.calls
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import TypeVar
 
@@ -115,6 +115,7 @@ class Attempt:
         self._files = files
         self._publisher = Publisher(log, stored.request.id)
         self._opened = opened
+        self._remembered = False
 
     def repeat_events(self) -> None:
         """Publish the events so far once more."""
@@ -127,10 +128,10 @@ class Attempt:
             end = await self._end()
             run = self._request.id
             await until_available(lambda: self._files.finish(run, end))
-            if end.failure is None and self._kind == "transcribe":
-                await self._forget()
             self._publisher.put(Ended())
             await self._publisher.flush()
+            if end.failure is None and self._remembered:
+                await self._forget()
         finally:
             sending.cancel()
             await asyncio.wait([sending])
@@ -161,6 +162,7 @@ class Attempt:
         if self._kind == "detect_language":
             return await self._runner.detect_language(request, self._emit)
         checkpoint = await until_available(lambda: self._files.checkpoint(self._stored))
+        self._remembered = bool(checkpoint.windows or checkpoint.diarization)
         if checkpoint.windows:
             logger.info("run %s resumes after %d windows", request.id, len(checkpoint.windows))
         async with self._kept(checkpoint):
@@ -180,7 +182,7 @@ class Attempt:
 
     @asynccontextmanager
     async def _kept(self, checkpoint: Checkpoint) -> AsyncIterator[None]:
-        """Add what is new in a checkpoint to its objects, at intervals and when it is left."""
+        """Add what is new in a checkpoint to its objects, at intervals and when the run fails."""
         known = set(checkpoint.windows)
         diarized = checkpoint.diarization is not None
 
@@ -195,6 +197,7 @@ class Attempt:
             except Unavailable as error:
                 logger.warning("a checkpoint is not kept: %s", error.message)
                 return
+            self._remembered = True
             known.update(each.window_index for each in new)
             diarized = diarized or diarization is not None
 
@@ -204,9 +207,11 @@ class Attempt:
                 await keep()
 
         keeping = asyncio.create_task(keep_forever())
-        try:
-            yield
-        finally:
-            keeping.cancel()
-            await asyncio.wait([keeping])
-            await keep()
+        async with AsyncExitStack() as failed:
+            failed.push_async_callback(keep)
+            try:
+                yield
+            finally:
+                keeping.cancel()
+                await asyncio.wait([keeping])
+            failed.pop_all()

@@ -97,7 +97,10 @@ class Membership:
             except ValueError as error:  # of a newer version
                 logger.info("a control message is not understood: %s", error)
                 continue
-            await participant.heed(control)
+            try:
+                await participant.heed(control)
+            except Exception:  # the next message must still be heard
+                logger.exception("a control message is not heeded")
 
 
 async def read_forever(

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..domain import Upload
 from ..errors import Unavailable
 from ..jobs.service import LocalService
 from ..jobs.store import JobSettings
+from ..scheduling.tracebacks import released
 from .cluster import Cluster
 from .files import RunFiles
 from .job_store import BucketJobStore
@@ -145,11 +147,20 @@ class Replica:
 
 @asynccontextmanager
 async def _running(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run work while the context is open."""
-    tasks = [asyncio.create_task(each) for each in work]
+    """Run work while the context is open; a failure is logged."""
+    tasks = [
+        asyncio.create_task(
+            released(partial(_awaited, each), logger, "a task of the replica failed")
+        )
+        for each in work
+    ]
     try:
         yield
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _awaited(work: Coroutine[Any, Any, None]) -> None:
+    await work

@@ -146,7 +146,7 @@ class KafkaRunner:
         self._check_workers(request)
         try:
             async with self._events.of(run) as events:
-                stored = await self._files.request(run)
+                stored = await self._files.request(run) if request.waits else None
                 if stored is None:
                     stored = await self._files.store(request, kind, self._blobs, replica=self._name)
                 if checkpoint.windows:
