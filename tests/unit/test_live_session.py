@@ -109,7 +109,7 @@ def scene(test: Callable[[Talk], Awaitable[None]], world: World | None = None) -
 def test_a_window_that_closes_takes_its_stale_decoding_off_the_lane() -> None:
     """So the last decoding of a turn does not wait for another one."""
     go = threading.Event()
-    block: Work[object, None, None] = Work(run=lambda _model, _batch, _features: [_wait(go)])
+    block: Work[object, None, bool] = Work(run=lambda _model, _batch, _features: [go.wait(20)])
 
     async def test(talk: Talk) -> None:
         async with talk.session():
@@ -129,10 +129,6 @@ def test_a_window_that_closes_takes_its_stale_decoding_off_the_lane() -> None:
 
     world = scene(test)
     assert world.hold.calls.count("transcribe") == 1
-
-
-def _wait(event: threading.Event) -> None:
-    assert event.wait(20)
 
 
 def test_a_turn_whose_pause_was_decoded_is_complete_at_its_end() -> None:
