@@ -1,4 +1,4 @@
-"""The command line: serve, worker, transcribe, listen, jobs, models, doctor.
+"""The command line: serve, worker, transcribe, listen, jobs, models, mcp, doctor.
 
 Commands import their modules when they run, so that `--help` is fast.
 """
@@ -14,6 +14,7 @@ from ..allocator import keep_freed_memory
 from .doctor import doctor
 from .jobs import app as jobs
 from .listen import listen
+from .mcp import mcp
 from .models import app as models
 from .serve import serve
 from .transcribe import transcribe
@@ -33,6 +34,7 @@ app.command(no_args_is_help=True)(transcribe)
 app.add_typer(jobs, name="jobs")
 app.command(no_args_is_help=True)(listen)
 app.add_typer(models, name="models")
+app.command()(mcp)
 app.command()(doctor)
 
 
