@@ -36,7 +36,7 @@ help:
 	@echo "make install       create $(VENV) with all packages for serving and tests"
 	@echo "make serve         run the server on HOST=$(HOST) PORT=$(PORT); ENGINE=embedded | whisperx | parakeet, MODEL=name"
 	@echo "make test          install, check, then pytest; PYTEST='tests/unit -k name' selects tests"
-	@echo "make check         check format, lint, types, import directions and compose files"
+	@echo "make check         check format, lint, types, import directions, compose files and the workflow"
 	@echo "make docs          generate .env.example and the tables of settings"
 	@echo "make bench         measure the figures of docs/benchmarks.md on this machine"
 	@echo "make quality       measure words, times and speakers on ../shared/real; writes docs/quality.md"
@@ -99,8 +99,9 @@ check: install
 	@$(BIN)/mypy
 	@echo "== imports"
 	@$(BIN)/lint-imports
-	@echo "== compose files"
+	@echo "== compose files and workflow"
 	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec $(wildcard compose*.yaml)
+	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 docs: install
 	@$(BIN)/python tools/generate_docs.py

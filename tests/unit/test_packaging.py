@@ -133,9 +133,10 @@ def test_compose_outlasts_the_grace_of_accepted_requests(compose: dict[str, Any]
 
 @pytest.fixture
 def kafka_compose() -> dict[str, Any]:
+    """The services of compose-kafka.yaml but for those that it shares with compose.yaml."""
     text = (ROOT / "compose-kafka.yaml").read_text(encoding="utf-8")
     services: dict[str, Any] = yaml.safe_load(text)["services"]
-    return services
+    return {name: each for name, each in services.items() if "extends" not in each}
 
 
 def test_workers_start_by_profile_and_scale(kafka_compose: dict[str, Any]) -> None:
