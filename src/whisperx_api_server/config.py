@@ -117,7 +117,9 @@ class Settings(BaseSettings):
         "json", description="response_format of requests that name none."
     )
     allowed_origins: JsonList = Field(
-        default_factory=list, description="JSON list of the allowed CORS origins."
+        default_factory=list,
+        description="JSON list of the origins whose web pages may use the API (CORS); without a "
+        "key, also those whose pages may open live sessions.",
     )
     shutdown_grace: NonNegativeFloat = Field(
         30.0, description="Seconds until requests that are under way are cancelled after SIGTERM."

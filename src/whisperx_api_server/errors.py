@@ -86,6 +86,10 @@ class Unauthorized(ServiceError, status=401, code="invalid_api_key"):
     """No API key, or a wrong one."""
 
 
+class OriginRefused(ServiceError, status=403, code="origin_refused"):
+    """A web page of another site, which the settings do not allow."""
+
+
 class NotFound(ServiceError, status=404, code="not_found"):
     """The named object does not exist."""
 

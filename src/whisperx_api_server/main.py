@@ -215,6 +215,7 @@ def build_services(
         admission=admission,
         catalog=catalog,
         keys=keys,
+        allowed_origins=settings.allowed_origins,
         client_secrets=ClientSecrets(),
         uploads=uploads,
         defaults=form_defaults(settings, catalog),

@@ -462,6 +462,19 @@ def test_a_session_needs_a_key(strict_server: Server) -> None:
         pass
 
 
+def test_pages_of_other_sites_need_a_key_or_leave(
+    fake_server: Server, strict_server: Server
+) -> None:
+    for origin in ("https://other.example", "null", fake_server.url + "0"):
+        answer = refused(fake_server, headers={"Origin": origin})
+        assert answer.status_code == 403
+        assert "ALLOWED_ORIGINS" in json.loads(answer.body)["error"]["message"]
+    with live(fake_server, headers={"Origin": fake_server.url}):
+        pass
+    with live(strict_server, headers={**bearer("one")["headers"], "Origin": "https://a.example"}):
+        pass
+
+
 def test_a_web_page_sends_its_key_as_a_subprotocol(strict_server: Server) -> None:
     session = transcription(transcription={"language": "fr"}, **SPEECH)
     answer = strict_server.http.post("/v1/realtime/client_secrets", json={"session": session})

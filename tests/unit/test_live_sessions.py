@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import pytest
+from starlette.requests import HTTPConnection
 
 from whisperx_api_server.active_requests import ActiveRequests
 from whisperx_api_server.config import Settings
-from whisperx_api_server.errors import NotConfigured, Overloaded
+from whisperx_api_server.errors import NotConfigured, OriginRefused, Overloaded
 from whisperx_api_server.live import secrets
 from whisperx_api_server.live.secrets import ClientSecrets
 from whisperx_api_server.live.sessions import LiveSessions
 from whisperx_api_server.live.settings import LiveSettings
+from whisperx_api_server.routers.realtime import check_origin
 from whisperx_api_server.wiring import build_catalog, build_pool, form_defaults
 
 
@@ -41,6 +43,16 @@ def test_sessions_are_served_in_direct_mode_unless_the_settings_decide(
     else:
         with pytest.raises(NotConfigured, match="REALTIME__ENABLED"):
             opened.ensure_enabled()
+
+
+@pytest.mark.parametrize("allowed", [["https://page.example"], ["*"]])
+def test_pages_of_allowed_origins_may_open_sessions(allowed: list[str]) -> None:
+    headers = [(b"origin", b"https://page.example"), (b"host", b"server.example")]
+    request = HTTPConnection({"type": "websocket", "headers": headers})
+
+    check_origin(request, allowed)
+    with pytest.raises(OriginRefused):
+        check_origin(request, ["https://other.example"])
 
 
 def test_a_secret_is_valid_until_it_expires() -> None:

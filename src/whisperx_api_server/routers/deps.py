@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Collection
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar, cast
@@ -54,6 +54,7 @@ class Services:
     admission: AdmissionControl
     catalog: Catalog
     keys: KeyRing
+    allowed_origins: Collection[str]
     client_secrets: ClientSecrets
     uploads: BlobStore
     defaults: FormDefaults

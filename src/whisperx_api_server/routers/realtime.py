@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
+from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Request, Response, WebSocket
+from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocketDisconnect, WebSocketState
 
 from .. import logging_setup
 from ..answers.openai import RealtimeClientSecret
-from ..errors import InvalidRequest, ServiceError, UpgradeRequired
+from ..errors import InvalidRequest, OriginRefused, ServiceError, UpgradeRequired
 from ..fields.transcription import validated
 from ..live.events import ServerEvent, new_id
 from ..live.messages import ClientSecretBody, SessionConfig
@@ -75,8 +77,11 @@ def _begin(socket: WebSocket, services: Services) -> tuple[str, SessionConfig]:
 
     Raises:
         Unauthorized: no key, or a wrong one.
+        OriginRefused: no key is required, and a page of another site connects.
         InvalidRequest: the query asks for another kind of session.
     """
+    if not services.keys.required:
+        check_origin(socket, services.allowed_origins)
     secret, client = _authenticate(socket, services)
     config = SessionConfig() if secret is None else SessionConfig().updated(secret.session)
     intent = socket.query_params.get("intent", "transcription")
@@ -89,6 +94,19 @@ def _begin(socket: WebSocket, services: Services) -> tuple[str, SessionConfig]:
     if model is None:
         return client, config
     return client, config.updated({"audio": {"input": {"transcription": {"model": model}}}})
+
+
+def check_origin(request: HTTPConnection, allowed: Collection[str]) -> None:
+    """See whether a web page may connect; browsers do not apply CORS to WebSockets.
+
+    Raises:
+        OriginRefused: it is another site's.
+    """
+    origin = request.headers.get("origin")
+    if origin is None or "*" in allowed or origin in allowed:
+        return
+    if urlsplit(origin).netloc != request.headers.get("host"):
+        raise OriginRefused("pages of this site may not connect: add the site to ALLOWED_ORIGINS")
 
 
 def _authenticate(socket: WebSocket, services: Services) -> tuple[ClientSecret | None, str]:
