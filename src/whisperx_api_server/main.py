@@ -169,7 +169,8 @@ def build_services(
 ) -> Services:
     """The objects behind the routes; `workdir` is a private directory for uploads and audio."""
     limits = settings.limits
-    active, admission = ActiveRequests(), AdmissionControl(limits.queue_seconds)
+    active = ActiveRequests()
+    admission = AdmissionControl(limits.queue_seconds) if replica is None else replica.admission
     metrics, pool = instruments.metrics, build_pool(settings, instruments.observe)
     uploads: BlobStore
     if replica is None:

@@ -168,7 +168,7 @@ def build_replica(settings: Settings, cluster: Cluster, workdir: Path) -> Replic
         cluster,
         name=member_name(),
         workdir=workdir,
-        max_bytes=settings.limits.upload_bytes,
+        limits=settings.limits,
         settings=settings.jobs,
     )
 

@@ -22,9 +22,9 @@ from whisperx_api_server.distributed import members, replica
 from whisperx_api_server.distributed.cluster import Cluster as Connections
 from whisperx_api_server.distributed.replica import Replica
 from whisperx_api_server.domain import Job, OutputOptions, TranscriptionRequest
-from whisperx_api_server.errors import NotFound, Unavailable
+from whisperx_api_server.errors import NotFound, Overloaded, Unavailable
 from whisperx_api_server.jobs import service as jobs
-from whisperx_api_server.jobs.admission import AdmissionControl
+from whisperx_api_server.jobs.admission import AdmittedRunner, LimitSettings
 from whisperx_api_server.jobs.service import LocalService
 from whisperx_api_server.jobs.store import JobSettings
 from whisperx_api_server.jobs.webhooks import Webhooks
@@ -81,13 +81,17 @@ async def process(cluster: Cluster, name: str) -> AsyncIterator[Process]:
     )
     settings = JobSettings(max_age=1000, max_count=10)
     made = Replica(
-        connections, name=name, workdir=cluster.directory, max_bytes=1000, settings=settings
+        connections,
+        name=name,
+        workdir=cluster.directory,
+        limits=LimitSettings(upload_bytes=1000, queue_seconds=10),
+        settings=settings,
     )
     policy = UrlFetchSettings(allow_private_hosts=True, timeout=5)
     service = LocalService(
-        made.runner,
+        AdmittedRunner(made.runner, made.admission, timeout=0),
         active=ActiveRequests(),
-        admission=AdmissionControl(1e9),
+        admission=made.admission,
         blobs=made.uploads,
         store=made.jobs,
         shared=made.jobs,
@@ -220,5 +224,28 @@ def test_what_has_grown_old_is_deleted(tmp_path: Path) -> None:
             await here.replica.jobs.delete_old(-1)
             await here.replica._files.delete_old(1000)
             assert cluster.objects() == []
+
+    play(tmp_path, scene)
+
+
+def test_the_limit_of_the_queue_is_one_for_all_replicas(tmp_path: Path) -> None:
+    async def scene(cluster: Cluster) -> None:
+        worker = await cluster.worker()
+        worker.world.hold.stage = "transcribe"
+        async with process(cluster, "here") as here, process(cluster, "there") as there:
+            there.service.admit()
+            job = await here.submit("english")
+
+            def is_full() -> bool:
+                try:
+                    there.service.admit()
+                except Overloaded:
+                    return True
+                return False
+
+            await until(is_full)
+            worker.world.hold.go.set()
+            await here.ended(job)
+            await until(lambda: not is_full())
 
     play(tmp_path, scene)

@@ -62,3 +62,25 @@ class Members:
     def without_workers(self) -> float:
         """Seconds since the last worker was heard of; 0 while one is alive."""
         return 0.0 if self.workers() else self._clock() - self._since
+
+
+class OtherReplicas:
+    """The Others of a replica's admission control."""
+
+    def __init__(self, name: str, members: Members) -> None:
+        self._name = name
+        self._members = members
+
+    @property
+    def seconds(self) -> float:
+        """See `Others.seconds`."""
+        return sum(
+            each.seconds
+            for each in self._members.all()
+            if each.role == "replica" and each.member != self._name
+        )
+
+    @property
+    def speed(self) -> float:
+        """See `Others.speed`; 1 without a worker."""
+        return sum(each.speed for each in self._members.workers()) or 1.0

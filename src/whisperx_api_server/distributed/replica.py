@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ from typing import Any
 from ..audio.uploads import DiskBlobStore
 from ..domain import Upload
 from ..errors import Unavailable
+from ..jobs.admission import AdmissionControl, LimitSettings
 from ..jobs.service import LocalService
 from ..jobs.store import JobSettings
 from ..scheduling.tracebacks import released
 from .cluster import Cluster
 from .files import RunFiles
 from .job_store import BucketJobStore
-from .members import SILENT, Members
+from .members import SILENT, Members, OtherReplicas
 from .membership import Membership
 from .models import WorkersModels
 from .runner import KafkaRunner, RunEvents
@@ -54,15 +56,24 @@ class Replica:
     Args:
         name: this process's.
         workdir: an existing private directory for uploads.
-        max_bytes: the largest upload.
+        limits: of uploads, and of the queue, which all replicas share.
         settings: `max_age` also limits how long what runs have left behind is kept.
     """
 
     def __init__(
-        self, cluster: Cluster, *, name: str, workdir: Path, max_bytes: int, settings: JobSettings
+        self,
+        cluster: Cluster,
+        *,
+        name: str,
+        workdir: Path,
+        limits: LimitSettings,
+        settings: JobSettings,
     ) -> None:
         self.members = Members()
-        self.uploads = ReplicaUploads(workdir=workdir, max_bytes=max_bytes)
+        self.uploads = ReplicaUploads(workdir=workdir, max_bytes=limits.upload_bytes)
+        self.admission = AdmissionControl(
+            limits.queue_seconds, others=OtherReplicas(name, self.members)
+        )
         self._files = RunFiles(cluster.bucket, retry_window=settings.retry_window)
         self._events = RunEvents(cluster.log)
         self._membership = Membership(name, "replica", log=cluster.log, members=self.members)
@@ -111,8 +122,8 @@ class Replica:
             self.runner.leave()
 
     def heartbeat(self, beat: Heartbeat) -> Heartbeat:
-        """See `Participant.heartbeat`."""
-        return beat
+        """See `Participant.heartbeat`: the audio that is admitted here counts everywhere."""
+        return replace(beat, seconds=round(self.admission.seconds, 3))
 
     async def heed(self, message: Control) -> None:
         """Cancel a job of this process that a client withdraws elsewhere; hear what workers did."""

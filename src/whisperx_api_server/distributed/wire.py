@@ -151,7 +151,7 @@ class Heartbeat:
     """A message of the topic `members`, whose key is the member.
 
     `at` in seconds since the epoch. `seconds` of audio are in a worker's hands, of `runs` runs; it
-    transcribes `speed` seconds a second.
+    transcribes `speed` seconds a second. A replica has admitted `seconds` that are not transcribed.
     """
 
     member: str

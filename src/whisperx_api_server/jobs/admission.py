@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from pydantic import Field
 
@@ -58,6 +59,18 @@ class _Waiting:
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 
 
+class Others(Protocol):
+    """The processes that share the limit of a queue with this one."""
+
+    @property
+    def seconds(self) -> float:
+        """Audio seconds that the others have admitted and that are not transcribed yet."""
+
+    @property
+    def speed(self) -> float:
+        """Audio seconds per second that all workers transcribe together."""
+
+
 class AdmissionControl:
     """Limits the audio seconds that are admitted and not transcribed yet; for one event loop.
 
@@ -66,8 +79,15 @@ class AdmissionControl:
     short requests continue, and no recording waits for ever.
     """
 
-    def __init__(self, limit: float, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        limit: float,
+        *,
+        others: Others | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.limit = limit
+        self._others = others
         self.seconds = 0.0
         self._admitted = 0
         self._line: deque[_Waiting] = deque()
@@ -88,15 +108,17 @@ class AdmissionControl:
         Raises:
             Overloaded: with the time until there should be room.
         """
+        elsewhere = self._others.seconds if self._others is not None else 0.0
         first = self._line[0] if self._line else None
         if first is not None and first.passed + seconds > first.seconds:
             seconds += first.seconds
-        elif self._has_room(seconds):
+        elif self._has_room(seconds, elsewhere):
             return
-        excess = self.seconds + seconds - self.limit
+        excess = self.seconds + elsewhere + seconds - self.limit
+        speed = self._others.speed if self._others is not None else self.speed
         raise Overloaded(
             "the queue is full; try again later",
-            retry_after=min(max(1, math.ceil(excess / self.speed)), LONGEST_RETRY),
+            retry_after=min(max(1, math.ceil(excess / speed)), LONGEST_RETRY),
         )
 
     def reserve(self, seconds: float) -> Admission:
@@ -127,9 +149,10 @@ class AdmissionControl:
             self._line.remove(waiting)
             self._wake_first()
 
-    def _has_room(self, seconds: float) -> bool:
-        fits = self.seconds < self.limit and self.seconds + seconds <= self.limit
-        return fits or not self._admitted
+    def _has_room(self, seconds: float, elsewhere: float = 0.0) -> bool:
+        total = self.seconds + elsewhere
+        fits = total < self.limit and total + seconds <= self.limit
+        return fits or not (self._admitted or elsewhere)
 
     def _admit(self, seconds: float) -> Admission:
         if not self._admitted:
