@@ -8,8 +8,10 @@ from importlib.util import find_spec
 from typing import cast, get_args
 
 import pytest
+from playwright.sync_api import Browser, sync_playwright
 
 import diarizer_fixture
+from browser import CHROMIUM, launch
 from real_speech import DICKENS, Recording, excerpt, folder
 from server import (
     FAKE,
@@ -98,6 +100,17 @@ def base_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     directory = tmp_path_factory.mktemp("base")
     with serving(directory, base_settings(directory)) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A Chromium with a microphone; no test of the module may run an event loop of its own."""
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium here")
+    with sync_playwright() as playwright:
+        browser = launch(playwright, tmp_path_factory.mktemp("browser"))
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")
