@@ -22,7 +22,6 @@ from tones import sentences, text
 from whisperx_api_server.backends.fake import say
 from whisperx_api_server.languages import LANGUAGES
 
-
 COUNT_SHIFTS = """() => {
     globalThis.shifts = 0;
     new PerformanceObserver((list) => {
