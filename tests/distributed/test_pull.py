@@ -67,6 +67,22 @@ def test_a_member_that_leaves_is_gone_at_once() -> None:
     assert members.workers() == []
 
 
+def test_no_member_is_gone_while_the_broker_is_away() -> None:
+    clock = Clock()
+    members = Members(clock=clock)
+    members.apply("one", beat("one"))
+    members.apply("other", beat("other"))
+    clock.now += 60
+    assert not members.is_gone("one", 10)
+    members.apply("other", beat("other"))  # the broker is back
+    assert not members.is_gone("one", 10)
+    for _ in range(6):
+        clock.now += 2
+        members.apply("other", beat("other"))
+    assert members.is_gone("one", 10)
+    assert not members.is_gone("other", 10)
+
+
 def test_heartbeats_from_before_count_by_their_own_time() -> None:
     members = Members(clock=Clock())
     members.apply("old", beat("old", at=900), old=True)

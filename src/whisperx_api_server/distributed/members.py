@@ -27,6 +27,8 @@ class Members:
         self._began = clock()
         self._since = self._began
         """When a worker was last alive, or this table began."""
+        self._latest = self._resumed = self._began
+        """When the last heartbeat came, and the first one after a time without any."""
 
     def apply(self, member: str, beat: Heartbeat | None, *, old: bool = False) -> None:
         """Take a heartbeat, or a member's leave; `old` ones were sent before the table began.
@@ -38,6 +40,9 @@ class Members:
             self._heard.pop(member, None)
             return
         now = self._clock()
+        if now - self._latest > SILENT / 2:  # the broker was away
+            self._resumed = now
+        self._latest = now
         self._last[member] = beat
         self._heard[member] = min(beat.at, now) if old else now
         if beat.role == "worker" and self.alive(member):
@@ -50,6 +55,14 @@ class Members:
     def silence(self, member: str) -> float:
         """Seconds since a member was heard of; since the table began, if it never was."""
         return self._clock() - self._heard.get(member, self._began)
+
+    def is_gone(self, member: str, patience: float) -> bool:
+        """Whether others were heard for so many seconds without that member.
+
+        While the broker is away, none is gone.
+        """
+        heard = max(self._heard.get(member, self._began), self._resumed)
+        return self._latest - heard > patience
 
     def all(self) -> list[Heartbeat]:
         """The last heartbeats of those that are alive, by name."""

@@ -137,7 +137,7 @@ class Replica:
             await asyncio.sleep(ADOPTION_INTERVAL)
             try:
                 for job_id, owner in (await self.jobs.open_jobs()).items():
-                    if self.members.silence(owner) < SILENT:
+                    if not self.members.is_gone(owner, SILENT):
                         continue
                     taken = await self.jobs.take_over(job_id, owner)
                     if taken is not None:

@@ -339,7 +339,7 @@ class Worker:
                 stored = held.stored
                 if stored is None or stored.request.waits:
                     continue
-                if self._members.silence(stored.replica) > PATIENCE:
+                if self._members.is_gone(stored.replica, PATIENCE):
                     logger.info("run %s: its client is gone with its replica", held.task.run)
                     await self._give_up(held)
 
