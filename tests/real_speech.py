@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from functools import cache
 from importlib.metadata import distribution
 from itertools import pairwise
@@ -22,16 +20,12 @@ from recordings import decode
 from server import REPOSITORY, Server
 from support import edit_distance, wav, words_of
 from whisperx_api_server.domain import Samples
-from whisperx_api_server.languages import language_name
 from whisperx_api_server.transcript.numerals import spell_numerals
 
 FOLDER = REPOSITORY.parent / "shared" / "real"
 """Recordings that this project may not carry; `index.json` says what is in them."""
 
 RATE = 16_000
-
-APART = 0.3
-"""Seconds between two times of a word that count as a difference."""
 
 WORDS = {"timestamp_granularities[]": "word"}
 
@@ -57,6 +51,12 @@ class Recording:
     def samples(self) -> Samples:
         """At 16 kHz, mono."""
         return decode(self.path)
+
+    def delayed(self, milliseconds: int) -> bytes:
+        """The file; with a delay, a WAV file that begins with that much silence."""
+        if milliseconds == 0:
+            return self.path.read_bytes()
+        return wav(np.concatenate([silence(milliseconds / 1000), self.samples]))
 
 
 def _carried(package: str, path: str) -> Path:
@@ -139,109 +139,7 @@ def errors(recording: Recording, text: str) -> tuple[int, int]:
     return edit_distance(wanted, heard), len(wanted)
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """What a server and faster-whisper heard in a recording with a text.
-
-    `ours` and `other` are (errors, tokens of the reference); `language_right` is of the server's.
-    """
-
-    recording: Recording
-    ours: tuple[int, int]
-    other: tuple[int, int]
-    language_right: bool
-
-
-def compare(
-    server: Server,
-    weights: Path,
-    recordings: Sequence[Recording],
-    *,
-    workers: int = 2,
-) -> list[Comparison]:
-    """The server beside faster-whisper's sequential mode: the same model, int8 and beam 5.
-
-    `weights` is the model's directory.
-    """
-    from faster_whisper import WhisperModel
-
-    def ours(recording: Recording) -> dict[str, Any]:
-        answer = server.transcribe(recording.path, response_format="verbose_json")
-        assert answer.status_code == 200, answer.text
-        heard: dict[str, Any] = answer.json()
-        return heard
-
-    with ThreadPoolExecutor(workers) as pool:
-        heard = list(pool.map(ours, recordings))
-    model = WhisperModel(str(weights), device="cpu", compute_type="int8")
-    compared = []
-    for recording, answer in zip(recordings, heard, strict=True):
-        segments, _ = model.transcribe(str(recording.path), beam_size=5)
-        other = " ".join(segment.text for segment in segments)
-        compared.append(
-            Comparison(
-                recording,
-                errors(recording, answer["text"]),
-                errors(recording, other),
-                answer["language"] == language_name(recording.language).lower(),
-            )
-        )
-    return compared
-
-
-@dataclass(frozen=True)
-class TimeDifferences:
-    """Words of a recording that the server and faster-whisper both heard.
-
-    `apart` of them start or end more than APART seconds apart.
-    """
-
-    language: str
-    words: int
-    apart: int
-
-
-def compare_times(
-    server: Server, weights: Path, recordings: Sequence[Recording]
-) -> list[TimeDifferences]:
-    """The server's word times beside faster-whisper's; the same model, int8 and beam 5."""
-    from faster_whisper import WhisperModel
-
-    model = WhisperModel(str(weights), device="cpu", compute_type="int8")
-    compared = []
-    for recording in recordings:
-        ours = [
-            (word["word"].strip(), word["start"], word["end"])
-            for word in hear(server, recording).get("words", [])
-        ]
-        segments, _ = model.transcribe(str(recording.path), beam_size=5, word_timestamps=True)
-        other = [
-            (word.word.strip(), word.start, word.end)
-            for segment in segments
-            for word in segment.words
-        ]
-        pairs = [
-            (ours[block.a + place], other[block.b + place])
-            for block in SequenceMatcher(
-                None, [word for word, *_ in ours], [word for word, *_ in other], autojunk=False
-            ).get_matching_blocks()
-            for place in range(block.size)
-        ]
-        apart = sum(
-            abs(one[1] - two[1]) > APART or abs(one[2] - two[2]) > APART for one, two in pairs
-        )
-        compared.append(TimeDifferences(recording.language, len(pairs), apart))
-    return compared
-
-
-def unpacked_base(server: Server) -> Path:
-    """The directory into which a server with `base_settings` has unpacked its model."""
-    server.http.post("/models/load", data={"model": "base"}).raise_for_status()
-    (directory,) = (server.temp.parent / "cache" / "whisperx-api-server").glob("base-*")
-    return directory
-
-
-def error_rate(counts: Iterable[tuple[int, int]]) -> float:
+def error_rate(counts: Iterable[tuple[float, int]]) -> float:
     """Errors over tokens, in percent."""
     wrong, all_ = map(sum, zip(*counts, strict=True))
     return 100 * wrong / all_
