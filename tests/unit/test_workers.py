@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from concurrent.futures import CancelledError
 from contextlib import closing
 from typing import Any
@@ -13,11 +13,11 @@ import pytest
 
 from lanes import DOUBLE_PREPARED, Engine, Lanes, submit
 from live import until
-from pipeline_world import World, play
+from pipeline_world import Diarizer, World, play
 from support import eventually
 from whisperx_api_server.backends import ModelKey
 from whisperx_api_server.backends.base import ModelSpec, Stage
-from whisperx_api_server.domain import DiarizeOptions
+from whisperx_api_server.domain import AudioClip, Diarization, DiarizeOptions
 from whisperx_api_server.errors import InsufficientMemory, InvalidAudio, Unavailable
 from whisperx_api_server.scheduling.fair_semaphore import FairSemaphore
 from whisperx_api_server.scheduling.lane import Lane
@@ -285,5 +285,34 @@ def test_recordings_are_transcribed_on_all_gpus_at_once() -> None:
         stages = {stage for stage, device in world.loads if device == "cuda:1"}
         assert stages == {"alignment", "diarization", "transcription"}
         world.assert_nothing_left()
+
+    play(scene, gpus=(0, 1))
+
+
+def test_the_steps_of_a_diarization_stay_on_one_worker() -> None:
+    threads: dict[object, set[int]] = {}
+
+    class Observed(Diarizer):
+        def diarize(
+            self, clip: AudioClip, options: DiarizeOptions
+        ) -> Generator[float, None, Diarization]:
+            steps = super().diarize(clip, options)
+            while True:
+                threads.setdefault(self, set()).add(threading.get_ident())
+                try:
+                    part = next(steps)
+                except StopIteration as end:
+                    result: Diarization = end.value
+                    return result
+                yield part
+
+    async def scene(world: World) -> None:
+        world.engines["diarization"] = Observed
+        await world.pool.load(world.catalog.diarizer())
+        await until(lambda: [each.lane.workers for each in world.pool.statuses()] == [2])
+        names = ["english", "french"]
+        await asyncio.gather(*(world.text(name, diarize=DiarizeOptions()) for name in names))
+        assert [len(each) for each in threads.values()] == [1, 1]
+        assert len(set.union(*threads.values())) == 2
 
     play(scene, gpus=(0, 1))

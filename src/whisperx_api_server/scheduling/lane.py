@@ -65,7 +65,7 @@ class Lane(Generic[M]):
         Raises:
             Unavailable: the model is unloaded, or `loaded` is not done.
         """
-        return self.next_worker()[1]
+        return self._ready()[0][1]
 
     def next_worker(self) -> tuple[Worker[M], M]:
         """The workers in turn, with their copy of the model.
@@ -76,13 +76,7 @@ class Lane(Generic[M]):
         Raises:
             Unavailable: the model is unloaded, or `loaded` is not done.
         """
-        ready = [
-            (worker, model)
-            for worker in self._shared.workers
-            if (model := worker.model) is not None
-        ]
-        if not ready:
-            raise Unavailable("the model is not loaded at the moment; try again")
+        ready = self._ready()
         return ready[next(self._turns) % len(ready)]
 
     def submit(self, entry: Entry[M, P, R]) -> Future[R]:
@@ -147,6 +141,16 @@ class Lane(Generic[M]):
     def batch_limit(self) -> int:
         """Current maximum size of all workers' batches together."""
         return sum(worker.batch_limit for worker in self._shared.workers)
+
+    def _ready(self) -> list[tuple[Worker[M], M]]:
+        ready = [
+            (worker, model)
+            for worker in self._shared.workers
+            if (model := worker.model) is not None
+        ]
+        if not ready:
+            raise Unavailable("the model is not loaded at the moment; try again")
+        return ready
 
     def _worker_ended(self, _: Future[None]) -> None:
         with self._shared.changed:
