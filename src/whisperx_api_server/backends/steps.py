@@ -30,6 +30,7 @@ def in_steps(run: Callable[[Callable[[float], None]], R]) -> Generator[float, No
         reports.put(part)
         resume.acquire()
         if abandoned:
+            resume.release()  # a report while `run` cleans up does not wait either
             raise _Abandoned
 
     def compute() -> None:
