@@ -266,3 +266,10 @@ def test_each_client_has_its_queues() -> None:
     numbers = {queue_number(f"client {i}", waits, 8) for i in range(40) for waits in (True, False)}
     assert numbers == set(range(8))
     assert queue_number("ann", True, 8) == queue_number("ann", True, 8)
+
+
+def test_an_error_of_a_message_has_none_of_its_text() -> None:
+    with pytest.raises(ValueError, match=r"^run: ") as error:
+        TASK.load(b'{"run": ["spoken words"], "kind": "transcribe"}')
+    assert "spoken" not in str(error.value)
+    assert error.value.__cause__ is None

@@ -115,7 +115,8 @@ class BucketJobStore:
         try:
             return await asyncio.to_thread(transcript_of, lines)
         except ValidationError as error:
-            logger.warning("the transcript of job %s cannot be read: %s", job_id, error)
+            count = error.error_count()  # the error itself has the text
+            logger.warning("the transcript of job %s cannot be read: %d errors", job_id, count)
             return None
 
     async def withdraw(self, job_id: str) -> None:

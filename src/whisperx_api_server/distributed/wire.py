@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import to_json
 
 from ..answers.server import LoadedModel
@@ -55,9 +55,14 @@ class Wire(Generic[T]):
         """The message of JSON.
 
         Raises:
-            ValueError: it is of a version that is not understood.
+            ValueError: it is of a version that is not understood; the message has none of its text.
         """
-        return self._adapter.validate_json(data)
+        try:
+            return self._adapter.validate_json(data)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+            place = ".".join(map(str, first["loc"]))
+            raise ValueError(f"{place}: {first['msg']}") from None
 
 
 # -- topics and queues ----------------------------------------------------------------------------
