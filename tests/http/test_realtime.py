@@ -495,6 +495,10 @@ def test_a_web_page_sends_its_key_as_a_subprotocol(strict_server: Server) -> Non
     ("body", "param"),
     [
         ({"session": {"type": "realtime"}}, "session.type"),
+        (
+            {"session": {"include": ["item.input_audio_transcription.logprobs"] * 99}},
+            "session.include",
+        ),
         ({"expires_after": {"seconds": 9}}, "expires_after.seconds"),
         (
             {"session": {"audio": {"input": {"format": {"type": "x"}}}}},
@@ -509,6 +513,14 @@ def test_a_client_secret_needs_a_session_that_can_be_served(
 
     assert answer.status_code == 400
     assert param.startswith(answer.json()["error"]["param"])
+
+
+def test_a_client_secret_keeps_no_large_session(strict_server: Server) -> None:
+    session = transcription(transcription={"keywords": ["x" * 9000] * 2})
+    answer = strict_server.http.post("/v1/realtime/client_secrets", json={"session": session})
+
+    assert answer.status_code == 413
+    assert answer.json()["error"]["param"] == "session"
 
 
 def test_sessions_are_limited_for_each_key_and_in_all(strict_server: Server) -> None:

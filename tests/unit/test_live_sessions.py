@@ -9,6 +9,7 @@ from whisperx_api_server.active_requests import ActiveRequests
 from whisperx_api_server.config import Settings
 from whisperx_api_server.errors import NotConfigured, OriginRefused, Overloaded
 from whisperx_api_server.live import secrets
+from whisperx_api_server.live.messages import SessionConfig
 from whisperx_api_server.live.secrets import ClientSecrets
 from whisperx_api_server.live.sessions import LiveSessions
 from whisperx_api_server.live.settings import LiveSettings
@@ -58,7 +59,7 @@ def test_pages_of_allowed_origins_may_open_sessions(allowed: list[str]) -> None:
 def test_a_secret_is_valid_until_it_expires() -> None:
     now = 1000.0
     known = ClientSecrets(clock=lambda: now)
-    value, secret = known.issue("client", 60, {"include": []})
+    value, secret = known.issue("client", 60, SessionConfig())
 
     assert known.find(value.encode()) == secret
     assert (secret.client, secret.expires_at) == ("client", 1060)
@@ -72,8 +73,8 @@ def test_the_number_of_valid_secrets_is_bounded(monkeypatch: pytest.MonkeyPatch)
     now = 0.0
     known = ClientSecrets(clock=lambda: now)
     for _ in range(2):
-        known.issue("client", 60, {})
+        known.issue("client", 60, SessionConfig())
     with pytest.raises(Overloaded):
-        known.issue("client", 60, {})
+        known.issue("client", 60, SessionConfig())
     now = 61
-    known.issue("client", 60, {})
+    known.issue("client", 60, SessionConfig())

@@ -89,7 +89,9 @@ class SessionConfig(_Part):
 
     type: Literal["transcription"] = "transcription"
     audio: SessionAudio = SessionAudio()
-    include: list[Literal["item.input_audio_transcription.logprobs"]] = []
+    include: Annotated[
+        list[Literal["item.input_audio_transcription.logprobs"]], Field(max_length=10)
+    ] = []
 
     def described(self, session_id: str) -> dict[str, Any]:
         """The session object that the server sends."""

@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..errors import Overloaded
+from ..errors import Overloaded, TooLarge
+from .messages import SessionConfig
 
 MAX_SECRETS = 10_000
 """Maximum number of client secrets that are valid at a time."""
+
+MAX_SESSION = 16 * 1024
+"""Maximum size of the session that a secret begins with, in characters of JSON."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,7 +24,7 @@ class ClientSecret:
 
     client: str
     expires_at: float
-    session: Mapping[str, object]
+    session: SessionConfig
 
 
 class ClientSecrets:
@@ -31,13 +35,20 @@ class ClientSecrets:
         self._known: dict[bytes, ClientSecret] = {}
 
     def issue(
-        self, client: str, seconds: float, session: Mapping[str, object]
+        self, client: str, seconds: float, session: SessionConfig
     ) -> tuple[str, ClientSecret]:
         """Make a secret for a client, which begins its sessions with that configuration.
 
         Raises:
+            TooLarge: a session of more than `MAX_SESSION`.
             Overloaded: too many are valid.
         """
+        if len(session.model_dump_json()) > MAX_SESSION:
+            raise TooLarge(
+                f"the session of a client secret has at most {MAX_SESSION} characters: send the "
+                "rest by session.update",
+                param="session",
+            )
         now = self._clock()
         self._known = {key: each for key, each in self._known.items() if each.expires_at > now}
         if len(self._known) >= MAX_SECRETS:

@@ -83,7 +83,7 @@ def _begin(socket: WebSocket, services: Services) -> tuple[str, SessionConfig]:
     if not services.keys.required:
         check_origin(socket, services.allowed_origins)
     secret, client = _authenticate(socket, services)
-    config = SessionConfig() if secret is None else SessionConfig().updated(secret.session)
+    config = SessionConfig() if secret is None else secret.session
     intent = socket.query_params.get("intent", "transcription")
     if intent != "transcription":
         raise InvalidRequest(
@@ -155,7 +155,7 @@ async def create_client_secret(
     services.live.ensure_enabled()
     body = validated(ClientSecretBody, await read_json(request))
     config = SessionConfig().updated(body.session)
-    value, secret = services.client_secrets.issue(client, body.expires_after.seconds, body.session)
+    value, secret = services.client_secrets.issue(client, body.expires_after.seconds, config)
     return {
         "value": value,
         "expires_at": int(secret.expires_at),
