@@ -65,16 +65,19 @@ def between(shortest: float, longest: float) -> list[Spoken]:
 def clips(number: int, seconds: float) -> list[Spoken]:
     """Clips of at most so many seconds, none twice, of whole English recordings in random order."""
     parts = [each for each in between(1, seconds) if each.language == "en"]
-    found = []
-    for seed in range(number):
+    found: dict[bytes, Spoken] = {}
+    for seed in count():
+        if len(found) == number:
+            break
         order = parts.copy()
         random.Random(seed).shuffle(order)
         chosen: list[Spoken] = []
         for part in order:
             if join([*chosen, part]).seconds <= seconds:
                 chosen.append(part)
-        found.append(join(chosen))
-    return found
+        clip = join(chosen)
+        found[clip.samples.tobytes()] = clip
+    return list(found.values())
 
 
 def long_recording(seconds: float) -> Spoken:
