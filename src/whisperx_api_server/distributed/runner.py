@@ -103,6 +103,7 @@ class KafkaRunner:
         self._events = events
         self._members = members
         self._leaving = False
+        self._deleting: set[asyncio.Task[None]] = set()
 
     def leave(self) -> None:
         """Leave the jobs that are under way to the other replicas."""
@@ -159,7 +160,9 @@ class KafkaRunner:
                 await self._cancel(run)
             raise
         if not request.waits:  # a job's are deleted once the job has ended
-            await self._delete(run)
+            deleting = asyncio.create_task(self._delete(run))
+            self._deleting.add(deleting)
+            deleting.add_done_callback(self._deleting.discard)
         return end
 
     async def _followed(

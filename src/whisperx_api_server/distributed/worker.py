@@ -243,12 +243,21 @@ class Worker:
     async def _decide(self, held: _Held) -> None:
         """Compute a run unless it is decided or gone."""
         run, delivery = held.task.run, held.delivery
-        stored = held.stored = await until_available(lambda: self._files.request(run))
-        if stored is None or await until_available(lambda: self._files.end(run)) is not None:
+        stored, end = await asyncio.gather(
+            until_available(lambda: self._files.request(run)),
+            until_available(lambda: self._files.end(run)),
+        )
+        if stored is None or end is not None:
             return
-        held.assumed = pull.assumed_seconds(stored.request)
+        held.stored, held.assumed = stored, pull.assumed_seconds(stored.request)
         taken = CONTROL.dump(Taken(run=run, worker=self._name))
-        await until_available(lambda: self._log.append("control", run, taken))
+        async with asyncio.TaskGroup() as group:
+            group.create_task(until_available(lambda: self._log.append("control", run, taken)))
+            await self._try(held, stored, delivery)
+
+    async def _try(self, held: _Held, stored: StoredRequest, delivery: Delivery | None) -> None:
+        """Compute a run, or fail it after too many attempts."""
+        run = held.task.run
         if delivery is None or not pull.is_suspect(delivery.count):
             await self._compute(held, stored)
             return
