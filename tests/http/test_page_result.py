@@ -147,9 +147,11 @@ def test_another_browser_is_asked_for_the_recording(
         words(page).nth(4).click()
         expect(page.locator("#transcript .lit")).to_have_text("red.")
         page.locator("#audio").evaluate("each => each.pause()")
+        page.reload()
+        expect(page.locator("#audio")).to_be_visible()
 
 
-def test_three_hours_are_laid_out_only_where_one_looks(
+def test_three_hours_are_laid_out_only_where_the_reader_looks(
     browser: Browser, fake_server: Server
 ) -> None:
     job = "a" * 32

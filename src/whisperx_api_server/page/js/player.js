@@ -27,7 +27,9 @@ export class Player {
       this.seek(this.waveform.timeAt(event));
     }, listen);
     byId("audio-file").addEventListener("change", () => {
-      this.open(byId("audio-file").files[0]);
+      const [file] = byId("audio-file").files;
+      this.onChosen(file);
+      this.open(file);
     }, listen);
   }
 
@@ -102,6 +104,8 @@ export class Player {
     }
   }
 
+  /** @type {(file: File) => void} called with the recording that the reader chooses */
+  onChosen = () => {};
   frame = 0;
   /** @type {string | undefined} */
   address;

@@ -4,7 +4,7 @@ import { result } from "./api.js";
 import { byId, copy, download, make } from "./elements.js";
 import { Player } from "./player.js";
 import { showError } from "./problems.js";
-import { recording } from "./recordings.js";
+import { keepRecording, recording } from "./recordings.js";
 import { rememberSpeakerNames, speakerNames } from "./remembered.js";
 import { t } from "./strings.js";
 import { TranscriptView } from "./transcript.js";
@@ -35,6 +35,7 @@ export async function openResult(job, signal) {
   const opened = new Player(transcript, view, signal);
   player = opened;
   view.onSeek = (time) => opened.seek(time);
+  opened.onChosen = (file) => keepRecording(id, file).catch(showError);
   showSpeakers(view, names, id);
   showTools(view, signal);
   showDownloads(job, names);
