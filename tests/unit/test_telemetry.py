@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from receiver import Receiver
+from whisperx_api_server.active_requests import ActiveRequests
 from whisperx_api_server.audio.uploads import DiskBlobStore
 from whisperx_api_server.audio.urls import UrlFetcher, UrlFetchSettings
 from whisperx_api_server.backends import ModelKey
-from whisperx_api_server.backends.base import ModelSpec
+from whisperx_api_server.backends.base import ContextStats, ModelSpec
 from whisperx_api_server.domain import (
     Diarization,
     RemoteUrl,
@@ -40,6 +42,7 @@ from whisperx_api_server.telemetry.gpus import gpu_memory
 from whisperx_api_server.telemetry.metrics import Metrics
 from whisperx_api_server.telemetry.runs import MeasuredRunner
 from whisperx_api_server.telemetry.services import MeasuredWebhooks
+from whisperx_api_server.telemetry.state import ServerState
 
 KEY = ModelKey(stage="vad", backend="fake", spec=ModelSpec(name="model"))
 
@@ -318,3 +321,52 @@ def test_the_memory_of_gpus_is_what_the_driver_says(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(ctypes, "CDLL", lambda _: Nvml())
 
     assert gpu_memory() == {1: (3, 8)}
+
+
+class ShortContextEngine:
+    """Has encoded 7 windows in a short context, and 2 of them again."""
+
+    context_stats = ContextStats(short=True, windows=7, repeated=2)
+
+
+def test_queue_and_lanes_are_read_at_each_scrape() -> None:
+    async def scenario() -> None:
+        metrics, admission, active = Metrics(), AdmissionControl(100.0), ActiveRequests()
+        pool = ModelPool(PoolSettings(), SchedulerSettings(), load=lambda _: ShortContextEngine())
+        state = ServerState(pool=pool, admission=admission, active=lambda: active.count)
+        begun, go_on = threading.Event(), threading.Event()
+
+        def wait(model: object, payloads: Sequence[int], _: object) -> Sequence[int]:
+            begun.set()
+            go_on.wait(10)
+            return payloads
+
+        work: Work[object, int, int] = Work(run=wait)
+        with metrics.reading(state):
+            idle = shown(metrics)
+            with admission.reserve(30.0), active.track():
+                async with pool.lease(KEY) as lane:
+                    entries = [
+                        Entry(work=work, payload=each, client="ann", request_id="1")
+                        for each in range(3)
+                    ]
+                    answers = [asyncio.wrap_future(lane.submit(entry)) for entry in entries]
+                    await asyncio.to_thread(begun.wait, 10)
+                    busy = shown(metrics)
+                    go_on.set()
+                    await asyncio.gather(*answers)
+            await pool.close()
+            after = shown(metrics)
+
+        assert (idle["queue_audio_seconds"], busy["queue_audio_seconds"]) == (0.0, 30.0)
+        assert busy["queue_limit_seconds"] == 100.0
+        assert (idle["requests_active"], busy["requests_active"]) == (0, 1)
+        assert (busy["lane_running_entries"], busy["lane_waiting_entries"]) == (1, 2)
+        assert busy["models_loaded"] == busy["lane_batch_limit"] == 1
+        assert busy["model_memory_bytes"] >= 0
+        assert (busy["short_contexts_total"], busy["short_contexts_repeated_total"]) == (7, 2)
+        assert after["queue_audio_seconds"] == 0.0
+        assert "models_loaded" not in after
+        assert "queue_limit_seconds" not in shown(metrics)
+
+    asyncio.run(scenario())
