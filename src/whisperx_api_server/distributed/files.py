@@ -14,6 +14,7 @@ from ..audio.uploads import BlobStore
 from ..domain import Diarization, TranscriptionRequest, Upload, WindowTranscript
 from ..errors import NotFound
 from ..pipeline.runner import Checkpoint
+from ..trace_context import trace_context
 from .protocols import Bucket
 from .wire import (
     STORED_REQUEST,
@@ -66,6 +67,7 @@ class RunFiles:
             replica=replica,
             memory=memory_name(request, kind),
             submitted_at=time.time(),
+            trace=dict(trace_context.get()),
         )
         await self._bucket.put(_request_key(request.id), STORED_REQUEST.dump(stored))
         for key, upload in packed.uploads.items() if packed is not None else ():

@@ -206,13 +206,14 @@ class StoredRequest:
     """`runs/{id}/request.json`: what a worker needs to know of a run.
 
     The ids of its uploads are the keys of their objects. `replica` asked for it. `memory` is the
-    name of its checkpoint, which equal requests share.
+    name of its checkpoint, which equal requests share. `trace` are the headers of its trace.
     """
 
     request: AnyRequest
     replica: str
     memory: str
     submitted_at: float
+    trace: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -20,6 +20,7 @@ from ..jobs.admission import AdmissionControl
 from ..pipeline.runner import Runner
 from ..setting_types import NonNegativeFloat, Section
 from ..text_service import TextService
+from ..trace_context import trace_context
 from . import pull
 from .attempt import RETRY_INTERVAL, Attempt, announce_end, until_available
 from .files import RunFiles
@@ -273,6 +274,7 @@ class Worker:
         def opened() -> None:
             held.assumed = 0.0  # from now on it is admitted with its length
 
+        trace_context.set(stored.trace)
         held.attempt = Attempt(
             stored,
             held.task.kind,

@@ -16,7 +16,15 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode
+from opentelemetry.trace import (
+    Link,
+    Span,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    get_current_span,
+)
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from ..backends import ModelKey
@@ -25,6 +33,7 @@ from ..errors import Cancelled, ServiceError
 from ..pipeline.events import Emit, Event, Progress
 from ..pipeline.runner import Checkpoint, Runner
 from ..scheduling.observation import BatchDone, ModelLoaded, Observation
+from ..trace_context import trace_context
 
 SERVICE = "whisperx-api-server"
 
@@ -70,6 +79,7 @@ class Tracing:
             kind=SpanKind.SERVER,
             record_exception=False,
         ) as span:
+            trace_context.set(self.headers())
             yield span
 
     @asynccontextmanager
@@ -85,9 +95,17 @@ class Tracing:
             await emit(event)
 
         attributes = {"whisperx.run.kind": kind, "whisperx.run.id": request.id}
+        here = get_current_span().get_span_context().is_valid
+        # In a worker of MODE=kafka, the trace comes from the replica.
+        context = None if here else self._propagator.extract(trace_context.get(), Context())
         with self._tracer.start_as_current_span(
-            "run", attributes=attributes, record_exception=False, set_status_on_exception=False
+            "run",
+            context=context,
+            attributes=attributes,
+            record_exception=False,
+            set_status_on_exception=False,
         ) as span:
+            trace_context.set(self.headers())
             self._remember(request.id, span.get_span_context())
             try:
                 yield traced
