@@ -14,12 +14,14 @@ import pytest
 
 from cluster import Cluster, play
 from live import until
-from memory_cluster import MemoryQueue
+from memory_cluster import MemoryBucket, MemoryQueue
 from receiver import Receiver
 from whisperx_api_server.active_requests import ActiveRequests
 from whisperx_api_server.audio.urls import UrlFetcher, UrlFetchSettings
 from whisperx_api_server.distributed import members, replica
 from whisperx_api_server.distributed.cluster import Cluster as Connections
+from whisperx_api_server.distributed.files import READS
+from whisperx_api_server.distributed.protocols import StoredObject
 from whisperx_api_server.distributed.replica import Replica
 from whisperx_api_server.domain import Job, OutputOptions, TranscriptionRequest
 from whisperx_api_server.errors import NotFound, Overloaded, Unavailable
@@ -127,6 +129,46 @@ def test_any_replica_answers_for_a_job(tmp_path: Path) -> None:
                 await there.service.find(job, "ann")
             await until(lambda: job not in here.service._records)
             assert cluster.objects() == []
+
+    play(tmp_path, scene)
+
+
+def test_what_is_no_id_is_not_looked_for(tmp_path: Path) -> None:
+    async def scene(cluster: Cluster) -> None:
+        async with process(cluster, "one") as one:
+            cluster.bucket.down = True
+            for wrong in ("x" * 5000, "\u00b2" * 32, "..", "a/b"):
+                with pytest.raises(NotFound):
+                    await one.service.find(wrong, "ann")
+            cluster.bucket.down = False
+
+    play(tmp_path, scene)
+
+
+def test_jobs_are_listed_by_few_reads_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading = most = 0
+    get = MemoryBucket.get
+
+    async def counted(self: MemoryBucket, key: str) -> StoredObject | None:
+        nonlocal reading, most
+        reading += 1
+        most = max(most, reading)
+        try:
+            return await get(self, key)
+        finally:
+            reading -= 1
+
+    async def scene(cluster: Cluster) -> None:
+        nonlocal most
+        async with process(cluster, "one") as one:
+            job = cluster.bucket.objects[f"jobs/{await one.submit('english')}/job.json"]
+            for _ in range(3 * READS):
+                await cluster.bucket.put(f"jobs/{uuid4().hex}/job.json", job)
+            monkeypatch.setattr(MemoryBucket, "get", counted)
+            assert len(await one.replica.jobs.all()) == 3 * READS + 1
+            assert 1 < most <= READS + 5  # with what goes on besides
 
     play(tmp_path, scene)
 

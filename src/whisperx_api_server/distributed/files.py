@@ -37,7 +37,7 @@ MEMORY = "memory"
 _PART = re.compile(r"/(?P<time>\d+)-(?P<run>[^/-]+)-[^/]+$")
 
 READS = 16
-"""Parts of a checkpoint that are read at the same time."""
+"""Parts of a checkpoint, or jobs, that are read at the same time."""
 
 
 class RunFiles:

@@ -17,8 +17,8 @@ from pydantic import TypeAdapter, ValidationError
 from ..audio.uploads import BlobStore
 from ..domain import Job, Transcript, TranscriptionRequest
 from ..errors import Unavailable
-from ..jobs.store import transcript_lines, transcript_of
-from .files import RunFiles
+from ..jobs.store import JOB_ID, transcript_lines, transcript_of
+from .files import READS, RunFiles
 from .protocols import Bucket, Log
 from .wire import CONTROL, Wire, Withdrawn
 
@@ -96,14 +96,20 @@ class BucketJobStore:
 
     async def find(self, job_id: str) -> Job | None:
         """See `SharedJobStore.find`."""
-        if not job_id.isalnum():
+        if not JOB_ID.fullmatch(job_id):
             return None
         found = await self._bucket.get(_job_key(job_id))
         return None if found is None else _JOB.load(found.data)
 
     async def all(self) -> list[Job]:
         """See `SharedJobStore.all`."""
-        found = await asyncio.gather(*map(self.find, await self._ids()))
+        reads = asyncio.Semaphore(READS)
+
+        async def find(job_id: str) -> Job | None:
+            async with reads:
+                return await self.find(job_id)
+
+        found = await asyncio.gather(*map(find, await self._ids()))
         return [job for job in found if job is not None]
 
     async def transcript(self, job_id: str) -> Transcript | None:

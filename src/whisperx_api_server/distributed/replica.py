@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from ..audio.uploads import DiskBlobStore
 from ..domain import Upload
@@ -101,9 +100,9 @@ class Replica:
     async def taking_part(self) -> AsyncIterator[None]:
         """Hear workers and other replicas, and be heard by them, while the context is open."""
         work = (
-            self._membership.take_part(self),
-            self._events.read_forever(),
-            self.jobs.write_notes_forever(),
+            partial(self._membership.take_part, self),
+            self._events.read_forever,
+            self.jobs.write_notes_forever,
         )
         async with _running(*work):
             await self._events.ready.wait()
@@ -115,7 +114,7 @@ class Replica:
         """See to the jobs of all replicas; those that are under way at the end go to others."""
         self._service = service
         try:
-            async with _running(self._adopt_forever(service), self._sweep_forever()):
+            async with _running(partial(self._adopt_forever, service), self._sweep_forever):
                 yield
         finally:
             self._service = None
@@ -157,13 +156,10 @@ class Replica:
 
 
 @asynccontextmanager
-async def _running(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+async def _running(*work: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
     """Run work while the context is open; a failure is logged."""
     tasks = [
-        asyncio.create_task(
-            released(partial(_awaited, each), logger, "a task of the replica failed")
-        )
-        for each in work
+        asyncio.create_task(released(each, logger, "a task of the replica failed")) for each in work
     ]
     try:
         yield
@@ -171,7 +167,3 @@ async def _running(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _awaited(work: Coroutine[Any, Any, None]) -> None:
-    await work

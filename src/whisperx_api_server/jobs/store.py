@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 _JOB = TypeAdapter(Job)
 _TRANSCRIPT = TypeAdapter(Transcript)
 _SEGMENT = TypeAdapter(Segment)
-_ID = re.compile(r"[0-9a-f]{32}")
+JOB_ID = re.compile(r"[0-9a-f]{32}")
 _UNFINISHED = ".unfinished-"
 
 
@@ -233,7 +233,7 @@ class DiskJobStore:
         return sorted(jobs, key=lambda job: job.submitted_at)
 
     def _transcript(self, job_id: str) -> Transcript | None:
-        if not _ID.fullmatch(job_id):
+        if not JOB_ID.fullmatch(job_id):
             return None
         path = self._directory / f"{job_id}.transcript.jsonl"
         try:
