@@ -38,7 +38,7 @@ from whisperx_api_server.scheduling.model_pool import ModelPool, PoolSettings, S
 from whisperx_api_server.scheduling.observation import Observation
 from whisperx_api_server.scheduling.work import Entry, Work
 from whisperx_api_server.scheduling.worker import Place
-from whisperx_api_server.telemetry.gpus import gpu_memory
+from whisperx_api_server.telemetry.gpus import Gpus
 from whisperx_api_server.telemetry.metrics import Metrics
 from whisperx_api_server.telemetry.runs import MeasuredRunner
 from whisperx_api_server.telemetry.services import MeasuredWebhooks
@@ -299,9 +299,6 @@ class Nvml:
     def nvmlInit_v2(self) -> int:  # noqa: N802
         return 0
 
-    def nvmlShutdown(self) -> int:  # noqa: N802
-        return 0
-
     def nvmlDeviceGetCount_v2(self, count: Any) -> int:  # noqa: N802
         count._obj.value = 2
         return 0
@@ -320,7 +317,7 @@ class Nvml:
 def test_the_memory_of_gpus_is_what_the_driver_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda _: Nvml())
 
-    assert gpu_memory() == {1: (3, 8)}
+    assert Gpus().memory() == {1: (3, 8)}
 
 
 class ShortContextEngine:
@@ -370,3 +367,12 @@ def test_queue_and_lanes_are_read_at_each_scrape() -> None:
         assert "queue_limit_seconds" not in shown(metrics)
 
     asyncio.run(scenario())
+
+
+def test_no_driver_means_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(_: str) -> None:
+        raise OSError("cannot open shared object file")
+
+    monkeypatch.setattr(ctypes, "CDLL", absent)
+
+    assert Gpus().memory() == {}

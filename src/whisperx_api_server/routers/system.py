@@ -41,7 +41,7 @@ async def metrics(request: Request, services: ServicesDep) -> Response:
     """Metrics in Prometheus' text format."""
     if services.metrics_need_key:
         await authenticate(request, services, None)
-    return Response(services.metrics.text(), media_type=MEDIA_TYPE)
+    return Response(await services.metrics.scrape(), media_type=MEDIA_TYPE)
 
 
 @router.get("/info", responses=openapi.errors())

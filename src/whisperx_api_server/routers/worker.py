@@ -31,4 +31,4 @@ async def ready(request: Request) -> Readiness:
 async def metrics(request: Request) -> Response:
     """Metrics in Prometheus' text format."""
     shown = cast("Metrics", request.app.state.metrics)
-    return Response(shown.text(), media_type=MEDIA_TYPE)
+    return Response(await shown.scrape(), media_type=MEDIA_TYPE)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 
 class _Memory(ctypes.Structure):
@@ -17,35 +16,32 @@ class _Memory(ctypes.Structure):
     ]
 
 
-def gpu_memory() -> dict[int, tuple[int, int]]:
-    """The used and all bytes of each GPU by its index; none where there is no NVIDIA driver.
+class Gpus:
+    """The GPUs of this machine; none without an NVIDIA driver.
 
+    NVML is loaded once, since that can take long enough to block the event loop; reading is fast.
     Source: https://docs.nvidia.com/deploy/nvml-api/
     """
-    try:
-        nvml = ctypes.CDLL("libnvidia-ml.so.1")
-    except OSError:
-        return {}
-    with _initialised(nvml) as ready:
-        return dict(_each(nvml)) if ready else {}
 
+    def __init__(self) -> None:
+        self._nvml: ctypes.CDLL | None = None
+        try:
+            nvml = ctypes.CDLL("libnvidia-ml.so.1")
+        except OSError:
+            return
+        if nvml.nvmlInit_v2() == 0:
+            self._nvml = nvml
 
-@contextmanager
-def _initialised(nvml: ctypes.CDLL) -> Iterator[bool]:
-    ready = nvml.nvmlInit_v2() == 0
-    try:
-        yield ready
-    finally:
-        if ready:
-            nvml.nvmlShutdown()
-
-
-def _each(nvml: ctypes.CDLL) -> Iterator[tuple[int, tuple[int, int]]]:
-    count = ctypes.c_uint()
-    if nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)) != 0:
-        return
-    for index in range(count.value):
-        device, memory = ctypes.c_void_p(), _Memory()
-        found = nvml.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(device)) == 0
-        if found and nvml.nvmlDeviceGetMemoryInfo(device, ctypes.byref(memory)) == 0:
-            yield index, (memory.used, memory.total)
+    def memory(self) -> dict[int, tuple[int, int]]:
+        """The used and all bytes of each GPU by its index; a GPU that is lost is left out."""
+        nvml, count, found = self._nvml, ctypes.c_uint(), {}
+        if nvml is None or nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)) != 0:
+            return {}
+        for index in range(count.value):
+            device, memory = ctypes.c_void_p(), _Memory()
+            if (
+                nvml.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(device)) == 0
+                and nvml.nvmlDeviceGetMemoryInfo(device, ctypes.byref(memory)) == 0
+            ):
+                found[index] = (memory.used, memory.total)
+        return found

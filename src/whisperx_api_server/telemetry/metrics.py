@@ -6,10 +6,13 @@ models that were loaded. Text of clients is never a label.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client.core import Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
@@ -36,11 +39,22 @@ FACTORS = (0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 1, 2, 5)
 _MODEL = ("stage", "backend", "model")
 
 
+@dataclass(frozen=True, eq=False)
+class _Read(Collector):
+    """Metrics that were read."""
+
+    metrics: Sequence[Metric]
+
+    def collect(self) -> Sequence[Metric]:
+        return self.metrics
+
+
 class Metrics:
     """Counters and histograms, and the registry that holds them. Thread-safe."""
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
+        self._states: list[Collector] = []
         ProcessCollector(registry=registry)
 
         def counter(name: str, text: str, *labels: str) -> Counter:
@@ -139,12 +153,24 @@ class Metrics:
     @contextmanager
     def reading(self, state: Collector) -> Iterator[None]:
         """Show the metrics of `state` too, read at each scrape, while the context is open."""
-        self._registry.register(state)
+        self._states.append(state)
         try:
             yield
         finally:
-            self._registry.unregister(state)
+            self._states.remove(state)
+
+    async def scrape(self) -> bytes:
+        """All metrics in Prometheus' text format; a thread formats them."""
+        return await asyncio.to_thread(self._text, self._read())
 
     def text(self) -> bytes:
-        """All metrics in Prometheus' text format; call it on the event loop."""
-        return generate_latest(self._registry)
+        """The same, at once."""
+        return self._text(self._read())
+
+    def _read(self) -> CollectorRegistry:
+        registry = CollectorRegistry()
+        registry.register(_Read([each for state in self._states for each in state.collect()]))
+        return registry
+
+    def _text(self, read: CollectorRegistry) -> bytes:
+        return generate_latest(self._registry) + generate_latest(read)

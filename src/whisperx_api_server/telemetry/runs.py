@@ -56,6 +56,9 @@ class MeasuredRunner:
         duration = reached = 0.0
         admitted: float | None = None
 
+        def left() -> float:
+            return max(0.0, duration - reached)  # a counter raises an error for less
+
         def accept() -> None:
             nonlocal admitted
             if admitted is None:
@@ -70,7 +73,7 @@ class MeasuredRunner:
             elif not isinstance(event, StageBegan) or event.stage not in ("open", "wait"):
                 accept()
             if isinstance(event, WindowDone):
-                metrics.audio_transcribed.inc(event.until - reached)
+                metrics.audio_transcribed.inc(max(0.0, event.until - reached))
                 reached = event.until
 
         result = "failed"
@@ -84,14 +87,12 @@ class MeasuredRunner:
             raise
         except (asyncio.CancelledError, Cancelled):
             result = "cancelled"
-            metrics.audio_dropped.inc(duration - reached if admitted is not None else 0.0)
+            metrics.audio_dropped.inc(left() if admitted is not None else 0.0)
             raise
         finally:
             now = self._clock()
             metrics.runs.labels(kind, result).inc()
             metrics.run_seconds.labels(kind).observe(now - begun)
             if result == "completed" and duration and admitted is not None:
-                metrics.audio_transcribed.inc(
-                    duration - reached if kind == "transcription" else 0.0
-                )
+                metrics.audio_transcribed.inc(left() if kind == "transcription" else 0.0)
                 metrics.real_time_factor.labels(kind).observe((now - admitted) / duration)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -15,7 +15,7 @@ from ..domain import JobState
 from ..errors import Unavailable
 from ..jobs.admission import AdmissionControl
 from ..scheduling.model_pool import ModelPool, ModelStatus
-from .gpus import gpu_memory
+from .gpus import Gpus
 
 _MODEL = ("stage", "backend", "model")
 
@@ -41,6 +41,7 @@ class ServerState(Collector):
     jobs: Callable[[], Mapping[JobState, int]] = dict
     live_sessions: Callable[[], int] | None = None
     workers: Callable[[], int] | None = None
+    gpus: Gpus = field(default_factory=Gpus)
 
     def collect(self) -> Iterable[Metric]:
         """See `Collector`."""
@@ -60,13 +61,13 @@ class ServerState(Collector):
         if self.workers is not None:
             yield _gauge("workers", "Workers that are alive.", self.workers())
         yield from _models(self.pool.statuses())
-        yield from _gpus()
+        yield from _gpus(self.gpus)
 
 
-def _gpus() -> Iterable[Metric]:
+def _gpus(gpus: Gpus) -> Iterable[Metric]:
     used = GaugeMetricFamily("whisperx_gpu_memory_used_bytes", "Used memory.", labels=["gpu"])
     all_ = GaugeMetricFamily("whisperx_gpu_memory_total_bytes", "All memory.", labels=["gpu"])
-    for index, (used_bytes, all_bytes) in gpu_memory().items():
+    for index, (used_bytes, all_bytes) in gpus.memory().items():
         used.add_metric([str(index)], used_bytes)
         all_.add_metric([str(index)], all_bytes)
     yield used
