@@ -9,7 +9,7 @@ import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -21,7 +21,14 @@ from whisperx_api_server.backends.fake import say, silence
 from whisperx_api_server.domain import DecodeOptions, Samples, Window, WindowTranscript
 from whisperx_api_server.errors import InsufficientMemory, NotInstalled
 from whisperx_api_server.fields.transcription import FormDefaults
-from whisperx_api_server.live.events import Completed, Delta, ErrorEvent, Failed, ServerEvent
+from whisperx_api_server.live.events import (
+    Committed,
+    Completed,
+    Delta,
+    ErrorEvent,
+    Failed,
+    ServerEvent,
+)
 from whisperx_api_server.live.messages import SessionConfig
 from whisperx_api_server.live.session import Ending, Session
 from whisperx_api_server.live.sessions import LiveSessions
@@ -129,6 +136,40 @@ def test_a_window_that_closes_takes_its_stale_decoding_off_the_lane() -> None:
 
     world = scene(test)
     assert world.hold.calls.count("transcribe") == 1
+
+
+def test_a_closed_window_keeps_its_place_when_the_next_one_closes() -> None:
+    go = threading.Event()
+    block: Work[object, None, bool] = Work(run=lambda _model, _batch, _features: [go.wait(20)])
+    submitted = []
+
+    async def test(talk: Talk) -> None:
+        async with talk.session():
+            await until(
+                lambda: [each.state for each in talk.world.pool.statuses()] == ["ready"] * 2
+            )
+            lane = talk.world.pool.statuses()[-1].lane
+            lane.submit(Entry(work=block, payload=None, client="other", request_id="other"))
+            await until(lambda: lane.in_flight == 1)
+            submit = lane.submit
+
+            def counted(entry: Entry[Any, Any, Any]) -> Any:
+                submitted.append(entry)
+                return submit(entry)
+
+            lane.submit = counted  # type: ignore[method-assign]
+            talk.say(say("red house door"))
+            await until(lambda: len(submitted) == 1)
+            talk.say(silence(4))
+            await until(lambda: len(submitted) == 2)
+            talk.say(say("blue tree"))
+            talk.commit()
+            await until(lambda: bool(talk.of(Committed)))
+            go.set()
+            await talk.completed()
+
+    scene(test)
+    assert len(submitted) == 3  # the first window as it was, and both whole
 
 
 def test_a_turn_whose_pause_was_decoded_is_complete_at_its_end() -> None:

@@ -89,8 +89,7 @@ class LiveTranscriber:
         self._growing = None
         self._queue.append(window)
         self._answered.clear()
-        if self._flight_window != (window, window.span.end):
-            self._land(window.item)
+        self._land(window.item)
         self._changed.set()
 
     def end(self, item: Item) -> None:
@@ -123,10 +122,10 @@ class LiveTranscriber:
         return min((each.span.first for each in windows), default=self._buffer.end)
 
     def _land(self, item: Item) -> None:
-        """Take a decoding of an item off its lane, unless it is being computed."""
+        """Take a decoding of an item off its lane if it is stale: of less audio, or abandoned."""
         if self._flight is not None and self._flight_window is not None:
-            window, _ = self._flight_window
-            if window.item is item:
+            window, end = self._flight_window
+            if window.item is item and (item.abandoned or end != window.span.end):
                 self._flight.cancel()
 
     # -- the transcriber's own task -----------------------------------------------------------
