@@ -177,20 +177,24 @@ class KafkaRunner:
         An attempt that resumes repeats the events of the one before it.
         """
         places: Counter[str] = Counter()
+        looked: End | None = None
         while True:
             try:
                 async with asyncio.timeout(LOOK):
                     message = await events.get()
             except TimeoutError:
+                if looked is not None:  # its message does not come any more
+                    return looked
                 self._check_workers(request)
-                message = None
-            event = None if message is None else message.event
-            if event is None or isinstance(event, Ended):
+                # Events that are late come before the message of the end.
+                looked = await self._end(request.id)
+                continue
+            event = message.event
+            if isinstance(event, Ended):
                 end = await self._end(request.id)
                 if end is not None:
                     return end
                 continue
-            assert message is not None
             name = event_name(event)
             if message.place != places[name]:
                 continue
