@@ -132,7 +132,8 @@ def kafka_server(directory: Path) -> Iterator[Kafka]:
     )
     _make_certificate(directory)
     java = ["java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{JARS}/*"]
-    cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    # Its first letter is "A": the tool takes an id that begins with "-" for an option.
+    cluster = base64.urlsafe_b64encode(b"\0" + uuid.uuid4().bytes[1:]).decode().rstrip("=")
     _run(*java, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", config, "--standalone")
     quiet = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
     server = Server(
