@@ -1,4 +1,4 @@
-"""Speech to transcripts behind OpenAI's audio API, in one process."""
+"""Speech to transcripts behind OpenAI's audio API."""
 
 from importlib.metadata import version
 
