@@ -15,8 +15,8 @@ from pipeline_world import World
 from pipeline_world import play as play_alone
 from whisperx_api_server.active_requests import ActiveRequests
 from whisperx_api_server.distributed.text import WorkersText
-from whisperx_api_server.distributed.wire import TASK, Task
-from whisperx_api_server.domain import Diarization, DiarizeOptions, Transcript
+from whisperx_api_server.distributed.wire import RUN_EVENT, TASK, End, Ended, RunEvent, Task
+from whisperx_api_server.domain import Diarization, DiarizeOptions, Transcript, WindowTranscript
 from whisperx_api_server.errors import (
     InvalidRequest,
     ModelNotFound,
@@ -393,5 +393,42 @@ def test_texts_are_translated_by_a_worker(tmp_path: Path) -> None:
             await texts.translate("red door", "klingon", "fr", request_id=uuid4().hex, client="ann")
         assert raised.value.param == "source_language"
         await until(lambda: cluster.objects("runs/") == [])
+
+    play(tmp_path, scene)
+
+
+def test_events_that_are_later_than_the_end_are_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("whisperx_api_server.distributed.runner.LOOK", 0.2)
+    window = WindowTranscript(window_index=0, language="en", language_probability=1.0, segments=())
+    transcript = Transcript(
+        task="transcribe", language="en", languages=(), duration=1.0, segments=()
+    )
+
+    async def scene(cluster: Cluster) -> None:
+        replica = await cluster.replica()
+        find_end = replica.files.end
+
+        async def end_before_events(run: str) -> End | None:
+            end = await find_end(run)
+            if end is not None and not cluster.log.of("events"):
+                for event in (WindowDone(transcript=window, until=1.0), Ended()):
+                    sent = RUN_EVENT.dump(RunEvent(run=run, place=0, event=event))
+                    await cluster.log.append("events", run, sent)
+            return end
+
+        monkeypatch.setattr(replica.files, "end", end_before_events)
+        seen: list[Event] = []
+
+        async def emit(event: Event) -> None:
+            seen.append(event)
+
+        request = await replica.request("english")
+        running = asyncio.create_task(replica.runner.run(request, emit, Checkpoint()))
+        await until(lambda: cluster.queued == 1)
+        await replica.files.finish(request.id, End(result=transcript))
+        assert await running == transcript
+        assert windows_of(seen) == [0]
 
     play(tmp_path, scene)
