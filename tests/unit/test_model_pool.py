@@ -23,7 +23,7 @@ from whisperx_api_server.errors import (
     NotConfigured,
     Unavailable,
 )
-from whisperx_api_server.scheduling import model_pool
+from whisperx_api_server.scheduling import loading
 from whisperx_api_server.scheduling.model_pool import ModelPool, PoolSettings, SchedulerSettings
 from whisperx_api_server.scheduling.work import Entry, Work
 
@@ -451,7 +451,7 @@ def test_a_lane_that_cannot_load_again_is_replaced(caplog: pytest.LogCaptureFixt
 def growing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each load makes the process 100 bytes larger."""
     measured = iter(range(0, 1_000_000, 100))
-    monkeypatch.setattr(model_pool, "_resident_bytes", lambda: next(measured))
+    monkeypatch.setattr(loading, "_resident_bytes", lambda: next(measured))
 
 
 @pytest.mark.usefixtures("growing")
@@ -485,7 +485,7 @@ def test_models_in_use_may_exceed_the_budget_until_they_are_idle() -> None:
 
 def test_a_model_loaded_again_keeps_its_measured_size(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = iter([0, 100, 100, 100])  # the second load reuses what the allocator kept
-    monkeypatch.setattr(model_pool, "_resident_bytes", lambda: next(sizes))
+    monkeypatch.setattr(loading, "_resident_bytes", lambda: next(sizes))
 
     async def scene(world: World) -> None:
         for _ in range(2):

@@ -8,29 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import resource
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Field
 
 from ..answers.server import LoadedModel
-from ..backends import ModelKey, free_device_memory, import_vendors, load_model
+from ..backends import ModelKey, import_vendors, load_model
 from ..backends.base import Capabilities, Stage
-from ..backends.vendors import translate_memory_errors
-from ..errors import Conflict, InsufficientMemory, ModelUnavailable, ServiceError
+from ..errors import Conflict, ModelUnavailable
 from ..setting_types import NonNegativeFloat, NonNegativeInt, PositiveInt, Section
 from .batch_policy import BatchLimits
 from .fair_semaphore import FairSemaphore
 from .lane import Lane
-from .observation import LoadFailed, ModelLoaded, ObserveModel, unobserved_model
-from .tracebacks import release_frames
+from .loading import Device, ModelLoader
+from .observation import ObserveModel, unobserved_model
 from .worker import Place
 
 logger = logging.getLogger(__name__)
@@ -74,7 +70,7 @@ class PoolSettings(Section):
 @dataclass(kw_only=True, slots=True, eq=False)
 class _Loaded:
     key: ModelKey
-    devices: Sequence[tuple[str, int]]
+    devices: Sequence[Device]
     lane: Lane[Any]
     leases: int = 0
     last_used: float = 0.0
@@ -136,15 +132,14 @@ class ModelPool:
         self._scheduling = scheduling
         self._gpus = gpus
         self._close_timeout = close_timeout
-        self._load = load
-        self._import_vendors = import_vendors
         self._observe = observe
         self._clock = clock
         self._models: dict[ModelKey, _Loaded] = {}
-        self._sizes: dict[ModelKey, int] = {}
-        self._semaphores: dict[tuple[str, int], FairSemaphore] = {}
+        self._semaphores: dict[Device, FairSemaphore] = {}
         self._closing: dict[ModelKey, asyncio.Future[None]] = {}
-        self._importing = threading.Lock()
+        self._loader = ModelLoader(
+            load, import_vendors, evict_idle=self._evict_idle, observe=observe, clock=clock
+        )
 
     @asynccontextmanager
     async def lease(self, key: ModelKey) -> AsyncIterator[Lane[Any]]:
@@ -208,7 +203,7 @@ class ModelPool:
                 key=entry.key,
                 state="ready" if entry.ready else "loading",
                 leases=entry.leases,
-                memory_bytes=self._sizes.get(entry.key, 0),
+                memory_bytes=self._loader.size(entry.key),
                 waiting=len(entry.lane),
                 lane=entry.lane,
             )
@@ -253,7 +248,7 @@ class ModelPool:
             str(key),
             [
                 Place(
-                    load=partial(self._load_measured, key, device, loop),
+                    load=partial(self._loader.load, key, device, loop),
                     device=self._semaphores.setdefault(
                         device, FairSemaphore(self._scheduling.concurrent_per_device)
                     ),
@@ -270,7 +265,7 @@ class ModelPool:
         )
         return entry
 
-    def _devices_of(self, key: ModelKey) -> list[tuple[str, int]]:
+    def _devices_of(self, key: ModelKey) -> list[Device]:
         """The devices that get a copy of a model; of a voice detector, one computes enough."""
         spec = key.spec
         many = self._gpus and spec.device != "cpu" and key.stage != "vad"
@@ -288,56 +283,7 @@ class ModelPool:
         if entry.lane.closed and self._models.get(entry.key) is entry:
             del self._models[entry.key]
 
-    def _load_measured(
-        self, key: ModelKey, device: tuple[str, int], loop: asyncio.AbstractEventLoop
-    ) -> object:
-        """Load on a worker's thread; the growth of the process is recorded as the model's size."""
-        before, begun = _resident_bytes(), self._clock()
-        try:
-            model = self._load_or_evict(key, device, loop)
-        except ServiceError:
-            self._observe(key, LoadFailed())
-            raise
-        except Exception as error:
-            self._observe(key, LoadFailed())
-            logger.exception("%s failed to load", key)
-            raise ModelUnavailable(
-                f"the model {key.name!r} failed to load; the server's log says why"
-            ) from error
-        # A repeated load may reuse memory that the allocator kept, and show less growth. Copies
-        # load side by side: the last one sees the growth of all.
-        self._sizes[key] = max(self._sizes.get(key, 0), _resident_bytes() - before)
-        self._observe(key, ModelLoaded(seconds=self._clock() - begun))
-        return model
-
-    def _load_or_evict(
-        self, key: ModelKey, device: tuple[str, int], loop: asyncio.AbstractEventLoop
-    ) -> object:
-        """Load a model; after an out-of-memory error, evict the device's idle models and retry.
-
-        Vendor packages import each other in cycles, and such an import can fail, even permanently,
-        if two threads enter the cycle at different places. So one thread imports them at a
-        time. Downloads and loads may take minutes and run in parallel.
-        """
-        kind, index = device
-        placed = replace(key, spec=replace(key.spec, device=kind, device_index=index))
-        with self._importing:
-            self._import_vendors(placed)
-        too_large = f"{key} does not fit into the memory of {key.spec.device}: unload other models"
-        try:
-            with translate_memory_errors(too_large):
-                return self._load(placed)
-        except InsufficientMemory as error:
-            release_frames(error)  # they refer to the partly loaded model
-            evicted = asyncio.run_coroutine_threadsafe(self._evict_idle(key, device), loop)
-            if not evicted.result():
-                raise
-        logger.info("loading %s again: idle models were unloaded", key)
-        free_device_memory()
-        with translate_memory_errors(too_large):
-            return self._load(placed)
-
-    async def _evict_idle(self, key: ModelKey, device: tuple[str, int]) -> bool:
+    async def _evict_idle(self, key: ModelKey, device: Device) -> bool:
         """Unload the other idle models on a device; whether memory was freed."""
         idle = [
             entry
@@ -370,13 +316,13 @@ class ModelPool:
         budget = self._settings.memory_bytes
         if not budget:
             return
-        used = sum(self._sizes.get(key, 0) for key in self._models)
+        used = sum(self._loader.size(key) for key in self._models)
         for entry in sorted(self._models.values(), key=lambda entry: entry.last_used):
             if used <= budget:
                 return
             if entry is not keep and entry.ready and not entry.leases:
                 logger.info("unloading %s: over the memory budget", entry.key)
-                used -= self._sizes.get(entry.key, 0)
+                used -= self._loader.size(entry.key)
                 self._begin_close(entry)
 
     def _begin_close(self, entry: _Loaded) -> asyncio.Future[None]:
@@ -406,14 +352,6 @@ async def until_loaded(lane: Lane[Any]) -> None:
         await asyncio.shield(loaded)
     elif (error := lane.loaded.exception()) is not None:
         raise error
-
-
-def _resident_bytes() -> int:
-    """Resident memory of the process in bytes; 0 if the system does not report it."""
-    statm = Path("/proc/self/statm")
-    if not statm.exists():
-        return 0
-    return int(statm.read_text().split()[1]) * resource.getpagesize()
 
 
 def _described(status: ModelStatus) -> LoadedModel:
