@@ -6,11 +6,11 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, get_args
+from typing import get_args
 
 from .. import logging_setup
 from ..active_requests import ActiveRequests
@@ -26,15 +26,15 @@ from ..domain import (
     Transcript,
     TranscriptionRequest,
 )
-from ..errors import Conflict, Interrupted, NotFound, Overloaded, ServiceError, Unavailable
+from ..errors import Conflict, NotFound, Overloaded, ServiceError
 from ..pipeline.events import Event, Opened, ResultEvent, WindowDone
 from ..pipeline.runner import Runner
 from ..scheduling.tracebacks import released
 from . import states as job_states
 from .admission import AdmissionControl
-from .runs import Run, RunRegistry
+from .records import JobRecord, JobRecords
+from .runs import RunRegistry
 from .store import JobSettings, JobStore, SharedJobStore
-from .view import webhook_event
 from .webhooks import Webhooks
 
 logger = logging.getLogger(__name__)
@@ -44,16 +44,6 @@ POLL_INTERVAL = 1.0
 
 PRUNE_INTERVAL = 60.0
 """Seconds between two sweeps of jobs and results that have grown too old."""
-
-
-@dataclass(kw_only=True, slots=True, eq=False)
-class _Record:
-    job: Job
-    task: asyncio.Task[None] | None = None
-    withdrawn: bool = False
-    ending: bool = False
-    run: Run | None = None
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class LocalService:
@@ -77,10 +67,8 @@ class LocalService:
         self._runs = RunRegistry(runner, blobs, retry_window=settings.retry_window)
         self._store = store
         self._shared = shared
-        self._settings = settings
         self._webhooks = webhooks
-        self._records: dict[str, _Record] = {}
-        self._background: set[asyncio.Task[None]] = set()
+        self._records = JobRecords(store, webhooks, settings)
 
     def admit(self, *, retry: bool = False) -> None:
         """See whether a new request would be accepted, before its upload is read.
@@ -101,13 +89,8 @@ class LocalService:
         Raises:
             JobDirectoryError: they are another server's, or another user's.
         """
-        for job in await self._store.load():
-            if not job.ended:
-                job = _interrupted(job)
-                await self._keep(job)
-            self._records[job.id] = _Record(job=job)
-            self._notify(job)
-        self._in_background(self._prune_forever())
+        await self._records.load()
+        self._records.in_background(self._prune_forever())
 
     async def close(self) -> None:
         """Cancel the jobs and the webhook deliveries that are under way.
@@ -115,11 +98,7 @@ class LocalService:
         The jobs stay unfinished in the store, so the next start marks them as failed. It also
         resumes the deliveries.
         """
-        tasks = [record.task for record in self._records.values() if record.task]
-        tasks += self._background
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._records.close()
         self._store.close()
 
     # -- answering at once --------------------------------------------------------------------
@@ -205,16 +184,12 @@ class LocalService:
         if not job.ended and request is not None:
             self._begin(job, request, AsyncExitStack())
             return
-        record = self._records[job.id] = _Record(job=job)
-        if job.ended:
-            self._notify(job)
-        else:
-            await self._end(record, _interrupted(job))
+        await self._records.adopt(job)
 
     def job_states(self) -> Mapping[JobState, int]:
         """Return the number of jobs in each state, of this process."""
         counts: Counter[JobState] = Counter(dict.fromkeys(get_args(JobState), 0))
-        counts.update(record.job.state for record in self._records.values())
+        counts.update(job.state for job in self._records.jobs())
         return counts
 
     def job(self, job_id: str, client: str) -> Job:
@@ -223,7 +198,7 @@ class LocalService:
         Raises:
             NotFound: no such job, or another client's.
         """
-        return self._record(job_id, client).job
+        return self._records.of_client(job_id, client).job
 
     async def find(self, job_id: str, client: str) -> Job:
         """Return the job, of this process or another.
@@ -247,7 +222,7 @@ class LocalService:
         Raises:
             NotFound: there is no job `after`.
         """
-        jobs = [record.job for record in self._records.values()]
+        jobs = self._records.jobs()
         if self._shared is not None:
             jobs += [job for job in await self._shared.all() if job.id not in self._records]
         oldest = None if after is None else await self.find(after, client)
@@ -271,7 +246,7 @@ class LocalService:
                 return
             seen = job
             await asyncio.sleep(POLL_INTERVAL)
-        record = self._record(job_id, client)
+        record = self._records.of_client(job_id, client)
         run, passed = None, 0
         while True:
             changed, job = record.changed, record.job
@@ -308,7 +283,7 @@ class LocalService:
         job = await self.find(job_id, client)
         record = self._records.get(job_id)
         if job.ended:
-            self._records.pop(job_id, None)
+            self._records.forget(job_id)
             if self._shared is not None:
                 await self._shared.withdraw(job_id)
             await self._store.delete(job_id)
@@ -329,25 +304,19 @@ class LocalService:
         if record is None:
             return
         if record.job.ended:
-            del self._records[job_id]
+            self._records.forget(job_id)
         elif record.task is not None:
             if not record.ending:
                 record.withdrawn = True
                 record.task.cancel()
             await asyncio.wait([record.task])
 
-    def _record(self, job_id: str, client: str) -> _Record:
-        record = self._records.get(job_id)
-        if record is None or record.job.client != client:
-            raise NotFound("there is no such transcription")
-        return record
-
     def _begin(self, job: Job, request: TranscriptionRequest, resources: AsyncExitStack) -> None:
-        record = self._records[job.id] = _Record(job=job)
+        record = self._records.add(job)
         record.task = asyncio.create_task(self._run_job(record, request, resources))
 
     async def _run_job(
-        self, record: _Record, request: TranscriptionRequest, resources: AsyncExitStack
+        self, record: JobRecord, request: TranscriptionRequest, resources: AsyncExitStack
     ) -> None:
         """Run a job to its end, and record how it ended."""
         logging_setup.request_id.set(record.job.id)
@@ -368,9 +337,9 @@ class LocalService:
             logger.exception("unexpected error of job %s", request.id)
             unexpected = ServiceError("the server failed; its log says why")
             ended = job_states.ended(record.job, "failed", time.time(), unexpected)
-        await self._end(record, ended)
+        await self._records.end(record, ended)
 
-    async def _transcribe(self, record: _Record, request: TranscriptionRequest) -> Transcript:
+    async def _transcribe(self, record: JobRecord, request: TranscriptionRequest) -> Transcript:
         """Run a job, which waits while the queue is full."""
         identity = self._runs.identity(request)
         while True:
@@ -383,76 +352,18 @@ class LocalService:
                             job = job_states.under_way(
                                 record.job, progress, position=position, now=time.time()
                             )
-                            self._change(record, job)
+                            record.change(job)
                             if self._shared is not None:
                                 self._shared.note(job)
                     return await run.result()
             except Overloaded:  # an identical request that does not wait began the run
                 continue
 
-    async def _end(self, record: _Record, job: Job) -> None:
-        record.ending, record.run = True, None
-        await self._keep(job)
-        self._change(record, job)
-        logger.info("job %s: %s", job.id, job.state)
-        self._notify(job)
-        await self._prune()
-
-    async def _keep(self, job: Job) -> None:
-        """Store a job that has ended; after an error, it is known until the next start only."""
-        try:
-            await self._store.save(job)
-        except Unavailable as error:
-            logger.error("the end of job %s is not stored: %s", job.id, error.message)
-
-    def _change(self, record: _Record, job: Job) -> None:
-        record.job = job
-        record.changed, changed = asyncio.Event(), record.changed
-        changed.set()
-
-    async def _prune(self) -> None:
-        jobs = [record.job for record in self._records.values()]
-        for job in job_states.surplus(jobs, self._settings, time.time()):
-            self._records.pop(job.id, None)
-            await self._store.delete(job.id)
-
     async def _prune_forever(self) -> None:
         while True:
-            await self._prune()
+            await self._records.prune()
             self._runs.forget_old()
             await asyncio.sleep(PRUNE_INTERVAL)
-
-    # -- webhooks -----------------------------------------------------------------------------
-
-    def _notify(self, job: Job) -> None:
-        if job.callback_url is not None and not job.notified:
-            self._in_background(self._deliver(job, job.callback_url))
-
-    async def _deliver(self, job: Job, url: str) -> None:
-        if not self._webhooks.enabled:
-            logger.warning("job %s: its webhook is not sent, WEBHOOK_SECRET is not set", job.id)
-            return
-        event = webhook_event(job)
-        await self._webhooks.deliver(url, event["id"], event)
-        record = self._records.get(job.id)
-        if record is None:
-            return
-        notified = replace(record.job, notified=True)
-        await self._keep(notified)
-        if job.id in self._records:
-            record.job = notified
-        else:  # deleted meanwhile
-            await self._store.delete(job.id)
-
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-
-
-def _interrupted(job: Job) -> Job:
-    error = Interrupted("the server was restarted before the job was done: submit it again")
-    return job_states.ended(job, "failed", time.time(), error)
 
 
 async def _note_length(event: Event) -> None:

@@ -1,0 +1,165 @@
+"""The jobs of this process, each with its task and the run that computes it.
+
+A job that ends is stored, its webhook is delivered, and too many or too old ones are deleted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ..domain import Job
+from ..errors import Interrupted, NotFound, Unavailable
+from . import states as job_states
+from .runs import Run
+from .store import JobSettings, JobStore
+from .view import webhook_event
+from .webhooks import Webhooks
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class JobRecord:
+    """A job as it is now; `changed` is set at its next change."""
+
+    job: Job
+    task: asyncio.Task[None] | None = None
+    withdrawn: bool = False
+    ending: bool = False
+    run: Run | None = None
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def change(self, job: Job) -> None:
+        """Replace the job, and wake those who watch it."""
+        self.job = job
+        self.changed, changed = asyncio.Event(), self.changed
+        changed.set()
+
+
+class JobRecords:
+    """The records by the ids of their jobs."""
+
+    def __init__(self, store: JobStore, webhooks: Webhooks, settings: JobSettings) -> None:
+        self._store = store
+        self._webhooks = webhooks
+        self._settings = settings
+        self._records: dict[str, JobRecord] = {}
+        self._background: set[asyncio.Task[None]] = set()
+
+    def __contains__(self, job_id: str) -> bool:
+        return job_id in self._records
+
+    def get(self, job_id: str) -> JobRecord | None:
+        """Return the record of a job, if this process has it."""
+        return self._records.get(job_id)
+
+    def of_client(self, job_id: str, client: str) -> JobRecord:
+        """Return the record of a client's job.
+
+        Raises:
+            NotFound: no such job, or another client's.
+        """
+        record = self._records.get(job_id)
+        if record is None or record.job.client != client:
+            raise NotFound("there is no such transcription")
+        return record
+
+    def jobs(self) -> list[Job]:
+        """Return all jobs, in the order in which they were added."""
+        return [record.job for record in self._records.values()]
+
+    def add(self, job: Job) -> JobRecord:
+        """Begin a job's record."""
+        record = self._records[job.id] = JobRecord(job=job)
+        return record
+
+    def forget(self, job_id: str) -> None:
+        """Drop a job's record, if there is one; the store keeps the job."""
+        self._records.pop(job_id, None)
+
+    async def load(self) -> None:
+        """Add the stored jobs; those that the last process did not finish become failed.
+
+        Raises:
+            JobDirectoryError: they are another server's, or another user's.
+        """
+        for job in await self._store.load():
+            if not job.ended:
+                job = _interrupted(job)
+                await self._keep(job)
+            self.add(job)
+            self._notify(job)
+
+    async def adopt(self, job: Job) -> None:
+        """Add a job of a process that has ended; one that was under way becomes failed."""
+        record = self.add(job)
+        if job.ended:
+            self._notify(job)
+        else:
+            await self.end(record, _interrupted(job))
+
+    async def end(self, record: JobRecord, job: Job) -> None:
+        """Store a job that has ended, and tell its watchers and its webhook."""
+        record.ending, record.run = True, None
+        await self._keep(job)
+        record.change(job)
+        logger.info("job %s: %s", job.id, job.state)
+        self._notify(job)
+        await self.prune()
+
+    async def prune(self) -> None:
+        """Delete the ended jobs that are too old or too many."""
+        for job in job_states.surplus(self.jobs(), self._settings, time.time()):
+            self.forget(job.id)
+            await self._store.delete(job.id)
+
+    def in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work` until it ends or the records are closed."""
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def close(self) -> None:
+        """Cancel the jobs, the deliveries and the other work that is under way."""
+        tasks = [record.task for record in self._records.values() if record.task]
+        tasks += self._background
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _keep(self, job: Job) -> None:
+        """Store a job that has ended; after an error, it is known until the next start only."""
+        try:
+            await self._store.save(job)
+        except Unavailable as error:
+            logger.error("the end of job %s is not stored: %s", job.id, error.message)
+
+    def _notify(self, job: Job) -> None:
+        if job.callback_url is not None and not job.notified:
+            self.in_background(self._deliver(job, job.callback_url))
+
+    async def _deliver(self, job: Job, url: str) -> None:
+        if not self._webhooks.enabled:
+            logger.warning("job %s: its webhook is not sent, WEBHOOK_SECRET is not set", job.id)
+            return
+        event = webhook_event(job)
+        await self._webhooks.deliver(url, event["id"], event)
+        record = self._records.get(job.id)
+        if record is None:
+            return
+        notified = replace(record.job, notified=True)
+        await self._keep(notified)
+        if job.id in self._records:
+            record.job = notified
+        else:  # deleted meanwhile
+            await self._store.delete(job.id)
+
+
+def _interrupted(job: Job) -> Job:
+    error = Interrupted("the server was restarted before the job was done: submit it again")
+    return job_states.ended(job, "failed", time.time(), error)
