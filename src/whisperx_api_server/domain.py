@@ -100,9 +100,8 @@ class DecodeOptions:
     """How one window is decoded; hashable, so that equal options can share a batch.
 
     `language` None lets the transcriber detect it in each window, among `languages` unless that is
-    empty.
-    `temperature` 0 starts openai/whisper's fallback ladder; another value is sampled at once.
-    `word_timestamps` asks for the decoder's own word times (`Segment.words`), `logprobs` for
+    empty. `temperature` 0 starts openai/whisper's fallback ladder; another value is sampled at
+    once. `word_timestamps` asks for the decoder's own word times (`Segment.words`), `logprobs` for
     `Segment.logprobs`.
     """
 
@@ -395,8 +394,7 @@ def join_texts(parts: Iterable[tuple[str, str | None]]) -> str:
     """Join (text, language) parts with spaces if the language has them; drop blank parts."""
     joined = ""
     for text, language in parts:
-        text = text.strip()
-        if text:
+        if text := text.strip():
             gap = "" if not joined or language in SPACELESS_LANGUAGES else " "
             joined += gap + text
     return joined

@@ -36,7 +36,9 @@ from .routers.deps import Services
 from .routers.errors import RequestContext, install_error_handlers
 from .routers.openapi import DescribedApi
 from .routers.page import install_pages
+from .scheduling.model_pool import ModelPool
 from .telemetry.instruments import Instruments
+from .telemetry.metrics import Metrics
 from .telemetry.services import MeasuredLiveSessions, MeasuredWebhooks
 from .telemetry.state import ServerState
 from .text_service import TextService
@@ -197,15 +199,7 @@ def build_services(
             ),
             settings=settings.jobs,
         ),
-        live=MeasuredLiveSessions(
-            metrics,
-            settings.realtime,
-            enabled=settings.mode == "direct",
-            active=active,
-            pool=pool,
-            catalog=catalog,
-            defaults=form_defaults(settings, catalog),
-        ),
+        live=_live_sessions(settings, catalog, active, pool, metrics),
         text=TextService(active=active, pool=pool, catalog=catalog, timeout=limits.request_timeout)
         if replica is None
         else WorkersText(replica.runner, active),
@@ -225,6 +219,24 @@ def build_services(
         metrics=metrics,
         metrics_need_key=settings.metrics == "key",
         configuration=_describe(settings, catalog),
+    )
+
+
+def _live_sessions(
+    settings: Settings,
+    catalog: Catalog,
+    active: ActiveRequests,
+    pool: ModelPool,
+    metrics: Metrics,
+) -> MeasuredLiveSessions:
+    return MeasuredLiveSessions(
+        metrics,
+        settings.realtime,
+        enabled=settings.mode == "direct",
+        active=active,
+        pool=pool,
+        catalog=catalog,
+        defaults=form_defaults(settings, catalog),
     )
 
 

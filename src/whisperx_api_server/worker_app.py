@@ -8,7 +8,7 @@ import math
 import shutil
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,8 @@ from .config import Settings
 from .distributed.cluster import ClusterOpener, member_name, open_cluster
 from .distributed.members import Members
 from .distributed.membership import Membership
+from .distributed.protocols import Bucket
+from .distributed.worker import Worker
 from .errors import Unavailable
 from .jobs.admission import AdmissionControl
 from .loop_lag import LoopLag
@@ -109,32 +111,13 @@ async def _running(
             )
         )
         membership = Membership(name, "worker", log=opened.log, members=members)
-        ready = asyncio.Event()
-
-        async def work() -> None:
-            try:
-                async with asyncio.TaskGroup() as group:
-                    taking_part = group.create_task(membership.take_part(worker))
-                    await preload(preloaded, pool)
-                    await membership.joined()
-                    ready.set()
-                    await worker.work()
-                    taking_part.cancel()
-            except Exception:  # nothing would take runs any more: let the supervisor restart it
-                logger.exception("the worker failed")
-                signal.raise_signal(signal.SIGTERM)
-
-        async def check_ready() -> None:
-            if not ready.is_set() or worker.draining:
-                raise Unavailable("the worker takes no runs: it starts or drains", retry_after=5)
-            await opened.bucket.get("check")
-
-        app.state.metrics = metrics
-        app.state.drain, app.state.check_ready = worker.drain, check_ready
+        load, ready = partial(preload, preloaded, pool), asyncio.Event()
+        app.state.metrics, app.state.drain = metrics, worker.drain
+        app.state.check_ready = partial(_check_ready, ready, worker, opened.bucket)
         tasks = [
             asyncio.create_task(LoopLag(metrics.loop_lag.observe).watch()),
             asyncio.create_task(pool.sweep_forever()),
-            asyncio.create_task(work()),
+            asyncio.create_task(_work(worker, membership, load, ready)),
         ]
         try:
             yield
@@ -143,3 +126,30 @@ async def _running(
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _work(
+    worker: Worker,
+    membership: Membership,
+    load: Callable[[], Awaitable[None]],
+    ready: asyncio.Event,
+) -> None:
+    """Take runs after `load`; a failure ends the process."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            taking_part = group.create_task(membership.take_part(worker))
+            await load()
+            await membership.joined()
+            ready.set()
+            await worker.work()
+            taking_part.cancel()
+    except Exception:  # nothing would take runs any more: let the supervisor restart it
+        logger.exception("the worker failed")
+        signal.raise_signal(signal.SIGTERM)
+
+
+async def _check_ready(ready: asyncio.Event, worker: Worker, bucket: Bucket) -> None:
+    """Raise `Unavailable` unless the worker takes runs and reaches its bucket."""
+    if not ready.is_set() or worker.draining:
+        raise Unavailable("the worker takes no runs: it starts or drains", retry_after=5)
+    await bucket.get("check")

@@ -49,83 +49,54 @@ class _Read(Collector):
         return self.metrics
 
 
-class Metrics:
-    """Counters and histograms, and the registry that holds them. Thread-safe."""
+class _Registry(CollectorRegistry):
+    """Makes metrics with the server's prefix."""
 
-    def __init__(self) -> None:
-        self._registry = registry = CollectorRegistry()
-        self._states: list[Collector] = []
-        ProcessCollector(registry=registry)
+    def counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"whisperx_{name}", text, labels, registry=self)
 
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"whisperx_{name}", text, labels, registry=registry)
+    def histogram(
+        self, name: str, text: str, buckets: tuple[float, ...], *labels: str
+    ) -> Histogram:
+        return Histogram(f"whisperx_{name}", text, labels, buckets=buckets, registry=self)
 
-        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-            return Histogram(f"whisperx_{name}", text, labels, buckets=buckets, registry=registry)
 
-        self.requests = counter(
-            "http_requests_total", "HTTP requests.", "method", "route", "status"
-        )
-        self.request_seconds = histogram(
-            "http_request_duration_seconds", "From a request to its last byte.",
-            LATENCIES, "method", "route",
-        )  # fmt: skip
-        self.runs = counter("runs_total", "Runs that ended, by their result.", "kind", "result")
-        self.run_seconds = histogram(
-            "run_duration_seconds", "From the start of a run to its end.", LATENCIES, "kind"
-        )
-        self.real_time_factor = histogram(
-            "run_real_time_factor_ratio", "Seconds of a completed run per second of audio, "
-            "from its admission.", FACTORS, "kind",
-        )  # fmt: skip
-        self.audio_accepted = counter("audio_accepted_seconds_total", "Admitted audio.")
-        self.audio_transcribed = counter("audio_transcribed_seconds_total", "Transcribed audio.")
-        self.audio_refused = counter(
-            "audio_refused_seconds_total", "Audio that was refused since the queue was full."
-        )
-        self.audio_dropped = counter(
-            "audio_dropped_seconds_total",
-            "Admitted audio that was not transcribed, because its clients disconnected or "
-            "cancelled the job.",
-        )
-        self.lane_wait = histogram(
+class _ModelMetrics:
+    """What happened to each model: its loads, its batches and the entries of its lane."""
+
+    def __init__(self, registry: _Registry) -> None:
+        self.lane_wait = registry.histogram(
             "lane_wait_seconds", "Time that entries waited for their batch.", LATENCIES, *_MODEL
         )
-        self.lane_cancelled = counter(
+        self.lane_cancelled = registry.counter(
             "lane_cancelled_entries_total", "Waiting entries that were cancelled.", *_MODEL
         )
-        self.lane_restarts = counter(
+        self.lane_restarts = registry.counter(
             "lane_restarts_total", "Threads of lanes that died and were replaced.", *_MODEL
         )
-        self.batch_entries = histogram("batch_entries", "Entries of each batch.", SIZES, *_MODEL)
-        self.batch_seconds = histogram(
+        self.batch_entries = registry.histogram(
+            "batch_entries", "Entries of each batch.", SIZES, *_MODEL
+        )
+        self.batch_seconds = registry.histogram(
             "batch_duration_seconds", "Duration of each batch.", LATENCIES, *_MODEL
         )
-        self.batches_full = counter("batches_full_total", "Batches of the maximum size.", *_MODEL)
-        self.batches_halved = counter(
+        self.batches_full = registry.counter(
+            "batches_full_total", "Batches of the maximum size.", *_MODEL
+        )
+        self.batches_halved = registry.counter(
             "batches_halved_total", "Batches, and halves of them, halved after an error.", *_MODEL
         )
-        self.entries_failed = counter(
+        self.entries_failed = registry.counter(
             "batch_failed_entries_total", "Entries that failed alone.", *_MODEL
         )
-        self.load_seconds = histogram(
+        self.load_seconds = registry.histogram(
             "model_load_duration_seconds", "Duration of each load.", LOADS, *_MODEL
         )
-        self.load_failures = counter(
+        self.load_failures = registry.counter(
             "model_load_failures_total", "Loads that failed.", "stage", "backend"
-        )
-        self.webhooks = counter(
-            "webhook_deliveries_total", "Webhooks that were delivered or given up.", "result"
-        )
-        self.live_delay = histogram(
-            "live_delay_seconds", "From the end of a turn to its whole transcript.", LATENCIES
-        )
-        self.loop_lag = histogram(
-            "event_loop_lag_seconds", "Delays of a timer on the event loop.", DELAYS
         )
 
     def observe(self, key: ModelKey, observation: Observation) -> None:
-        """Count what happened to a model."""
         model = (key.stage, key.backend, key.name)
         match observation:
             case ModelLoaded(seconds=seconds):
@@ -149,6 +120,58 @@ class Metrics:
         wait = self.lane_wait.labels(*model)
         for seconds in batch.waits:
             wait.observe(seconds)
+
+
+class Metrics:
+    """Counters and histograms, and the registry that holds them. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._registry = registry = _Registry()
+        self._states: list[Collector] = []
+        ProcessCollector(registry=registry)
+        self.requests = registry.counter(
+            "http_requests_total", "HTTP requests.", "method", "route", "status"
+        )
+        self.request_seconds = registry.histogram(
+            "http_request_duration_seconds", "From a request to its last byte.",
+            LATENCIES, "method", "route",
+        )  # fmt: skip
+        self.runs = registry.counter(
+            "runs_total", "Runs that ended, by their result.", "kind", "result"
+        )
+        self.run_seconds = registry.histogram(
+            "run_duration_seconds", "From the start of a run to its end.", LATENCIES, "kind"
+        )
+        self.real_time_factor = registry.histogram(
+            "run_real_time_factor_ratio", "Seconds of a completed run per second of audio, "
+            "from its admission.", FACTORS, "kind",
+        )  # fmt: skip
+        self.audio_accepted = registry.counter("audio_accepted_seconds_total", "Admitted audio.")
+        self.audio_transcribed = registry.counter(
+            "audio_transcribed_seconds_total", "Transcribed audio."
+        )
+        self.audio_refused = registry.counter(
+            "audio_refused_seconds_total", "Audio that was refused since the queue was full."
+        )
+        self.audio_dropped = registry.counter(
+            "audio_dropped_seconds_total",
+            "Admitted audio that was not transcribed, because its clients disconnected or "
+            "cancelled the job.",
+        )
+        self._models = _ModelMetrics(registry)
+        self.webhooks = registry.counter(
+            "webhook_deliveries_total", "Webhooks that were delivered or given up.", "result"
+        )
+        self.live_delay = registry.histogram(
+            "live_delay_seconds", "From the end of a turn to its whole transcript.", LATENCIES
+        )
+        self.loop_lag = registry.histogram(
+            "event_loop_lag_seconds", "Delays of a timer on the event loop.", DELAYS
+        )
+
+    def observe(self, key: ModelKey, observation: Observation) -> None:
+        """Count what happened to a model."""
+        self._models.observe(key, observation)
 
     @contextmanager
     def reading(self, state: Collector) -> Iterator[None]:
