@@ -142,6 +142,14 @@ class Unavailable(ServiceError, status=503, code="service_unavailable"):
     """A temporary failure; a retry may succeed."""
 
 
+class VersionMismatch(Unavailable, code="version_mismatch"):
+    """What another version of the server has stored cannot be read."""
+
+
+class TakenOver(Unavailable):
+    """Another process has the job by now."""
+
+
 class DiskFull(Unavailable):
     """An upload or decoded audio does not fit on the server's disk."""
 

@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 from uuid import uuid4
 
 import pytest
 
 from cluster import Cluster, play
 from live import until
-from memory_cluster import MemoryBucket, MemoryQueue
+from memory_cluster import MemoryBucket, MemoryLog, MemoryQueue
 from receiver import Receiver
 from whisperx_api_server.active_requests import ActiveRequests
 from whisperx_api_server.audio.urls import UrlFetcher, UrlFetchSettings
 from whisperx_api_server.distributed import members, replica
 from whisperx_api_server.distributed.cluster import Cluster as Connections
 from whisperx_api_server.distributed.files import READS
-from whisperx_api_server.distributed.protocols import StoredObject
+from whisperx_api_server.distributed.protocols import CaughtUp, Message, Position, StoredObject
 from whisperx_api_server.distributed.replica import Replica
 from whisperx_api_server.domain import Job, OutputOptions, TranscriptionRequest
-from whisperx_api_server.errors import NotFound, Overloaded, Unavailable
+from whisperx_api_server.errors import (
+    NotFound,
+    Overloaded,
+    TakenOver,
+    Unavailable,
+    VersionMismatch,
+)
 from whisperx_api_server.jobs import service as jobs
 from whisperx_api_server.jobs.admission import AdmittedRunner, LimitSettings
 from whisperx_api_server.jobs.service import LocalService
@@ -39,6 +46,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("whisperx_api_server.distributed.membership.INTERVAL", 0.05)
     monkeypatch.setattr(replica, "SILENT", 0.4)
     monkeypatch.setattr(replica, "ADOPTION_INTERVAL", 0.05)
+    monkeypatch.setattr(replica, "RESTART_INTERVAL", 0.05)
     monkeypatch.setattr("whisperx_api_server.distributed.job_store.NOTE_INTERVAL", 0.02)
     monkeypatch.setattr(jobs, "POLL_INTERVAL", 0.02)
 
@@ -74,11 +82,36 @@ class Process:
         await self.stack.aclose()
 
 
+class Line(MemoryLog):
+    """One process's way to the log, which can be cut."""
+
+    def __init__(self, log: MemoryLog) -> None:
+        self._log = log
+        self.cut = False
+
+    def _reach(self) -> None:
+        if self.cut:
+            raise Unavailable("the broker cannot be reached")
+
+    async def append(self, topic: str, key: str, value: bytes | None) -> Position:
+        self._reach()
+        return await self._log.append(topic, key, value)
+
+    async def read(
+        self, topic: str, *, since: Literal["earliest", "latest"] | Position
+    ) -> AsyncGenerator[Message | CaughtUp, None]:
+        async for message in self._log.read(topic, since=since):
+            self._reach()
+            yield message
+
+
 @asynccontextmanager
-async def process(cluster: Cluster, name: str) -> AsyncIterator[Process]:
+async def process(
+    cluster: Cluster, name: str, log: MemoryLog | None = None
+) -> AsyncIterator[Process]:
     connections = Connections(
         queues=[MemoryQueue(broker) for broker in cluster.brokers],
-        log=cluster.log,
+        log=log or cluster.log,
         bucket=cluster.bucket,
     )
     settings = JobSettings(max_age=1000, max_count=10)
@@ -198,13 +231,132 @@ def test_the_jobs_of_a_replica_that_ends_are_taken_up(tmp_path: Path) -> None:
                     job = await leaving.submit("english", receiver.url)
                     await until(worker.world.hold.entered.is_set)
                 owners = await staying.replica.jobs.open_jobs()
-                assert owners in ({job: "leaving"}, {})
+                assert owners in ({job: "leaving"}, {job: "staying"})
                 await until(lambda: job in staying.service._records)
                 worker.world.hold.go.set()
                 assert (await staying.ended(job)).state == "completed"
                 assert worker.world.clips.opened == 1  # the worker went on meanwhile
                 await until(lambda: len(receiver.deliveries) == 1)
                 await until(lambda: cluster.objects("open/") == [])
+
+    play(tmp_path, scene)
+
+
+def test_a_replica_without_kafka_gives_up_jobs_that_another_has(tmp_path: Path) -> None:
+    async def scene(cluster: Cluster) -> None:
+        worker = await cluster.worker()
+        worker.world.hold.stage = "transcribe"
+        line = Line(cluster.log)
+        with Receiver() as receiver:
+            async with process(cluster, "cut", line) as cut, process(cluster, "other") as other:
+                job = await cut.submit("english", receiver.url)
+                watching = asyncio.create_task(cut.ended(job))
+                await until(worker.world.hold.entered.is_set)
+                stale = cut.service.job(job, "ann")
+                line.cut = True
+                await until(lambda: job in other.service._records)
+                await until(lambda: job not in cut.service._records)
+                assert cluster.objects(f"runs/{job}/request.json")  # its run is not cancelled
+                worker.world.hold.go.set()
+                assert (await other.ended(job)).state == "completed"
+                assert (await watching).state == "completed"
+                assert worker.world.clips.opened == 1
+                await until(lambda: cluster.objects("open/") == [])
+                assert len(receiver.deliveries) == 1
+                with pytest.raises(TakenOver):
+                    await cut.replica.jobs.save(stale)
+                cut.replica.jobs.note(stale)
+                await cut.replica.jobs._write_note(job)
+                assert (await cut.service.find(job, "ann")).state == "completed"
+
+    play(tmp_path, scene)
+
+
+def test_the_end_of_a_job_is_not_written_by_a_replica_that_lost_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(cluster: Cluster) -> None:
+        worker = await cluster.worker()
+        worker.world.hold.stage = "transcribe"
+        line = Line(cluster.log)
+        async with process(cluster, "cut", line) as cut, process(cluster, "other") as other:
+
+            async def look_away(service: LocalService) -> None:
+                pass
+
+            monkeypatch.setattr(cut.replica, "_look_at_jobs", look_away)
+            job = await cut.submit("english")
+            await until(worker.world.hold.entered.is_set)
+            line.cut = True
+            await until(lambda: job in other.service._records)
+            assert job in cut.service._records
+            with pytest.raises(Unavailable):  # it cannot ask the one that has the job
+                await cut.service.cancel(job, "ann")
+            assert job not in cut.service._records
+            assert cluster.objects(f"runs/{job}/request.json")
+            worker.world.hold.go.set()
+            assert (await other.ended(job)).state == "completed"
+            assert (await cut.service.result(job, "ann")).text.startswith("red door.")
+
+    play(tmp_path, scene)
+
+
+def test_jobs_of_another_version_are_left_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scene(cluster: Cluster) -> None:
+        worker = await cluster.worker()
+        worker.world.hold.stage = "transcribe"
+        strange = uuid4().hex
+        await cluster.bucket.put(f"open/{strange}", b"newer")
+        await cluster.bucket.put(f"jobs/{strange}/job.json", b'{"version": "private"}')
+        await cluster.bucket.put(f"runs/{strange}/request.json", b'{"version": "private"}')
+        kept = cluster.objects()
+        async with process(cluster, "staying") as staying:
+            async with process(cluster, "leaving") as leaving:
+                job = await leaving.submit("english")
+                await until(worker.world.hold.entered.is_set)
+            await until(lambda: job in staying.service._records)
+            worker.world.hold.go.set()
+            await staying.ended(job)
+            listed, _ = await staying.service.jobs("ann", None, None, 10)
+            assert [each.id for each in listed] == [job]
+            with pytest.raises(VersionMismatch):
+                await staying.service.find(strange, "ann")
+            await staying.replica.jobs.delete_old(-1)
+            await staying.replica._files.delete_old(-1)
+            assert cluster.objects() == kept
+            assert cluster.bucket.objects[f"open/{strange}"] == b"newer"
+        assert f"job {strange} cannot be read" in caplog.text
+        assert "private" not in caplog.text
+
+    play(tmp_path, scene)
+
+
+def test_a_task_of_a_replica_that_failed_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(cluster: Cluster) -> None:
+        worker = await cluster.worker()
+        worker.world.hold.stage = "transcribe"
+        async with process(cluster, "staying") as staying:
+            look, failures = staying.replica._look_at_jobs, 0
+
+            async def fail_once(service: LocalService) -> None:
+                nonlocal failures
+                if not failures:
+                    failures += 1
+                    raise RuntimeError("a defect")
+                await look(service)
+
+            monkeypatch.setattr(staying.replica, "_look_at_jobs", fail_once)
+            await until(lambda: failures == 1)
+            async with process(cluster, "leaving") as leaving:
+                job = await leaving.submit("english")
+                await until(worker.world.hold.entered.is_set)
+            await until(lambda: job in staying.service._records)
+            worker.world.hold.go.set()
+            assert (await staying.ended(job)).state == "completed"
 
     play(tmp_path, scene)
 

@@ -243,6 +243,14 @@ def test_uploads_are_named_by_their_objects() -> None:
     assert [packed.uploads[each.id].id for each in packed.request.uploads] == ["f" * 32, "e" * 32]
 
 
+def test_parts_of_a_checkpoint_of_another_version_are_left_out() -> None:
+    window = WindowTranscript(window_index=3, segments=(), language="en", language_probability=1.0)
+    good = dump_checkpoint([window], None)
+    wrong = [b"", b'{"diarization": 1}', good.replace(b'"window_index"', b'"window"')]
+    assert load_checkpoint([*wrong, good]).windows == {3: window}
+    assert load_checkpoint(wrong).windows == {}
+
+
 def test_equal_requests_share_a_checkpoint() -> None:
     again = replace(
         REQUEST,

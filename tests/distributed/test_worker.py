@@ -21,6 +21,7 @@ from whisperx_api_server.errors import (
     InvalidRequest,
     ModelNotFound,
     TranscriptionFailed,
+    VersionMismatch,
     WorkerLost,
 )
 from whisperx_api_server.pipeline.events import Event, Opened, SegmentsLabelled, WindowDone
@@ -148,6 +149,23 @@ def test_a_run_fails_when_every_worker_that_tries_it_dies(tmp_path: Path) -> Non
             await running
         assert len(cluster.log.of("dead")) == 1
         await until(lambda: not cluster.queued)
+
+    play(tmp_path, scene)
+
+
+@pytest.mark.parametrize("damaged", ["request.json", "end"])
+def test_a_run_of_another_version_fails_at_once(tmp_path: Path, damaged: str) -> None:
+    async def scene(cluster: Cluster) -> None:
+        replica = await cluster.replica()
+        running = asyncio.create_task(replica.run("english"))
+        await until(lambda: cluster.queued == 1)
+        request = next(key for key in cluster.objects("runs/") if key.endswith("request.json"))
+        await cluster.bucket.put(request.replace("request.json", damaged), b'{"result": 1}')
+        worker = await cluster.worker()
+        with pytest.raises(VersionMismatch):
+            await running
+        await until(lambda: not cluster.queued)
+        assert worker.world.clips.opened == 0
 
     play(tmp_path, scene)
 

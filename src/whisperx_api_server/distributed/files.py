@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import time
 from collections.abc import AsyncIterator, Iterable
@@ -31,6 +32,8 @@ from .wire import (
     pack,
     run_prefix,
 )
+
+logger = logging.getLogger(__name__)
 
 MEMORY = "memory"
 
@@ -76,9 +79,18 @@ class RunFiles:
         return stored
 
     async def request(self, run: str) -> StoredRequest | None:
-        """The request of a run; None if the run is gone."""
+        """The request of a run; None if the run is gone.
+
+        Raises:
+            ValueError: another version has stored it, and it is not understood.
+        """
         found = await self._bucket.get(_request_key(run))
         return None if found is None else STORED_REQUEST.load(found.data)
+
+    async def owner(self, job_id: str) -> str | None:
+        """The replica that sees a job through; None if none does any more."""
+        mark = await self._bucket.get(mark_key(job_id))
+        return None if mark is None else mark.data.decode()
 
     # -- ends ---------------------------------------------------------------------------------
 
@@ -88,7 +100,11 @@ class RunFiles:
         return await self._bucket.create(_end_key(run), data)
 
     async def end(self, run: str) -> End | None:
-        """How a run ended; None if it has not."""
+        """How a run ended; None if it has not.
+
+        Raises:
+            ValueError: another version has stored it, and it is not understood.
+        """
         found = await self._bucket.get(_end_key(run))
         return None if found is None else await asyncio.to_thread(load_end, found.data)
 
@@ -111,7 +127,10 @@ class RunFiles:
         await self._bucket.put(f"{_attempts_prefix(run)}/{uuid4().hex}", b"")
 
     async def checkpoint(self, stored: StoredRequest) -> Checkpoint:
-        """The results so far of a run, and of equal ones that did not end."""
+        """The results so far of a run, and of equal ones that did not end.
+
+        Parts that cannot be read are left out.
+        """
         reads = asyncio.Semaphore(READS)
         oldest = time.time() - self._retry_window
 
@@ -153,7 +172,11 @@ class RunFiles:
                 await self._bucket.delete(key)
         runs = {key.split("/")[1] for key in await self._bucket.list("runs")}
         for run in runs:
-            stored = await self.request(run)
+            try:
+                stored = await self.request(run)
+            except ValueError as error:
+                logger.warning("the request of run %s cannot be read: %s", run, error)
+                continue
             if stored is None or stored.submitted_at < oldest:
                 await self.delete(run)
 
@@ -179,6 +202,11 @@ class BucketUploads:
             yield path
         finally:
             await asyncio.to_thread(path.unlink, missing_ok=True)
+
+
+def mark_key(job_id: str) -> str:
+    """Where the name of the replica is that sees a job through."""
+    return f"open/{job_id}"
 
 
 def _memory(stored: StoredRequest) -> str:

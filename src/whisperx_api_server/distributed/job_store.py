@@ -2,7 +2,8 @@
 
 `jobs/{id}/job.json` is the job, `open/{id}` the name of the replica that sees it through. That mark
 goes once the job has ended and its webhook is delivered; until then, when the replica is gone,
-another one puts its own name there and takes up the job.
+another one puts its own name there and takes up the job. The former one, if it only could not reach
+Kafka, then writes nothing more of it.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from ..audio.uploads import BlobStore
 from ..domain import Job, Transcript, TranscriptionRequest
-from ..errors import Unavailable
+from ..errors import TakenOver, Unavailable, VersionMismatch
 from ..jobs.store import JOB_ID, transcript_lines, transcript_of
-from .files import READS, RunFiles
+from .files import READS, RunFiles, mark_key
 from .protocols import Bucket, Log
 from .wire import CONTROL, Wire, Withdrawn
 
@@ -43,6 +44,7 @@ class BucketJobStore:
         self._blobs = blobs
         self._noted: dict[str, Job] = {}
         self._writing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._unreadable: set[str] = set()
 
     # -- jobs of this process -----------------------------------------------------------------
 
@@ -52,20 +54,33 @@ class BucketJobStore:
 
     async def accept(self, job: Job, request: TranscriptionRequest) -> None:
         """See `SharedJobStore.accept`; the mark comes first: no job is without one."""
-        await self._bucket.put(_mark(job.id), self._name.encode())
+        await self._bucket.put(mark_key(job.id), self._name.encode())
         await self._files.store(request, "transcribe", self._blobs, replica=self._name)
         await self.save(job)
 
     async def save(self, job: Job) -> None:
         """See `JobStore.save`."""
         self._noted.pop(job.id, None)
-        async with self._writing[job.id]:
-            await self._bucket.put(_job_key(job.id), _JOB.dump(job))
+        try:
+            async with self._writing[job.id]:
+                await self._check_ours(job.id)
+                await self._bucket.put(_job_key(job.id), _JOB.dump(job))
+        finally:
+            if job.ended:
+                self._writing.pop(job.id, None)
         if job.ended:
-            self._writing.pop(job.id, None)
             await self._files.delete(job.id)
             if job.notified:
-                await self._bucket.delete(_mark(job.id))
+                await self._bucket.delete(mark_key(job.id))
+
+    async def _check_ours(self, job_id: str) -> None:
+        """See whether this process still has a job.
+
+        Raises:
+            TakenOver: it does not.
+        """
+        if await self._files.owner(job_id) != self._name:
+            raise TakenOver("another server has taken up the job, or it was deleted: look again")
 
     def note(self, job: Job) -> None:
         """See `SharedJobStore.note`; the last one of each second is written."""
@@ -83,6 +98,7 @@ class BucketJobStore:
             if job is None:  # it has been saved since
                 return
             try:
+                await self._check_ours(job_id)
                 await self._bucket.put(_job_key(job_id), _JOB.dump(job))
             except Unavailable as error:
                 logger.warning("the progress of job %s is not kept: %s", job_id, error.message)
@@ -90,24 +106,40 @@ class BucketJobStore:
     async def save_transcript(self, job_id: str, transcript: Transcript) -> None:
         """See `JobStore.save_transcript`."""
         data = await asyncio.to_thread(lambda: b"\n".join(transcript_lines(transcript)))
+        await self._check_ours(job_id)
         await self._bucket.put(_transcript_key(job_id), data)
 
     # -- jobs of all processes ----------------------------------------------------------------
 
     async def find(self, job_id: str) -> Job | None:
-        """See `SharedJobStore.find`."""
+        """See `SharedJobStore.find`.
+
+        Raises:
+            VersionMismatch: it cannot be read; that is logged once.
+        """
         if not JOB_ID.fullmatch(job_id):
             return None
         found = await self._bucket.get(_job_key(job_id))
-        return None if found is None else _JOB.load(found.data)
+        try:
+            return None if found is None else _JOB.load(found.data)
+        except ValueError as error:
+            if job_id not in self._unreadable:
+                self._unreadable.add(job_id)
+                logger.warning("job %s cannot be read: %s", job_id, error)
+            raise VersionMismatch(
+                "this server cannot read the job, which another version of it has: try again later"
+            ) from None
 
     async def all(self) -> list[Job]:
-        """See `SharedJobStore.all`."""
+        """See `SharedJobStore.all`; those that cannot be read are left out."""
         reads = asyncio.Semaphore(READS)
 
         async def find(job_id: str) -> Job | None:
             async with reads:
-                return await self.find(job_id)
+                try:
+                    return await self.find(job_id)
+                except VersionMismatch:
+                    return None
 
         found = await asyncio.gather(*map(find, await self._ids()))
         return [job for job in found if job is not None]
@@ -132,7 +164,7 @@ class BucketJobStore:
     async def delete(self, job_id: str) -> None:
         """See `JobStore.delete`."""
         try:
-            await self._bucket.delete(_mark(job_id))
+            await self._bucket.delete(mark_key(job_id))
             await self._files.delete(job_id)
             await self._bucket.delete(f"jobs/{job_id}")
         except Unavailable as error:
@@ -142,45 +174,49 @@ class BucketJobStore:
         """See `JobStore.close`: the others see that this process is gone."""
 
     async def open_jobs(self) -> dict[str, str]:
-        """The replica of each job that is not seen through yet; not those of this one."""
+        """The replica of each job that is not seen through yet."""
         owners = {}
         for key in await self._bucket.list("open"):
             mark = await self._bucket.get(key)
-            if mark is not None and mark.data.decode() != self._name:
+            if mark is not None:
                 owners[key.removeprefix("open/")] = mark.data.decode()
         return owners
 
     async def take_over(
         self, job_id: str, owner: str
     ) -> tuple[Job, TranscriptionRequest | None] | None:
-        """Take up the job of a replica that is gone; None if it is no more, or another one did."""
-        mark = await self._bucket.get(_mark(job_id))
+        """Take up the job of a replica that is gone; None if it is no more, or another one did.
+
+        Raises:
+            VersionMismatch: the job cannot be read; it is left to a replica that can.
+        """
+        mark = await self._bucket.get(mark_key(job_id))
         if mark is None or mark.data.decode() != owner:
             return None
-        if await self._bucket.replace(_mark(job_id), self._name.encode(), mark.etag) is None:
+        await self.find(job_id)
+        if await self._bucket.replace(mark_key(job_id), self._name.encode(), mark.etag) is None:
             return None
         job = await self.find(job_id)
         if job is None:  # it ended while the job was accepted
             await self.delete(job_id)
             return None
-        stored = await self._files.request(job_id)
+        try:
+            stored = await self._files.request(job_id)
+        except ValueError as error:
+            logger.warning("the request of job %s cannot be read: %s", job_id, error)
+            stored = None
         request = None if stored is None else stored.request
         return job, request if isinstance(request, TranscriptionRequest) else None
 
     async def delete_old(self, seconds: float) -> None:
         """Delete the jobs that ended longer ago, whichever process had them."""
         oldest = time.time() - seconds
-        for job_id in await self._ids():
-            job = await self.find(job_id)
-            if job is not None and job.finished_at is not None and job.finished_at < oldest:
-                await self.delete(job_id)
+        for job in await self.all():
+            if job.finished_at is not None and job.finished_at < oldest:
+                await self.delete(job.id)
 
     async def _ids(self) -> set[str]:
         return {key.split("/")[1] for key in await self._bucket.list("jobs")}
-
-
-def _mark(job_id: str) -> str:
-    return f"open/{job_id}"
 
 
 def _job_key(job_id: str) -> str:

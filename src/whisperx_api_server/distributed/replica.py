@@ -12,11 +12,10 @@ from pathlib import Path
 
 from ..audio.uploads import DiskBlobStore
 from ..domain import Upload
-from ..errors import Unavailable
+from ..errors import Unavailable, VersionMismatch
 from ..jobs.admission import AdmissionControl, LimitSettings
 from ..jobs.service import LocalService
 from ..jobs.store import JobSettings
-from ..scheduling.tracebacks import released
 from .cluster import Cluster
 from .files import RunFiles
 from .job_store import BucketJobStore
@@ -30,6 +29,9 @@ logger = logging.getLogger(__name__)
 
 ADOPTION_INTERVAL = 3.0
 """Seconds between two looks for jobs of replicas that are gone."""
+
+RESTART_INTERVAL = 1.0
+"""Seconds until a task that failed unexpectedly begins anew."""
 
 SWEEP_INTERVAL = 600.0
 """Seconds between two sweeps of what has grown too old in the bucket."""
@@ -77,6 +79,7 @@ class Replica:
         self._events = RunEvents(cluster.log)
         self._membership = Membership(name, "replica", log=cluster.log, members=self.members)
         self.models = WorkersModels(cluster.log, self.members)
+        self._name = name
         self._max_age = settings.max_age
         self._service: LocalService | None = None
         self.runner = KafkaRunner(
@@ -135,15 +138,27 @@ class Replica:
         while True:
             await asyncio.sleep(ADOPTION_INTERVAL)
             try:
-                for job_id, owner in (await self.jobs.open_jobs()).items():
-                    if not self.members.is_gone(owner, SILENT):
-                        continue
-                    taken = await self.jobs.take_over(job_id, owner)
-                    if taken is not None:
-                        logger.info("job %s is taken over from %s", job_id, owner)
-                        await service.adopt(*taken)
+                await self._look_at_jobs(service)
             except Unavailable as error:
                 logger.warning("jobs of other replicas are not looked for: %s", error.message)
+
+    async def _look_at_jobs(self, service: LocalService) -> None:
+        """Give up the jobs that others have taken up, and take up those of replicas gone."""
+        ours = service.under_way()  # before the look: the mark of each was there already
+        owners = await self.jobs.open_jobs()
+        for job_id in {*ours} & {*service.under_way()}:
+            if owners.get(job_id) != self._name:
+                await service.give_up(job_id)
+        for job_id, owner in owners.items():
+            if owner == self._name or not self.members.is_gone(owner, SILENT):
+                continue
+            try:
+                taken = await self.jobs.take_over(job_id, owner)
+            except VersionMismatch:
+                continue
+            if taken is not None:
+                logger.info("job %s is taken over from %s", job_id, owner)
+                await service.adopt(*taken)
 
     async def _sweep_forever(self) -> None:
         while True:
@@ -157,10 +172,17 @@ class Replica:
 
 @asynccontextmanager
 async def _running(*work: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
-    """Run work while the context is open; a failure is logged."""
-    tasks = [
-        asyncio.create_task(released(each, logger, "a task of the replica failed")) for each in work
-    ]
+    """Run work while the context is open, anew after a failure, which is logged."""
+
+    async def run(each: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await each()
+            except Exception:  # without it, jobs are not seen to
+                logger.exception("a task of the replica failed; it begins anew")
+                await asyncio.sleep(RESTART_INTERVAL)
+
+    tasks = [asyncio.create_task(run(each)) for each in work]
     try:
         yield
     finally:

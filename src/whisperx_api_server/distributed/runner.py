@@ -15,7 +15,7 @@ from typing import Literal, cast
 
 from ..audio.uploads import BlobStore
 from ..domain import Diarization, Transcript, TranscriptionRequest
-from ..errors import Unavailable
+from ..errors import Unavailable, VersionMismatch
 from ..pipeline.events import Emit, Event, WindowDone
 from ..pipeline.runner import Checkpoint
 from .files import RunFiles
@@ -78,7 +78,8 @@ class RunEvents:
 class KafkaRunner:
     """See `Runner`. `name` is this replica's; a client's requests go to one of the `queues`.
 
-    A run whose call is cancelled is cancelled, except after `leave`: another replica has the jobs.
+    A run whose call is cancelled is cancelled, except that of a job that another replica has, or
+    will have after `leave`.
 
     Raises, beside the errors of a run:
         Unavailable: no worker is alive, or the broker or the bucket cannot be reached.
@@ -156,7 +157,7 @@ class KafkaRunner:
                 await self._queues[queue].send(TASK.dump(Task(run=run, kind=kind)))
                 end = await self._followed(request, events, emit, checkpoint)
         except BaseException:
-            if not (self._leaving and request.waits):
+            if not request.waits or await self._has_job(run):
                 await self._cancel(run)
             raise
         if not request.waits:  # a job's are deleted once the job has ended
@@ -210,6 +211,11 @@ class KafkaRunner:
         except Unavailable as error:  # it is looked for again
             logger.warning("the end of run %s cannot be read: %s", run, error.message)
             return None
+        except ValueError as error:
+            logger.error("the end of run %s is of another version: %s", run, error)
+            raise VersionMismatch(
+                "the answer is of another version of the server: send the request again"
+            ) from None
 
     def _check_workers(self, request: AnyRequest) -> None:
         """See whether a request that does not wait would be computed.
@@ -219,6 +225,16 @@ class KafkaRunner:
         """
         if not request.waits and self._members.without_workers() > PATIENCE:
             raise Unavailable("no worker is running: start one, or try later", retry_after=PATIENCE)
+
+    async def _has_job(self, run: str) -> bool:
+        """Whether the run of a job is still this replica's to cancel."""
+        if self._leaving:
+            return False
+        try:
+            return await self._files.owner(run) in (self._name, None)
+        except Unavailable as error:
+            logger.warning("run %s is not cancelled: %s", run, error.message)
+            return False
 
     async def _cancel(self, run: str) -> None:
         cancelled = CONTROL.dump(Cancelled(run=run))

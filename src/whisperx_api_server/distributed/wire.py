@@ -8,6 +8,7 @@ fields that it does not know, so that two versions can run side by side.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -28,6 +29,8 @@ from ..errors import Failure, ServiceError, error_of
 from ..jobs.store import transcript_lines, transcript_of
 from ..pipeline.events import Opened, PartDiarized, SegmentsLabelled, StageBegan, WindowDone
 from ..pipeline.runner import Checkpoint
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -275,14 +278,21 @@ def dump_end(end: End) -> bytes:
 
 
 def load_end(data: bytes) -> End:
-    """The end of `dump_end`; call it on a thread."""
+    """The end of `dump_end`; call it on a thread.
+
+    Raises:
+        ValueError: it is of a version that is not understood; the message has none of its text.
+    """
     lines = iter(data.split(b"\n"))
     head = _END_HEAD.load(next(lines))
     match head.result:
         case None:
             return End(failure=head.failure)
         case "transcript":
-            return End(result=transcript_of(lines))
+            try:
+                return End(result=transcript_of(lines))
+            except ValidationError as error:  # it has the text
+                raise ValueError(f"transcript: {error.error_count()} errors") from None
         case "diarization":
             return End(result=_DIARIZATION.load(next(lines)))
         case "languages":
@@ -303,15 +313,22 @@ def dump_checkpoint(windows: Iterable[WindowTranscript], diarization: Diarizatio
 
 
 def load_checkpoint(parts: Iterable[bytes]) -> Checkpoint:
-    """The checkpoint of parts; call it on a thread."""
+    """The checkpoint of parts; call it on a thread.
+
+    A part of a version that is not understood is logged and left out: its windows are computed
+    again.
+    """
     checkpoint = Checkpoint()
     for part in parts:
         lines: Iterator[bytes] = iter(part.split(b"\n"))
-        diarization = _CHECKPOINT_HEAD.load(next(lines)).diarization
+        try:
+            diarization = _CHECKPOINT_HEAD.load(next(lines)).diarization
+            windows = [_WINDOW.load(line) for line in lines]
+        except ValueError as error:
+            logger.warning("a part of a checkpoint is not understood: %s", error)
+            continue
         checkpoint.diarization = checkpoint.diarization or diarization
-        for line in lines:
-            window = _WINDOW.load(line)
-            checkpoint.windows[window.window_index] = window
+        checkpoint.windows.update((each.window_index, each) for each in windows)
     return checkpoint
 
 

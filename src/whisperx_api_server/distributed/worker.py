@@ -15,7 +15,7 @@ from typing import Annotated
 from pydantic import Field
 
 from .. import logging_setup
-from ..errors import Unavailable, WorkerLost
+from ..errors import Unavailable, VersionMismatch, WorkerLost
 from ..jobs.admission import AdmissionControl
 from ..pipeline.runner import Runner
 from ..setting_types import NonNegativeFloat, Section
@@ -244,10 +244,22 @@ class Worker:
     async def _decide(self, held: _Held) -> None:
         """Compute a run unless it is decided or gone."""
         run, delivery = held.task.run, held.delivery
-        stored, end = await asyncio.gather(
-            until_available(lambda: self._files.request(run)),
-            until_available(lambda: self._files.end(run)),
-        )
+        try:
+            stored, end = await asyncio.gather(
+                until_available(lambda: self._files.request(run)),
+                until_available(lambda: self._files.end(run)),
+            )
+        except ValueError as error:
+            logger.error("run %s is of another version: %s", run, error)
+            failed = end_of_failure(
+                VersionMismatch(
+                    "a worker of another version cannot read the request: upgrade the workers, "
+                    "and send it again"
+                )
+            )
+            await until_available(lambda: self._files.finish(run, failed))
+            await announce_end(self._log, run)
+            return
         if stored is None or end is not None:
             return
         held.stored, held.assumed = stored, pull.assumed_seconds(stored.request)

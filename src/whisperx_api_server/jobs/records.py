@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..domain import Job
-from ..errors import Interrupted, NotFound, Unavailable
+from ..errors import Interrupted, NotFound, TakenOver, Unavailable
 from . import states as job_states
 from .runs import Run
 from .store import JobSettings, JobStore
@@ -25,12 +25,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class JobRecord:
-    """A job as it is now; `changed` is set at its next change."""
+    """A job as it is now; `changed` is set at its next change.
+
+    `taken_over`: another process has the job, and this record is not among the records any more.
+    """
 
     job: Job
     task: asyncio.Task[None] | None = None
     withdrawn: bool = False
     ending: bool = False
+    taken_over: bool = False
     run: Run | None = None
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -82,6 +86,20 @@ class JobRecords:
         """Drop a job's record, if there is one; the store keeps the job."""
         self._records.pop(job_id, None)
 
+    def give_up(self, job_id: str) -> JobRecord | None:
+        """Forget a job that another process has; its watchers then look at the store."""
+        record = self._records.pop(job_id, None)
+        if record is not None:
+            logger.warning("job %s: another process has taken it up", job_id)
+            record.taken_over = True
+            record.change(record.job)
+        return record
+
+    def under_way(self) -> list[str]:
+        """Return the ids of the jobs that have not ended."""
+        records = self._records.items()
+        return [job_id for job_id, each in records if not (each.job.ended or each.ending)]
+
     async def load(self) -> None:
         """Add the stored jobs; those that the last process did not finish become failed.
 
@@ -104,9 +122,13 @@ class JobRecords:
             await self.end(record, _interrupted(job))
 
     async def end(self, record: JobRecord, job: Job) -> None:
-        """Store a job that has ended, and tell its watchers and its webhook."""
+        """Store a job that has ended, and tell its watchers and its webhook.
+
+        One that another process has taken up is given up instead.
+        """
         record.ending, record.run = True, None
-        await self._keep(job)
+        if not await self._keep(job):
+            return
         record.change(job)
         logger.info("job %s: %s", job.id, job.state)
         self._notify(job)
@@ -132,12 +154,19 @@ class JobRecords:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _keep(self, job: Job) -> None:
-        """Store a job that has ended; after an error, it is known until the next start only."""
+    async def _keep(self, job: Job) -> bool:
+        """Store a job that has ended; False if another process has it, and it is given up.
+
+        After another error, the end is known until the next start only.
+        """
         try:
             await self._store.save(job)
+        except TakenOver:
+            self.give_up(job.id)
+            return False
         except Unavailable as error:
             logger.error("the end of job %s is not stored: %s", job.id, error.message)
+        return True
 
     def _notify(self, job: Job) -> None:
         if job.callback_url is not None and not job.notified:
@@ -153,7 +182,8 @@ class JobRecords:
         if record is None:
             return
         notified = replace(record.job, notified=True)
-        await self._keep(notified)
+        if not await self._keep(notified):
+            return
         if job.id in self._records:
             record.job = notified
         else:  # deleted meanwhile

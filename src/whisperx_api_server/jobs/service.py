@@ -186,6 +186,17 @@ class LocalService:
             return
         await self._records.adopt(job)
 
+    def under_way(self) -> list[str]:
+        """Return the ids of this process's jobs that have not ended."""
+        return self._records.under_way()
+
+    async def give_up(self, job_id: str) -> None:
+        """Stop a job that another process has taken up; nothing more of it is stored here."""
+        record = self._records.give_up(job_id)
+        if record is not None and record.task is not None and not record.ending:
+            record.task.cancel()
+            await asyncio.wait([record.task])
+
     def job_states(self) -> Mapping[JobState, int]:
         """Return the number of jobs in each state, of this process."""
         counts: Counter[JobState] = Counter(dict.fromkeys(get_args(JobState), 0))
@@ -260,6 +271,10 @@ class LocalService:
             if job.ended:
                 return
             await changed.wait()
+            if record.taken_over:
+                async for each in self.watch(job_id, client):
+                    yield each
+                return
 
     async def result(self, job_id: str, client: str) -> Transcript:
         """Return the transcript of a completed job.
@@ -290,7 +305,8 @@ class LocalService:
             return job
         if record is not None:
             await self.withdraw(job_id)
-            return record.job
+            if not record.taken_over:
+                return record.job
         while self._shared is not None and not job.ended:
             # The process that has it may end meanwhile: ask the one that takes it up.
             await self._shared.withdraw(job_id)

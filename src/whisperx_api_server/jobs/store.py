@@ -106,6 +106,7 @@ class JobStore(Protocol):
         """Keep a job as it is now.
 
         Raises:
+            TakenOver: another process has the job.
             Unavailable: it cannot be kept.
         """
 
