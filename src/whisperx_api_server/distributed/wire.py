@@ -251,6 +251,7 @@ class _CheckpointHead:
     diarization: Diarization | None = None
 
 
+_REQUEST: Wire[TranscriptionRequest] = Wire(TypeAdapter(TranscriptionRequest))
 STORED_REQUEST: Wire[StoredRequest] = Wire(TypeAdapter(StoredRequest))
 _END_HEAD: Wire[_EndHead] = Wire(TypeAdapter(_EndHead))
 _DIARIZATION: Wire[Diarization] = Wire(TypeAdapter(Diarization))
@@ -278,11 +279,7 @@ def dump_end(end: End) -> bytes:
 
 
 def load_end(data: bytes) -> End:
-    """The end of `dump_end`; call it on a thread.
-
-    Raises:
-        ValueError: it is of a version that is not understood; the message has none of its text.
-    """
+    """The end of `dump_end`; call it on a thread. It raises as `Wire.load` does."""
     lines = iter(data.split(b"\n"))
     head = _END_HEAD.load(next(lines))
     match head.result:
@@ -313,11 +310,7 @@ def dump_checkpoint(windows: Iterable[WindowTranscript], diarization: Diarizatio
 
 
 def load_checkpoint(parts: Iterable[bytes]) -> Checkpoint:
-    """The checkpoint of parts; call it on a thread.
-
-    A part of a version that is not understood is logged and left out: its windows are computed
-    again.
-    """
+    """The checkpoint of those parts that are understood; call it on a thread."""
     checkpoint = Checkpoint()
     for part in parts:
         lines: Iterator[bytes] = iter(part.split(b"\n"))
@@ -384,9 +377,6 @@ def memory_name(request: AnyRequest, kind: Kind) -> str:
         ),
     )
     return hashlib.blake2b(_REQUEST.dump(same), digest_size=16).hexdigest()
-
-
-_REQUEST: Wire[TranscriptionRequest] = Wire(TypeAdapter(TranscriptionRequest))
 
 
 def _content(upload: Upload) -> Upload:
