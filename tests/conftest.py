@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Generator, Iterator
@@ -17,6 +18,16 @@ settings.register_profile("untimed", deadline=None)  # a busy machine fails no e
 settings.load_profile("untimed")
 
 ABSENT_PACKAGE = re.compile("could not import|extra is not installed")
+
+
+@pytest.fixture(autouse=True)
+def restored_logging() -> Iterator[None]:
+    """Undo what commands set up: loggers remember the root's level until `setLevel` is called."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session")

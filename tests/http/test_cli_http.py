@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,18 +16,15 @@ from whisperx_api_server.backends.fake import say, silence
 
 
 @pytest.fixture
-def recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The working directory, with recordings in it; logging is afterwards as it was."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+def recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with recordings in it."""
     monkeypatch.chdir(tmp_path)
     pause = silence(1)
     talk = np.concatenate([say("red door"), pause, say("blue house", speaker=1)])
     (tmp_path / "a.wav").write_bytes(wav(talk))
     (tmp_path / "b.wav").write_bytes(wav(say("rouge porte", language="fr")))
     (tmp_path / "c.wav").write_text("this is no audio")
-    yield tmp_path
-    root.handlers[:], root.level = handlers, level
+    return tmp_path
 
 
 @pytest.mark.usefixtures("recordings")

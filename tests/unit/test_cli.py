@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import pty
 import re
@@ -61,10 +60,7 @@ def recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     record(tmp_path / "a.wav", say("red door"), silence(1), say("blue house", speaker=1))
     record(tmp_path / "b.wav", say("rouge porte", language="fr"))
     (tmp_path / "c.wav").write_text("this is no audio")
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
     yield tmp_path
-    root.handlers[:], root.level = handlers, level
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
@@ -236,11 +232,13 @@ def test_log_level_shows_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 BUSY = """
-import threading
+import signal, threading
 from whisperx_api_server.backends import fake
 from whisperx_api_server.cli import app
 from whisperx_api_server.scheduling.model_pool import ModelPool
 
+# A shell that starts pytest in the background has children ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 closing, close = threading.Event(), ModelPool.close
 
 def transcribe(self, windows, options, features):
