@@ -109,4 +109,4 @@ def open_result(page: Page, name: str) -> None:
 
 
 def job_row(page: Page, name: str) -> Locator:
-    return page.get_by_role("listitem").filter(has_text=name)
+    return page.locator("li[data-status]").filter(has_text=name)  # not its upload

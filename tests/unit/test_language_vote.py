@@ -133,7 +133,8 @@ def test_an_unclear_window_holds_a_stream_up_for_few_windows() -> None:
         await until(lambda: waiting() == 16 + 1)
         world.hold.go.set()
         await running
-        assert decoded == [0, 1, 2, 3, 4, 0, *range(5, 21)]
+        assert 0 in decoded[5:7]  # the sixth may have been chosen already
+        assert sorted(decoded) == [0, *range(21)]
         assert texts == ["day night.", *["red door."] * 20]
 
     play(scene)
