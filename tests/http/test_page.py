@@ -233,7 +233,7 @@ def test_a_full_server_is_asked_again(browser: Browser, server: Server, gate: Ga
         page.route(f"**{JOBS}", full_at_first)
         page.goto("/")
         choose(page, ("patient.wav", sentences(1)))
-        expect(job_row(page, "patient.wav")).to_contain_text("the server is full")
+        expect(page.locator("li[data-upload]")).to_contain_text("the server is full")
         expect(job_row(page, "patient.wav")).to_contain_text("done")
 
 
