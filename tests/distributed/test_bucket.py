@@ -60,6 +60,22 @@ def test_one_of_many_creates_an_object(on_bucket: Buckets) -> None:
     on_bucket(scene)
 
 
+def test_deletions_beside_it_hinder_no_creation(on_bucket: Buckets) -> None:
+    async def scene(bucket: Bucket) -> None:
+        async def create_and_delete(chain: int) -> list[bool]:
+            created = []
+            for n in range(300):
+                key = f"beside/{chain}-{n}"
+                created.append(await bucket.create(key, b""))
+                await bucket.delete(key)
+            return created
+
+        chains = await asyncio.gather(*(create_and_delete(chain) for chain in range(3)))
+        assert all(all(created) for created in chains)
+
+    on_bucket(scene)
+
+
 def test_object_is_replaced_only_in_the_version_that_was_read(on_bucket: Buckets) -> None:
     async def scene(bucket: Bucket) -> None:
         assert await bucket.replace("owner", b"x", "none") is None

@@ -46,6 +46,9 @@ class S3Settings(Section):
     region: str = Field("us-east-1", description="Region of the bucket.")
 
 
+_CREATE_ATTEMPTS = 5
+
+
 async def open_bucket(settings: S3Settings, max_age: float | None = None) -> ObjectBucket:
     """Make the bucket if it is absent, and check that it can be used.
 
@@ -129,11 +132,15 @@ class ObjectBucket:
         from obstore.exceptions import AlreadyExistsError
 
         with _translated():
-            try:
-                await self._store.put_async(key, data, mode="create")
-            except AlreadyExistsError:
-                return False
-        return True
+            for _ in range(_CREATE_ATTEMPTS):
+                try:
+                    await self._store.put_async(key, data, mode="create")
+                    return True
+                except AlreadyExistsError:
+                    # versitygw says so too while another object's deletion removes the folder.
+                    if await self.get(key) is not None:
+                        return False
+        raise _unavailable()
 
     async def put(self, key: str, data: bytes) -> None:
         with _translated():
