@@ -357,3 +357,36 @@ def test_the_position_is_how_many_began_before(request_: TranscriptionRequest) -
             await third.result()
 
     asyncio.run(scenario())
+
+
+def test_a_request_that_comes_while_a_run_is_cancelled_begins_its_own(
+    request_: TranscriptionRequest,
+) -> None:
+    async def scenario() -> None:
+        begun, cancelled, go = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        async def work(*_: object) -> None:
+            if cancelled.is_set():
+                return
+            try:
+                begun.set()
+                await asyncio.Event().wait()
+            finally:  # as a lane takes its time to drop what waits
+                cancelled.set()
+                await go.wait()
+
+        made, runner = make(work)
+        leaving = asyncio.create_task(finish(made, request_, "identity"))
+        await begun.wait()
+        leaving.cancel()
+        await cancelled.wait()
+        coming = asyncio.create_task(finish(made, request_, "identity"))
+        await asyncio.sleep(0)
+        go.set()
+
+        assert (await coming).transcript is not None
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        assert runner.begun == 2
+
+    asyncio.run(scenario())

@@ -95,8 +95,9 @@ class Run:
 
     @property
     def failed(self) -> bool:
-        """Whether it ended without a transcript."""
-        return self.done and self.transcript is None
+        """Whether it ended without a transcript, or is being cancelled."""
+        ending = self.done or (self.task is not None and self.task.cancelling() > 0)
+        return ending and self.transcript is None
 
     async def result(self) -> Transcript:
         """Wait for the transcript; cancelling the wait does not cancel the run."""
