@@ -175,9 +175,7 @@ def _explain(error: ErrorDetails) -> str:
     name = "__".join(str(part) for part in error["loc"]).upper()
     if error["type"] == "extra_forbidden":
         close = difflib.get_close_matches(name, known, n=1)
-        return f"{name}: there is no such setting" + (
-            f"; did you mean {close[0]}?" if close else ""
-        )
+        return f"{name}: unknown setting" + (f"; did you mean {close[0]}?" if close else "")
     # An entry of a list or an object is reported at its own place: name the variable that holds it.
     holder = next((variable for variable in known if f"{name}__".startswith(f"{variable}__")), name)
     if holder in known and _is_secret(known[holder].annotation):

@@ -651,7 +651,7 @@ def test_listen_prints_a_recording_as_it_is_spoken(base_server: Server) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["no.wav"], "no.wav: there is no such file"),
+        (["no.wav"], "no.wav: the file does not exist"),
         (["live.py"], "live.py: "),
         (["sample.flac", "--url", "http://127.0.0.1:9"], "no server answers"),
         (["sample.flac", "--api-key", "wrong"], "the API key is not valid"),

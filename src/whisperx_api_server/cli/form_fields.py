@@ -87,7 +87,7 @@ def form_values(options: Mapping[str, Any]) -> dict[str, Value]:
     """The form's fields that the options stand for; the other options have the fields' names.
 
     Raises:
-        OptionError: a known speaker is not NAME=FILE, or there is no such file.
+        OptionError: a known speaker is not NAME=FILE, or the file does not exist.
     """
     values = dict(options)
     languages = values.pop("language") or []

@@ -48,10 +48,10 @@ async def play(
     """Play a file, or raw PCM from standard input; whether every turn got its transcript.
 
     Raises:
-        LiveError: there is no such file or server, or the server ended the session.
+        LiveError: the file does not exist, the server cannot be reached, or it ended the session.
     """
     if file is not None and not await asyncio.to_thread(file.is_file):
-        raise LiveError(f"{file}: there is no such file")
+        raise LiveError(f"{file}: the file does not exist")
     async with _audio(file, rate) as (pieces, sent_rate), _connected(url, api_key) as socket:
         session = {
             "type": "transcription",

@@ -174,7 +174,7 @@ class BucketJobStore:
         """See `JobStore.close`: the others see that this process is gone."""
 
     async def open_jobs(self) -> dict[str, str]:
-        """The replica of each job that is not seen through yet."""
+        """The replica of each job that has not ended."""
         owners = {}
         for key in await self._bucket.list("open"):
             mark = await self._bucket.get(key)
@@ -185,7 +185,7 @@ class BucketJobStore:
     async def take_over(
         self, job_id: str, owner: str
     ) -> tuple[Job, TranscriptionRequest | None] | None:
-        """Take up the job of a replica that is gone; None if it is no more, or another one did.
+        """Take over the job of a lost replica; None if it was deleted or taken by another.
 
         Raises:
             VersionMismatch: the job cannot be read; it is left to a replica that can.

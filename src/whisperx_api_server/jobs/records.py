@@ -39,7 +39,7 @@ class JobRecord:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def change(self, job: Job) -> None:
-        """Replace the job, and wake those who watch it."""
+        """Replace the job, and notify its watchers."""
         self.job = job
         self.changed, changed = asyncio.Event(), self.changed
         changed.set()
