@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -61,6 +62,25 @@ def test_missing_packages_and_devices_are_named(monkeypatch: pytest.MonkeyPatch)
     assert "lacks onnxruntime, scipy" in diarization
     assert 'pip install "whisperx-api-server[embedded]"' in diarization
     assert "set WHISPER__INFERENCE_DEVICE=auto" in row(table, "device")
+
+
+@pytest.mark.usefixtures("fake_backend")
+def test_without_torch_words_get_the_decoders_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the environment of `make serve`, whose aligner is not installed."""
+    installed = importlib.util.find_spec
+    without = {"torch", "torchaudio", "transformers"}
+    monkeypatch.setattr(
+        "importlib.util.find_spec",
+        lambda name: None if name.partition(".")[0] in without else installed(name),
+    )
+    monkeypatch.setenv("BACKENDS__ALIGNMENT", "whisperx")
+    status, table, _ = run("doctor")
+    assert status == 0, table
+    alignment = row(table, "alignment")
+    assert alignment.startswith("–")
+    assert "lacks torch" in alignment
+    assert "the engine's own word times are used" in alignment
+    assert 'pip install "whisperx-api-server[cpu]"' in alignment
 
 
 class Hub(ThreadingHTTPServer):

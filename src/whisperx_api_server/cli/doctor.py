@@ -166,12 +166,14 @@ def _packages(name: str, key: ModelKey | None) -> Check:
     absent = [package for package in declared.packages if not _installed(package)]
     if not absent:
         return Check(name=name, verdict="ok", found=f"backend {key.backend}")
-    return Check(
-        name=name,
-        verdict="missing",
-        found=f"backend {key.backend} lacks {', '.join(absent)}",
-        fix=declared.install_command(key.spec.device),
+    found, fix = (
+        f"backend {key.backend} lacks {', '.join(absent)}",
+        declared.install_command(key.spec.device),
     )
+    if key.stage == "alignment":  # the only stage that the server can do without
+        found = f"none, {found}: the engine's own word times are used"
+        return Check(name=name, verdict="note", found=found, fix=f"for forced alignment: {fix}")
+    return Check(name=name, verdict="missing", found=found, fix=fix)
 
 
 def _backends() -> Iterator[Check]:
