@@ -60,18 +60,22 @@ def test_one_of_many_creates_an_object(on_bucket: Buckets) -> None:
     on_bucket(scene)
 
 
-def test_deletions_beside_it_hinder_no_creation(on_bucket: Buckets) -> None:
-    async def scene(bucket: Bucket) -> None:
-        async def create_and_delete(chain: int) -> list[bool]:
-            created = []
-            for n in range(300):
-                key = f"beside/{chain}-{n}"
-                created.append(await bucket.create(key, b""))
-                await bucket.delete(key)
-            return created
+def test_deletions_beside_it_hinder_no_write(on_bucket: Buckets, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"audio")
 
-        chains = await asyncio.gather(*(create_and_delete(chain) for chain in range(3)))
-        assert all(all(created) for created in chains)
+    async def scene(bucket: Bucket) -> None:
+        async def write_and_delete(chain: int) -> None:
+            for n in range(100):
+                key = f"beside/{chain}-{n}"
+                assert await bucket.create(f"{key}/end", b"")
+                await bucket.delete(key)
+                await bucket.put(f"{key}/request", b"")
+                await bucket.delete(key)
+                await bucket.upload(f"{key}/audio", source)
+                await bucket.delete(key)
+
+        await asyncio.gather(*map(write_and_delete, range(3)))
 
     on_bucket(scene)
 

@@ -20,11 +20,13 @@ from .protocols import ClusterError, StoredObject
 from .s3_admin import BucketAdmin
 
 if TYPE_CHECKING:
+    from obstore import PutMode, PutResult
     from obstore.store import ObjectStore, S3Config
 
 _CHUNK_BYTES = 8 << 20
 _RETRY_AFTER = 10.0
 _DAY = 24 * 3600
+_WRITE_ATTEMPTS = 5
 
 
 class S3Settings(Section):
@@ -44,9 +46,6 @@ class S3Settings(Section):
     )
     secret_access_key: SecretStr | None = Field(None, description="Secret of the access key.")
     region: str = Field("us-east-1", description="Region of the bucket.")
-
-
-_CREATE_ATTEMPTS = 5
 
 
 async def open_bucket(settings: S3Settings, max_age: float | None = None) -> ObjectBucket:
@@ -132,19 +131,17 @@ class ObjectBucket:
         from obstore.exceptions import AlreadyExistsError
 
         with _translated():
-            for _ in range(_CREATE_ATTEMPTS):
-                try:
-                    await self._store.put_async(key, data, mode="create")
-                    return True
-                except AlreadyExistsError:
-                    # versitygw says so too while another object's deletion removes the folder.
-                    if await self.get(key) is not None:
-                        return False
-        raise _unavailable()
+            try:
+                await self._write(key, data, "create")
+            except AlreadyExistsError:
+                if await self.get(key) is None:
+                    raise
+                return False
+        return True
 
     async def put(self, key: str, data: bytes) -> None:
         with _translated():
-            await self._store.put_async(key, data)
+            await self._write(key, data, "overwrite")
 
     async def get(self, key: str) -> StoredObject | None:
         with _translated():
@@ -161,14 +158,30 @@ class ObjectBucket:
 
         with _translated():
             try:
-                stored = await self._store.put_async(key, data, mode={"e_tag": etag})
+                stored = await self._write(key, data, {"e_tag": etag})
             except PreconditionError:
                 return None
             return stored["e_tag"]
 
     async def upload(self, key: str, path: Path) -> None:
         with _translated():
-            await self._store.put_async(key, path)
+            await self._write(key, path, "overwrite")
+
+    async def _write(self, key: str, data: bytes | Path, mode: PutMode) -> PutResult:
+        """Store an object, again after a conflict.
+
+        S3 answers 409 to one of two writes at once; versitygw also while another object's deletion
+        removes the folder, as if there were an object.
+        """
+        from obstore.exceptions import AlreadyExistsError
+
+        for _ in range(_WRITE_ATTEMPTS - 1):
+            try:
+                return await self._store.put_async(key, data, mode=mode)
+            except AlreadyExistsError:
+                if mode == "create" and await self.get(key) is not None:
+                    raise
+        return await self._store.put_async(key, data, mode=mode)
 
     async def download(self, key: str, path: Path) -> bool:
         with _translated():
