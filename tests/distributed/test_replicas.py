@@ -221,6 +221,20 @@ def test_any_replica_cancels_a_job(tmp_path: Path) -> None:
     play(tmp_path, scene)
 
 
+def test_a_job_that_shares_the_run_of_a_cancelled_one_completes(tmp_path: Path) -> None:
+    async def scene(cluster: Cluster) -> None:
+        async with process(cluster, "one") as one:
+            first, second = await one.submit("english"), await one.submit("english")
+            await until(lambda: cluster.queued == 1)  # they share it
+            assert (await one.service.cancel(first, "ann")).state == "cancelled"
+            await cluster.worker()
+            assert (await one.ended(second)).state == "completed"
+            assert (await one.service.result(second, "ann")).text.startswith("red door.")
+            await until(lambda: cluster.objects("runs/") == [])
+
+    play(tmp_path, scene)
+
+
 def test_the_jobs_of_a_replica_that_ends_are_taken_up(tmp_path: Path) -> None:
     async def scene(cluster: Cluster) -> None:
         worker = await cluster.worker()

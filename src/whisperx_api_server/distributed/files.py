@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from ..audio.uploads import BlobStore
 from ..domain import Diarization, TranscriptionRequest, Upload, WindowTranscript
-from ..errors import NotFound
+from ..errors import NotFound, Unavailable
 from ..pipeline.runner import Checkpoint
 from ..trace_context import trace_context
 from .protocols import Bucket
@@ -52,6 +52,8 @@ class RunFiles:
     def __init__(self, bucket: Bucket, *, retry_window: float) -> None:
         self._bucket = bucket
         self._retry_window = retry_window
+        self._in_use: set[str] = set()
+        self._unwanted: set[str] = set()
 
     # -- requests -----------------------------------------------------------------------------
 
@@ -113,8 +115,30 @@ class RunFiles:
         await self._bucket.delete(audio_prefix(run))
 
     async def delete(self, run: str) -> None:
-        """Delete all of a run; a worker that gets it then leaves it alone."""
-        await self._bucket.delete(run_prefix(run))
+        """Delete all of a run, once it is not in use; a worker that gets it then ignores it."""
+        if run in self._in_use:
+            self._unwanted.add(run)
+        else:
+            await self._bucket.delete(run_prefix(run))
+
+    @asynccontextmanager
+    async def in_use(self, run: str) -> AsyncIterator[None]:
+        """Keep a run while the context is open: its job may end before others that share it."""
+        self._in_use.add(run)
+        try:
+            yield
+        finally:
+            self._in_use.remove(run)
+            if run in self._unwanted:
+                self._unwanted.remove(run)
+                await self.discard(run)
+
+    async def discard(self, run: str) -> None:
+        """Delete a run; if the bucket cannot be reached, `delete_old` deletes it later."""
+        try:
+            await self.delete(run)
+        except Unavailable as error:
+            logger.warning("run %s is not deleted: %s", run, error.message)
 
     # -- attempts and checkpoints -------------------------------------------------------------
 

@@ -147,7 +147,7 @@ class KafkaRunner:
         run = request.id
         self._check_workers(request)
         try:
-            async with self._events.of(run) as events:
+            async with self._files.in_use(run), self._events.of(run) as events:
                 stored = await self._files.request(run) if request.waits else None
                 if stored is None:
                     stored = await self._files.store(request, kind, self._blobs, replica=self._name)
@@ -161,7 +161,7 @@ class KafkaRunner:
                 await self._cancel(run)
             raise
         if not request.waits:  # a job's are deleted once the job has ended
-            deleting = asyncio.create_task(self._delete(run))
+            deleting = asyncio.create_task(self._files.discard(run))
             self._deleting.add(deleting)
             deleting.add_done_callback(self._deleting.discard)
         return end
@@ -242,13 +242,7 @@ class KafkaRunner:
             await self._log.append("control", run, cancelled)
         except Unavailable as error:
             logger.warning("run %s is not cancelled: %s", run, error.message)
-        await self._delete(run)
-
-    async def _delete(self, run: str) -> None:
-        try:
-            await self._files.delete(run)
-        except Unavailable as error:  # `delete_old` deletes it
-            logger.warning("run %s is not deleted: %s", run, error.message)
+        await self._files.discard(run)
 
 
 async def _unwatched(event: Event) -> None:
