@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from support import free_port
+
 CACHE = Path("~/.cache/whisperx-tests").expanduser()
 JARS = CACHE / "kafka-4.4.0"
 VERSITYGW = CACHE / "versitygw-1.8.0" / "versitygw"
@@ -60,13 +62,6 @@ def absent(reason: str) -> None:
     if os.environ.get("REQUIRE_BROKER") == "1":
         pytest.fail(f"REQUIRE_BROKER=1, but {reason}")
     pytest.skip(reason)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def _listens(port: int) -> bool:

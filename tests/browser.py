@@ -20,18 +20,17 @@ from playwright.sync_api import (
 )
 
 from server import REPOSITORY, Server
-from support import wav
+from support import PATIENCE, wav
 from whisperx_api_server.backends.fake import say, silence
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 SCREENSHOTS = REPOSITORY / "build" / "page"
 TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]
-PATIENCE = 30_000  # ms
 
 
 def launch(playwright: Playwright, directory: Path) -> Browser:
     """A Chromium whose microphone hears "red door house" again and again."""
-    expect.set_options(timeout=PATIENCE)
+    expect.set_options(timeout=1000 * PATIENCE)
     said = directory / "said.wav"
     said.write_bytes(wav(np.concatenate([silence(0.5), say("red door house"), silence(1.5)])))
     return playwright.chromium.launch(
@@ -50,7 +49,7 @@ def launch(playwright: Playwright, directory: Path) -> Browser:
 def tab(browser: Browser, server: Server, **options: Any) -> Iterator[Page]:
     """A tab of a new user, which asks nothing of another host and logs no error of its own."""
     context = browser.new_context(base_url=server.url, reduced_motion="reduce", **options)
-    context.set_default_timeout(PATIENCE)
+    context.set_default_timeout(1000 * PATIENCE)
     asked: list[str] = []
     errors: list[str] = []
     context.on("request", lambda request: asked.append(request.url))

@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from memory_cluster import Broker, MemoryBucket, MemoryLog, MemoryQueue
 from pipeline_world import Clips, World
+from support import PATIENCE
 from whisperx_api_server.active_requests import ActiveRequests
 from whisperx_api_server.audio.uploads import DiskBlobStore
 from whisperx_api_server.backends.base import ModelSpec
@@ -205,7 +206,7 @@ def play(directory: Path, scene: Callable[[Cluster], Coroutine[Any, Any, None]])
     async def run() -> None:
         cluster = Cluster(directory)
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE):
                 await scene(cluster)
         finally:
             await cluster.close()

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 from collections.abc import Generator, Iterator
+from itertools import chain
 
 import pytest
 from hypothesis import settings
@@ -16,6 +17,16 @@ from support import FIXTURES
 
 settings.register_profile("untimed", deadline=None)  # a busy machine fails no example
 settings.load_profile("untimed")
+
+EXPENSIVE = {
+    "parakeet_server": "parakeet",
+    "base_server": "base",
+    "real_server": "real",
+    "s3_url": "kafka",
+    "kafka_servers": "kafka",
+    "real_kafka": "kafka",
+}
+"""Fixtures that take seconds to start, and the groups of their tests."""
 
 ABSENT_PACKAGE = re.compile("could not import|extra is not installed")
 
@@ -60,6 +71,21 @@ def s3_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         return
     with s3_server(tmp_path_factory.mktemp("s3")) as server:
         yield f"http://{server.address}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep tests of one expensive fixture, and otherwise those of one file, in one process.
+
+    Those of expensive fixtures run first, so that no process waits for the other in the end.
+    """
+    groups: dict[str, list[pytest.Item]] = {group: [] for group in EXPENSIVE.values()}
+    for item in items:
+        assert isinstance(item, pytest.Function)
+        names = [name for name in EXPENSIVE if name in item.fixturenames]
+        group = EXPENSIVE[names[0]] if names else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+        groups.setdefault(group, []).append(item)
+    items[:] = chain.from_iterable(groups.values())
 
 
 @pytest.hookimpl(wrapper=True)

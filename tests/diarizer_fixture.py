@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from support import FIXTURES
+from support import FIXTURES, locked
 
 MODULES = FIXTURES / "make"
 
@@ -26,10 +26,9 @@ def build(out: Path) -> Path:
 
     That other process keeps what building imports and warns of out of the tests' own.
     """
-    if (out / "config.yaml").exists():
-        return out
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
+    with locked(out), tempfile.TemporaryDirectory(dir=out.parent) as scratch:
+        if (out / "config.yaml").exists():
+            return out
         made = Path(scratch) / out.name
         subprocess.run(
             [sys.executable, "-W", "ignore", str(MODULES / "build_diarizer.py"), str(made)],

@@ -16,11 +16,10 @@ from typing import Any
 
 from fuzz_cases import LIMIT, TEXTS, Request, make_corpus, make_request
 from server import FAKE, Server
-from support import eventually, wav
+from support import PATIENCE, eventually, wav
 from whisperx_api_server.backends.fake import say
 
 AT_A_TIME = 6
-PATIENCE = 60.0
 """Seconds within which every connection must end."""
 
 STATUS_LINE = re.compile(rb"HTTP/1\.1 (\d{3}) ")
@@ -73,7 +72,7 @@ def fuzz(server: Server, directory: Path, *, seed: int, count: int) -> Findings:
 
 def check_clean(server: Server, opened: int) -> None:
     """That nothing of the requests is left, and that the server works."""
-    eventually(lambda: server.info()["queue"]["requests"] == 0, seconds=PATIENCE)
+    eventually(lambda: server.info()["queue"]["requests"] == 0)
     lanes = server.info()["queue"]["lanes"]
     assert [lane for lane in lanes if lane["waiting"] or lane["in_flight"]] == []
     eventually(lambda: kept(server) == [])

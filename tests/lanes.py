@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
+from support import PATIENCE
 from whisperx_api_server.errors import InsufficientMemory
 from whisperx_api_server.scheduling.batch_policy import BatchLimits
 from whisperx_api_server.scheduling.fair_semaphore import FairSemaphore
@@ -32,7 +33,7 @@ class Engine:
     def run(self, numbers: Sequence[int], prepared: Sequence[object | None]) -> list[int]:
         self.threads.add(threading.get_ident())
         self.busy.set()
-        assert self.go.wait(10)
+        assert self.go.wait(PATIENCE)
         self.batches.append(list(numbers))
         self.prepared.extend(prepared)
         if len(numbers) > self.memory:
@@ -88,16 +89,16 @@ class Lanes:
         for engine in self.engines:
             engine.go.set()
         for lane in self._made:
-            lane.close().result(10)
+            lane.close().result(PATIENCE)
 
     def held(self, max_batch: int = 4) -> tuple[Lane[Engine], Engine]:
         """A lane whose thread is inside a batch of one, so that all that follows waits."""
         lane = self.lane(max_batch=max_batch)
-        lane.loaded.result(10)
+        lane.loaded.result(PATIENCE)
         engine = lane.model
         engine.go.clear()
         lane.submit(Entry(work=DOUBLE, payload=0, client="z", request_id="blocker"))
-        assert engine.busy.wait(10)
+        assert engine.busy.wait(PATIENCE)
         return lane, engine
 
 

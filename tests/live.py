@@ -8,13 +8,14 @@ from collections.abc import Callable
 from typing import Any
 
 from server import Server
+from support import PATIENCE
 
 PATH = "/v1/audio/transcriptions"
 
 
 async def until(holds: Callable[[], bool]) -> None:
     """`eventually`, for what happens on the same event loop."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while not holds():  # noqa: ASYNC110 - what is waited for has no event to set
             await asyncio.sleep(0.001)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from support import PATIENCE
 from whisperx_api_server.audio.sources import SourceOpener
 from whisperx_api_server.backends import ModelKey
 from whisperx_api_server.backends.base import AlignItem, Detection, ModelSpec
@@ -69,7 +70,7 @@ class Hold:
         self.calls.append(stage)
         if stage == self.stage:
             self.entered.set()
-            assert self.go.wait(20)
+            assert self.go.wait(PATIENCE)
 
 
 class Transcriber(FakeTranscriber):
@@ -262,14 +263,14 @@ class World:
         """The last recording is in nobody's memory."""
         last = self.clips.last
         assert last is not None
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE
         while last() is not None:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.005)
 
     async def settled(self) -> None:
         """All lanes idle."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE
         while any(status.lane.in_flight for status in self.pool.statuses()):
             assert time.monotonic() < deadline
             await asyncio.sleep(0.002)
@@ -279,7 +280,7 @@ def play(scene: Callable[[World], Coroutine[Any, Any, None]], **settings: Any) -
     async def run() -> None:
         world = World(**settings)
         try:
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(PATIENCE):
                 await scene(world)
         finally:
             world.hold.go.set()

@@ -14,10 +14,10 @@ from pydantic import TypeAdapter
 from websockets.sync.client import ClientConnection, connect
 
 from server import Server
+from support import PATIENCE
 from whisperx_api_server.domain import Samples
 
 PATH = "/v1/realtime?intent=transcription"
-PATIENCE = 60  # s
 
 _EVENT: TypeAdapter[Any] = TypeAdapter(RealtimeServerEvent)
 

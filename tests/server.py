@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,8 @@ from typing import Any, Literal
 
 import httpx
 from openai import OpenAI
+
+from support import PATIENCE, free_port
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -34,13 +35,6 @@ Mode = Literal["direct", "kafka"]
 
 def command_of(mode: Mode) -> Sequence[str]:
     return SERVE if mode == "direct" else IN_MEMORY
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Server:
@@ -79,7 +73,7 @@ class Server:
     def log(self) -> str:
         return self._log.read_text(errors="replace")
 
-    def wait_until_healthy(self, seconds: float = 60) -> Server:
+    def wait_until_healthy(self, seconds: float = PATIENCE) -> Server:
         deadline = time.monotonic() + seconds
         while True:
             assert self.process.poll() is None, self.log
@@ -125,7 +119,7 @@ class Server:
         """What lies in the server's temporary directory, its own empty directories aside."""
         return [path for path in self.temp.rglob("*") if not path.is_dir()]
 
-    def stop(self, seconds: float = 60) -> int:
+    def stop(self, seconds: float = PATIENCE) -> int:
         """Ask it to end, as a service manager does; its exit status."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)

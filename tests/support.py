@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import re
+import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
@@ -21,6 +24,9 @@ FIXTURES = Path(__file__).parent / "fixtures"
 WHISPER = FIXTURES / "models" / "whisper"
 ALIGNER = FIXTURES / "models" / "aligner"
 PARAKEET = FIXTURES / "models" / "parakeet.nemo"
+
+PATIENCE = 60.0
+"""Seconds until a test fails because something did not happen: more than a busy machine needs."""
 
 
 def words_of(text: str) -> list[str]:
@@ -122,7 +128,30 @@ def _activity(turns: Sequence[Turn], frames: int) -> NDArray[np.bool_]:
     return active
 
 
-def eventually(true: Callable[[], bool], *, seconds: float = 30) -> None:
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Let one process at a time make a directory that tests keep below build/."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with directory.with_name(f"{directory.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def free_port() -> int:
+    """A port of the loopback on which nothing listens.
+
+    Its socket stays bound until this process ends: the port is given to nobody else, and only a
+    server that is told it listens on it, with SO_REUSEADDR, which all of them set.
+    """
+    with socket.socket() as bound:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(("127.0.0.1", 0))
+        port: int = bound.getsockname()[1]
+        bound.detach()
+        return port
+
+
+def eventually(true: Callable[[], bool], *, seconds: float = PATIENCE) -> None:
     """Wait until a condition holds; for what a server does after, or without, an answer."""
     deadline = time.monotonic() + seconds
     while not true():

@@ -14,6 +14,7 @@ import pytest
 
 from brokers import Kafka
 from memory_cluster import Broker, MemoryLog, MemoryQueue
+from support import PATIENCE
 from whisperx_api_server.distributed.connection import KafkaSettings
 from whisperx_api_server.distributed.kafka import Kafka as Cluster
 from whisperx_api_server.distributed.kafka import open_kafka
@@ -29,7 +30,6 @@ from whisperx_api_server.errors import Unavailable
 
 LOCK = 1.5  # seconds; where a lock is to end
 LONG_LOCK = 30.0
-PATIENCE = 30.0
 IMPLEMENTATIONS = ["memory", "real"]
 
 

@@ -17,6 +17,7 @@ from cluster import Cluster, play
 from live import until
 from memory_cluster import MemoryBucket, MemoryLog, MemoryQueue
 from receiver import Receiver
+from support import PATIENCE
 from whisperx_api_server.active_requests import ActiveRequests
 from whisperx_api_server.audio.urls import UrlFetcher, UrlFetchSettings
 from whisperx_api_server.distributed import members, replica
@@ -72,7 +73,7 @@ class Process:
         return job.id
 
     async def ended(self, job_id: str) -> Job:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             async for seen in self.service.watch(job_id, "ann"):
                 last = seen
         assert isinstance(last, Job)

@@ -16,7 +16,8 @@ from threading import Thread
 
 import pytest
 
-from brokers import PASSWORD, S3_KEY, Kafka, free_port
+from brokers import PASSWORD, S3_KEY, Kafka
+from support import free_port
 from whisperx_api_server.distributed.bucket import S3Settings, open_bucket
 from whisperx_api_server.distributed.connection import KafkaSettings
 from whisperx_api_server.distributed.kafka import open_kafka

@@ -11,7 +11,7 @@ import pytest
 from gated import Gate
 from live import PATH, Events
 from server import Server, serving
-from support import eventually
+from support import PATIENCE, eventually
 from tones import CHUNK, sentences
 
 MEGABYTE = 1024**2
@@ -54,7 +54,7 @@ def test_an_upload_to_a_full_queue_is_refused_while_it_is_sent(full: Server) -> 
     ]
     assert {PATH, "/v1/audio/translations", "/transcribe", "/diarize", "/asr"} < set(taking_files)
     for path in taking_files:
-        with socket.create_connection(("127.0.0.1", full.port), timeout=20) as connection:
+        with socket.create_connection(("127.0.0.1", full.port), timeout=PATIENCE) as connection:
             begin_upload(connection, path, length=100 * MEGABYTE)
 
             answer = connection.recv(65536).decode()

@@ -16,7 +16,7 @@ import pytest
 
 from recordings import encode, opus_bomb, silent_video
 from server import REPOSITORY, Server
-from support import eventually, wav
+from support import PATIENCE, eventually, wav
 from whisperx_api_server.backends.fake import say, silence
 
 PATH = "/v1/audio/transcriptions"
@@ -555,7 +555,9 @@ def test_wrong_paths_and_methods_have_the_error_shape(
 @pytest.fixture
 def odd_request(fake_server: Server) -> Iterator[Callable[[bytes], bytes]]:
     def send(raw: bytes) -> bytes:
-        with socket.create_connection(("127.0.0.1", fake_server.port), timeout=20) as connection:
+        with socket.create_connection(
+            ("127.0.0.1", fake_server.port), timeout=PATIENCE
+        ) as connection:
             connection.sendall(raw)
             return connection.recv(4096)
 

@@ -20,7 +20,7 @@ import pytest
 from fixtures.speech.speech import Speech
 from gated import Gate
 from server import FAKE, Server, real_settings
-from support import ALIGNER, WHISPER, eventually, wav, words_of
+from support import ALIGNER, PATIENCE, WHISPER, eventually, wav, words_of
 from tones import CHUNK, sentences, text
 from whisperx_api_server.backends.fake import say
 
@@ -487,7 +487,7 @@ def test_a_shutdown_answers_what_was_accepted(tmp_path: Path, gate: Gate) -> Non
             gate.allow()
         assert accepted.result().json()["text"] == text(3)
 
-    assert server.process.wait(30) == 0
+    assert server.process.wait(PATIENCE) == 0
     server.stop()
     assert server.temp_files() == []
     assert "Traceback" not in server.log
@@ -518,7 +518,7 @@ def test_an_idle_server_leaves_at_once(tmp_path: Path, gate: Gate) -> None:
     for stop in (signal.SIGTERM, signal.SIGINT):
         server = start(tmp_path, gate)
         server.process.send_signal(stop)
-        assert server.process.wait(30) == 0
+        assert server.process.wait(PATIENCE) == 0
         server.stop()
         assert "Traceback" not in server.log
 

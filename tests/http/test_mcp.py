@@ -17,8 +17,8 @@ import httpx2
 from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 
-from server import LOCKED_KEY, REPOSITORY, Server, free_port
-from support import eventually
+from server import LOCKED_KEY, REPOSITORY, Server
+from support import PATIENCE, eventually, free_port
 from tones import sentences, text
 
 COMMAND = ("-m", "whisperx_api_server.cli", "mcp", "--url")
@@ -84,7 +84,7 @@ def over_http(locked_server: Server, tmp_path_factory: pytest.TempPathFactory) -
     eventually(answers)
     yield f"http://127.0.0.1:{port}/mcp", directory
     process.terminate()
-    process.wait(20)
+    process.wait(PATIENCE)
 
 
 def call_over_http(url: str, tool: str, arguments: dict[str, Any], key: str = LOCKED_KEY) -> Any:

@@ -19,7 +19,7 @@ import pytest
 
 from recordings import decode
 from server import REPOSITORY, Server
-from support import wav, word_errors
+from support import locked, wav, word_errors
 from tones import sentences, text
 from whisperx_api_server.backends.fake import silence
 
@@ -44,18 +44,21 @@ NODE_CLIENTS = {
 def install(directory: Path, pins: str, wanted: str, *commands: Sequence[str | Path]) -> None:
     """Run the commands that install what the file `pins` lists, once for each content of it."""
     stamp = directory / "installed.txt"
-    if stamp.exists() and stamp.read_text() == wanted:
-        return
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
-    (directory / pins).write_text(wanted)
-    for command in commands:
-        ran = subprocess.run(
-            command, cwd=directory, capture_output=True, text=True, timeout=240, check=False
-        )
-        if ran.returncode:
-            pytest.skip(f"{directory.name} cannot be installed here: {ran.stderr.strip()[:300]}")
-    stamp.write_text(wanted)
+    with locked(directory):
+        if stamp.exists() and stamp.read_text() == wanted:
+            return
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir()
+        (directory / pins).write_text(wanted)
+        for command in commands:
+            ran = subprocess.run(
+                command, cwd=directory, capture_output=True, text=True, timeout=240, check=False
+            )
+            if ran.returncode:
+                pytest.skip(
+                    f"{directory.name} cannot be installed here: {ran.stderr.strip()[:300]}"
+                )
+        stamp.write_text(wanted)
 
 
 def python_with(client: str, python: str | Path = sys.executable) -> Path:

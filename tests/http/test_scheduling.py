@@ -22,10 +22,8 @@ from fixtures.speech.speech import Speech
 from live import PATH
 from plugins import unruly_backend
 from server import Server, real_settings
-from support import ALIGNER, WHISPER, eventually, wav
+from support import ALIGNER, PATIENCE, WHISPER, eventually, wav
 from whisperx_api_server.backends.fake import say, silence
-
-SLOW = 30.0  # s until a test gives up; none waits that long
 
 
 def windows_of(words: str, count: int) -> bytes:
@@ -136,7 +134,7 @@ def held(unruly: Unruly) -> Iterator[Unruly]:
             yield unruly
         finally:
             unruly.let_go()
-        assert blocker.result(SLOW).json()["text"] == "day."
+        assert blocker.result(PATIENCE).json()["text"] == "day."
 
 
 class Client:
@@ -152,7 +150,7 @@ class Client:
             "".join(parts) + f'--{boundary}\r\nContent-Disposition: form-data; name="file"; '
             'filename="a.wav"\r\n\r\n'
         )
-        self._connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=SLOW)
+        self._connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
         self._connection.request(
             "POST",
             PATH,
@@ -251,8 +249,8 @@ def test_a_clip_is_in_the_next_batch_whatever_waits(held: Unruly) -> None:
         eventually(lambda: held.waiting() == 31)
         begun = len(held.batches())
         held.let_go()
-        assert short.result(SLOW).json()["text"] == "blue."
-        assert long.result(SLOW).json()["text"] == " ".join(["red."] * 30)
+        assert short.result(PATIENCE).json()["text"] == "blue."
+        assert long.result(PATIENCE).json()["text"] == " ".join(["red."] * 30)
     assert "blue." in held.batches()[begun]
 
 
@@ -267,13 +265,13 @@ def test_a_flood_from_one_key_does_not_delay_another(held: Unruly) -> None:
             headers={"authorization": "Bearer key-b"},
             files={"file": ("a.wav", clip("blue"))},
             data={"language": "en"},
-            timeout=SLOW,
+            timeout=PATIENCE,
         )
         eventually(lambda: held.waiting() == 21)
         begun = len(held.batches())
         held.let_go()
-        assert calm.result(SLOW).json()["text"] == "blue."
-        assert [answer.result(SLOW).json()["text"] for answer in flood] == ["red."] * 20
+        assert calm.result(PATIENCE).json()["text"] == "blue."
+        assert [answer.result(PATIENCE).json()["text"] for answer in flood] == ["red."] * 20
     assert held.batches()[begun] == ["red.", "blue."]
 
 
@@ -287,8 +285,8 @@ def test_a_request_may_bound_its_own_batches(held: Unruly) -> None:
         eventually(lambda: held.waiting() == 8)
         begun = len(held.batches())
         held.let_go()
-        bounded.result(SLOW).raise_for_status()
-        other.result(SLOW).raise_for_status()
+        bounded.result(PATIENCE).raise_for_status()
+        other.result(PATIENCE).raise_for_status()
     after = held.batches()[begun:]
     assert all(len(batch) == 1 for batch in after if "red." in batch)
     assert ["blue.", "blue."] in after
@@ -380,8 +378,8 @@ def test_what_was_accepted_is_answered_before_the_end(start: Callable[..., Unrul
         assert int(refused.headers["retry-after"]) > 0
         unruly.let_go()
         for answer in accepted:
-            assert answer.result(SLOW).json()["text"] == "red. red. red."
-    assert server.process.wait(SLOW) == 0
+            assert answer.result(PATIENCE).json()["text"] == "red. red. red."
+    assert server.process.wait(PATIENCE) == 0
 
 
 # -- too much -------------------------------------------------------------------------------------
@@ -410,10 +408,10 @@ def test_a_full_queue_answers_retry_after(start: Callable[..., Unruly]) -> None:
             )
             eventually(lambda: seen == [429])
             unruly.let_go()
-            assert text.result(SLOW).text == "blue."
+            assert text.result(PATIENCE).text == "blue."
             assert seen[-1] == 200
             assert set(seen[:-1]) == {429}
-        assert accepted.result(SLOW).json()["text"] == "red."
+        assert accepted.result(PATIENCE).json()["text"] == "red."
 
 
 # -- failing --------------------------------------------------------------------------------------
@@ -430,7 +428,7 @@ def test_each_gets_its_own_answer_from_an_engine_that_fails(start: Callable[...,
         eventually(lambda: unruly.waiting("in_flight") == len(words))
         unruly.let_go()
         for text, answer in zip(words, answers, strict=True):
-            got = answer.result(SLOW)
+            got = answer.result(PATIENCE)
             if "white" in text:
                 assert (got.status_code, error_code(got)) == (503, "service_unavailable"), got.text
             elif "black" in text:
@@ -468,7 +466,7 @@ def test_first_requests_at_once_load_once_and_what_is_used_stays(
         refused = server.http.post("/models/unload", params={"model": "some/model"})
         assert (refused.status_code, refused.json()["error"]["code"]) == (409, "conflict")
         unruly.let_go()
-        assert {answer.result(SLOW).json()["text"] for answer in answers} == {"red."}
+        assert {answer.result(PATIENCE).json()["text"] for answer in answers} == {"red."}
     loads = [event["load"] for event in unruly.events() if "load" in event]
     assert loads == ["some/model"]
     unloaded = server.http.post("/models/unload", params={"model": "some/model"})

@@ -16,6 +16,7 @@ import numpy as np
 from live import until
 from pipeline_world import Transcriber, World
 from realtime import pcm
+from support import PATIENCE
 from whisperx_api_server.active_requests import ActiveRequests
 from whisperx_api_server.backends.fake import say, silence
 from whisperx_api_server.domain import DecodeOptions, Samples, Window, WindowTranscript
@@ -116,7 +117,9 @@ def scene(test: Callable[[Talk], Awaitable[None]], world: World | None = None) -
 def test_a_window_that_closes_takes_its_stale_decoding_off_the_lane() -> None:
     """So the last decoding of a turn does not wait for another one."""
     go = threading.Event()
-    block: Work[object, None, bool] = Work(run=lambda _model, _batch, _features: [go.wait(20)])
+    block: Work[object, None, bool] = Work(
+        run=lambda _model, _batch, _features: [go.wait(PATIENCE)]
+    )
 
     async def test(talk: Talk) -> None:
         async with talk.session():
@@ -140,7 +143,9 @@ def test_a_window_that_closes_takes_its_stale_decoding_off_the_lane() -> None:
 
 def test_a_closed_window_keeps_its_place_when_the_next_one_closes() -> None:
     go = threading.Event()
-    block: Work[object, None, bool] = Work(run=lambda _model, _batch, _features: [go.wait(20)])
+    block: Work[object, None, bool] = Work(
+        run=lambda _model, _batch, _features: [go.wait(PATIENCE)]
+    )
     submitted = []
 
     async def test(talk: Talk) -> None:

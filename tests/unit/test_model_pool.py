@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from live import until
+from support import PATIENCE
 from whisperx_api_server.backends import ModelKey
 from whisperx_api_server.backends.base import Capabilities, ModelSpec
 from whisperx_api_server.errors import (
@@ -39,13 +40,13 @@ class Model:
         self.may_end.set()
 
     def run(self, numbers: Sequence[int]) -> list[int]:
-        assert self.may_end.wait(10)
+        assert self.may_end.wait(PATIENCE)
         if min(numbers) < 0:
             raise SystemExit("killed")
         return [2 * number for number in numbers]
 
     def close(self) -> None:
-        self.may_close.wait(10)
+        self.may_close.wait(PATIENCE)
         self.closed.set()
 
 
@@ -77,11 +78,11 @@ class World:
 
     def import_vendors(self, key: ModelKey) -> None:
         self.imports.append(key.spec.name)
-        assert self.may_import.wait(10)
+        assert self.may_import.wait(PATIENCE)
 
     def load(self, key: ModelKey) -> object:
         self.loads.append(key.spec.name)
-        assert self.may_load.wait(10)
+        assert self.may_load.wait(PATIENCE)
         if self.failures:
             raise self.failures.pop(0)
         model = self.models[key.spec.name] = self.make()
@@ -109,7 +110,7 @@ def play(scene: Callable[[World], Coroutine[Any, Any, None]], **settings: Any) -
     async def run() -> World:
         world = World(**settings)
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE):
                 await scene(world)
         finally:
             await world.pool.close()
@@ -118,7 +119,7 @@ def play(scene: Callable[[World], Coroutine[Any, Any, None]], **settings: Any) -
     world = asyncio.run(run())
     assert all(model.closed.is_set() for model in world.models.values())
     assert world.pool.statuses() == []
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     while any("test" in thread.name for thread in threading.enumerate()):
         assert time.monotonic() < deadline
     return world
@@ -500,7 +501,7 @@ def test_cancel_reaches_every_lane() -> None:
     async def scene(world: World) -> None:
         async with world.pool.lease(key("a")) as one, world.pool.lease(key("b")) as two:
             hold = threading.Event()
-            held: Work[Model, int, int] = Work(run=lambda *_: [int(hold.wait(10))])
+            held: Work[Model, int, int] = Work(run=lambda *_: [int(hold.wait(PATIENCE))])
             running = [
                 asyncio.wrap_future(
                     lane.submit(Entry(work=held, payload=0, client="c", request_id="other"))

@@ -15,7 +15,7 @@ import pytest
 import diarizer_fixture
 from detection import clip_of, noise, regions_of
 from fixtures.speech.speech import Speech, Utterance
-from support import diarize
+from support import PATIENCE, diarize
 from whisperx_api_server.backends import pyannote
 from whisperx_api_server.backends.base import ModelSpec
 from whisperx_api_server.backends.pyannote import (
@@ -108,7 +108,7 @@ def test_closed_diarization_ends_its_thread(
     next(steps)
     (thread,) = set(threading.enumerate()) - before
     steps.close()
-    thread.join(10)
+    thread.join(PATIENCE)
     assert not thread.is_alive()
 
 

@@ -13,7 +13,7 @@ from contextlib import closing, suppress
 import pytest
 
 from lanes import DOUBLE_PREPARED, Engine, Lanes, submit
-from support import eventually
+from support import PATIENCE, eventually
 from whisperx_api_server.errors import (
     InsufficientMemory,
     InvalidAudio,
@@ -35,7 +35,7 @@ def test_requests_share_batches_on_one_thread(lanes: Lanes) -> None:
     lane, engine = lanes.held()
     futures = [submit(lane, f"r{number}", number) for number in range(1, 9)]
     engine.go.set()
-    assert [future.result(10) for future in futures] == [2, 4, 6, 8, 10, 12, 14, 16]
+    assert [future.result(PATIENCE) for future in futures] == [2, 4, 6, 8, 10, 12, 14, 16]
     assert engine.batches == [[0], [1, 2, 3, 4], [5, 6, 7, 8]]
     assert len(engine.threads) == 1
     assert (lane.stats.entries, lane.stats.batches, lane.stats.largest_batch) == (9, 3, 4)
@@ -45,7 +45,7 @@ def test_different_keys_never_share_a_batch(lanes: Lanes) -> None:
     lane, engine = lanes.held()
     futures = [submit(lane, f"r{n}", n, key=n % 2) for n in range(1, 5)]
     engine.go.set()
-    assert [future.result(10) for future in futures] == [2, 4, 6, 8]
+    assert [future.result(PATIENCE) for future in futures] == [2, 4, 6, 8]
     assert engine.batches[1:] == [[1, 3], [2, 4]]
 
 
@@ -56,7 +56,7 @@ def test_features_are_computed_ahead(lanes: Lanes) -> None:
     def run(model: Engine, numbers: Sequence[int], features: Sequence[object | None]) -> list[int]:
         for ahead in numbers:
             for each in range(ahead + 1, min(ahead + 3, 12)):
-                assert ready[each].wait(10), f"no features for {each} beside {ahead}"
+                assert ready[each].wait(PATIENCE), f"no features for {each} beside {ahead}"
         return model.run(numbers, features)
 
     def prepare(_: Engine, number: int) -> str:
@@ -66,9 +66,9 @@ def test_features_are_computed_ahead(lanes: Lanes) -> None:
     work: Work[Engine, int, int] = Work(run=run, prepare=prepare)
     lane, engine = lanes.held(max_batch=1)
     futures = [submit(lane, "r", number, work=work) for number in range(12)]
-    assert ready[0].wait(10)
+    assert ready[0].wait(PATIENCE)
     engine.go.set()
-    assert [future.result(30) for future in futures] == [2 * number for number in range(12)]
+    assert [future.result(PATIENCE) for future in futures] == [2 * number for number in range(12)]
     assert engine.prepared == [None, *(f"p{number}" for number in range(12))]
 
 
@@ -88,7 +88,7 @@ def test_an_idle_lane_sleeps(lanes: Lanes) -> None:
     device = CountingDevice()
     lane = lanes.lane(device=device, max_wait=0.0)
     for number in range(100):
-        assert submit(lane, "r", number).result(10) == 2 * number
+        assert submit(lane, "r", number).result(PATIENCE) == 2 * number
     assert device.entered == 100
 
 
@@ -100,7 +100,7 @@ def test_cancel_drops_what_waits_at_once(lanes: Lanes) -> None:
     assert len(lane) == 1
     assert (lane.stats.cancelled, lane.stats.cancelled_seconds) == (5, 150.0)
     engine.go.set()
-    assert kept.result(10) == 18
+    assert kept.result(PATIENCE) == 18
     for future in gone:
         with pytest.raises(CancelledError):
             future.result(0)
@@ -112,7 +112,7 @@ def test_a_withdrawn_future_is_skipped(lanes: Lanes) -> None:
     first, second = submit(lane, "r", 1), submit(lane, "r", 2)
     first.cancel()
     engine.go.set()
-    assert second.result(10) == 4
+    assert second.result(PATIENCE) == 4
     assert engine.batches == [[0], [2]]
 
 
@@ -122,12 +122,12 @@ def test_poison_fails_its_own_request_only(lanes: Lanes) -> None:
     futures = {n: submit(lane, f"r{n}", n) for n in range(1, 9)}
     engine.go.set()
     for number in (1, 2, 4, 5, 7, 8):
-        assert futures[number].result(10) == 2 * number
+        assert futures[number].result(PATIENCE) == 2 * number
     with pytest.raises(TranscriptionFailed) as failed:
-        futures[3].result(10)
+        futures[3].result(PATIENCE)
     assert "vendor" not in str(failed.value)  # its words are for the log, not for the client
     with pytest.raises(InvalidAudio, match="cannot be heard"):
-        futures[6].result(10)
+        futures[6].result(PATIENCE)
     assert lane.stats.failed == 2
 
 
@@ -136,20 +136,20 @@ def test_memory_shortage_shrinks_batches_and_they_grow_back(lanes: Lanes) -> Non
     engine.memory = 2
     futures = [submit(lane, f"r{n}", n) for n in range(1, 9)]
     engine.go.set()
-    assert [f.result(10) for f in futures] == [2 * n for n in range(1, 9)]
+    assert [f.result(PATIENCE) for f in futures] == [2 * n for n in range(1, 9)]
     assert lane.batch_limit == 2
     engine.memory = 1_000_000
     for n in range(25):
-        submit(lane, f"s{n}", n).result(10)
+        submit(lane, f"s{n}", n).result(PATIENCE)
     assert lane.batch_limit == 3
 
 
 def test_one_window_that_does_not_fit_says_so(lanes: Lanes) -> None:
     lane = lanes.lane()
-    lane.loaded.result(10)
+    lane.loaded.result(PATIENCE)
     lane.model.memory = 0
     with pytest.raises(InsufficientMemory):
-        submit(lane, "r", 1).result(10)
+        submit(lane, "r", 1).result(PATIENCE)
 
 
 def test_a_dead_thread_is_replaced_and_every_waiter_answered(
@@ -160,11 +160,11 @@ def test_a_dead_thread_is_replaced_and_every_waiter_answered(
     dying, waiting = submit(lane, "r1", 1), submit(lane, "r2", 2)
     engine.go.set()
     with pytest.raises(Unavailable, match="try again"):
-        dying.result(10)
-    assert waiting.result(10) == 4
+        dying.result(PATIENCE)
+    assert waiting.result(PATIENCE) == 4
     assert len(lanes.engines) == 2  # the model was loaded anew
     assert lane.stats.restarts == 1
-    assert submit(lane, "r3", 3).result(10) == 6
+    assert submit(lane, "r3", 3).result(PATIENCE) == 6
     assert "died" in caplog.text
 
 
@@ -172,18 +172,18 @@ def test_a_failed_load_answers_all(lanes: Lanes) -> None:
     held = threading.Event()
 
     def load() -> Engine:
-        held.wait(10)
+        held.wait(PATIENCE)
         raise InvalidAudio("no such model")
 
     lane = lanes.lane(load)
     future = submit(lane, "r", 1)
     held.set()
     with pytest.raises(InvalidAudio):
-        future.result(10)
+        future.result(PATIENCE)
     with pytest.raises(InvalidAudio):
-        lane.loaded.result(10)
+        lane.loaded.result(PATIENCE)
     with pytest.raises(Unavailable):
-        submit(lane, "r", 2).result(10)
+        submit(lane, "r", 2).result(PATIENCE)
     assert lane.closed
 
 
@@ -196,16 +196,16 @@ def test_who_shared_the_batch_of_a_dead_thread_is_answered(
         return engine
 
     lane = lanes.lane(load)
-    lane.loaded.result(10)
+    lane.loaded.result(PATIENCE)
     engine = lane.model
     engine.go.clear()
     submit(lane, "blocker", 0)
-    assert engine.busy.wait(10)
+    assert engine.busy.wait(PATIENCE)
     futures = [submit(lane, f"r{n}", n) for n in range(1, 5)]
     engine.go.set()
-    assert [futures[n].result(10) for n in (0, 1, 3)] == [2, 4, 8]
+    assert [futures[n].result(PATIENCE) for n in (0, 1, 3)] == [2, 4, 8]
     with pytest.raises(Unavailable, match="try again"):
-        futures[2].result(10)
+        futures[2].result(PATIENCE)
     assert (lane.stats.restarts, lane.stats.failed) == (2, 1)
 
 
@@ -215,9 +215,9 @@ def test_a_thread_that_dies_while_loading_answers_all(lanes: Lanes) -> None:
 
     lane = lanes.lane(load)
     with pytest.raises(Unavailable, match="try again"):
-        lane.loaded.result(10)
+        lane.loaded.result(PATIENCE)
     with pytest.raises(Unavailable):
-        submit(lane, "r", 1, work=DOUBLE_PREPARED).result(10)
+        submit(lane, "r", 1, work=DOUBLE_PREPARED).result(PATIENCE)
 
 
 def test_a_dead_thread_s_model_is_gone_before_the_next_is_loaded(lanes: Lanes) -> None:
@@ -234,20 +234,20 @@ def test_a_dead_thread_s_model_is_gone_before_the_next_is_loaded(lanes: Lanes) -
 
     lane = lanes.lane(load)
     with pytest.raises(Unavailable):
-        submit(lane, "r1", 1, work=DOUBLE_PREPARED).result(10)
-    assert submit(lane, "r2", 2, work=DOUBLE_PREPARED).result(10) == 4
+        submit(lane, "r1", 1, work=DOUBLE_PREPARED).result(PATIENCE)
+    assert submit(lane, "r2", 2, work=DOUBLE_PREPARED).result(PATIENCE) == 4
     assert left == [0, 0]
-    lane.loaded.result(10)
+    lane.loaded.result(PATIENCE)
     assert lane.model is models[1]()
 
 
 def test_a_closed_lane_holds_no_model(lanes: Lanes) -> None:
     lane = lanes.lane()
-    assert submit(lane, "r", 1, work=DOUBLE_PREPARED).result(10) == 2
+    assert submit(lane, "r", 1, work=DOUBLE_PREPARED).result(PATIENCE) == 2
     model = weakref.ref(lanes.engines.pop())
     gc.disable()  # a model of gigabytes must not wait for the collector
     try:
-        lane.close().result(10)
+        lane.close().result(PATIENCE)
         assert model() is None
     finally:
         gc.enable()
@@ -267,7 +267,7 @@ def test_an_idle_lane_holds_nothing_of_what_it_did(lanes: Lanes) -> None:
     audio = Audio()
     held = weakref.ref(audio)
     assert (
-        lane.submit(Entry(work=work, payload=audio, client="a", request_id="r")).result(10)
+        lane.submit(Entry(work=work, payload=audio, client="a", request_id="r")).result(PATIENCE)
         == "done"
     )
     del audio
@@ -279,12 +279,12 @@ def test_close_answers_what_waits_and_closes_the_model(lanes: Lanes) -> None:
     waiting = submit(lane, "r", 1)
     ended = lane.close()
     with pytest.raises(Unavailable):
-        waiting.result(10)
+        waiting.result(PATIENCE)
     assert not ended.done()  # its batch still runs
     with pytest.raises(Unavailable):
-        submit(lane, "r", 2).result(10)
+        submit(lane, "r", 2).result(PATIENCE)
     engine.go.set()
-    ended.result(10)
+    ended.result(PATIENCE)
     assert engine.closed
 
 
@@ -295,7 +295,7 @@ def test_a_lane_that_dies_while_it_closes_ends(
     engine.poison = {0: SystemExit("killed")}
     ended = lane.close()
     engine.go.set()
-    ended.result(10)
+    ended.result(PATIENCE)
     assert engine.closed
     assert len(lanes.engines) == 1
 
@@ -305,19 +305,19 @@ def test_lanes_of_one_device_take_turns(lanes: Lanes) -> None:
     device = CountingDevice()
     busy, other = (lanes.lane(max_batch=1, device=device) for _ in range(2))
     for lane in (busy, other):
-        lane.loaded.result(10)
+        lane.loaded.result(PATIENCE)
     engine = busy.model
     engine.go.clear()
     futures = [submit(busy, "long", n) for n in range(1000)]
-    assert engine.busy.wait(10)
+    assert engine.busy.wait(PATIENCE)
     short = submit(other, "short", 1)
     eventually(lambda: device.entered == 2)  # the other lane asks for the device
     done_before: list[int] = []
     short.add_done_callback(lambda _: done_before.append(len(engine.batches)))
     engine.go.set()
-    short.result(10)
+    short.result(PATIENCE)
     for future in futures:
-        future.result(10)
+        future.result(PATIENCE)
     assert done_before[0] < 500
 
 
@@ -336,12 +336,12 @@ def test_a_stream_alone_has_small_batches(lanes: Lanes) -> None:
     lane = lanes.lane(max_batch=8, clock=lambda: now)
     for request, watched in (("stream", True), ("plain", False)):
         held = threading.Event()
-        blocker: Work[Engine, int, bool] = Work(run=lambda *_, held=held: [held.wait(10)])
+        blocker: Work[Engine, int, bool] = Work(run=lambda *_, held=held: [held.wait(PATIENCE)])
         lane.submit(Entry(work=blocker, payload=0, client="a", request_id=request))
         futures = [submit(lane, request, n, work=work, watched=watched) for n in range(16)]
         held.set()
         for future in futures:
-            future.result(10)
+            future.result(PATIENCE)
     stream, plain = sizes[: sizes.index(8)], sizes[sizes.index(8) :]
     assert sum(stream) == 16
     assert stream[0] == 1  # nothing is known yet

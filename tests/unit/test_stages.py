@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from support import PATIENCE
 from whisperx_api_server.backends.base import Transcriber
 from whisperx_api_server.backends.fake import FakeTranscriber, say
 from whisperx_api_server.domain import (
@@ -56,7 +57,7 @@ def test_a_window_waits_for_a_model_that_is_loaded_again(caplog: pytest.LogCaptu
 
     def load() -> Mortal:
         loading.set()
-        assert may_load.wait(10)
+        assert may_load.wait(PATIENCE)
         return Mortal()
 
     async def scene(lane: Lane[Transcriber]) -> str:
@@ -78,6 +79,6 @@ def test_a_window_waits_for_a_model_that_is_loaded_again(caplog: pytest.LogCaptu
     lane: Lane[Transcriber] = Lane(
         "test", [Place(load=load, device=FairSemaphore(1))], limits=lambda _: BatchLimits()
     )
-    lane.loaded.result(10)
+    lane.loaded.result(PATIENCE)
     assert asyncio.run(asyncio.wait_for(scene(lane), 30)).strip() == "blue."
-    lane.close().result(10)
+    lane.close().result(PATIENCE)

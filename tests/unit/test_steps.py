@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+from support import PATIENCE
 from whisperx_api_server.backends.steps import in_steps
 
 
@@ -24,4 +25,4 @@ def test_a_function_that_is_ended_may_report_while_it_cleans_up() -> None:
     assert next(steps) == 0.5
     steps.close()
 
-    assert ended.wait(20)
+    assert ended.wait(PATIENCE)

@@ -14,6 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from receiver import Receiver
+from support import PATIENCE
 from whisperx_api_server.active_requests import ActiveRequests
 from whisperx_api_server.audio.uploads import DiskBlobStore
 from whisperx_api_server.audio.urls import UrlFetcher, UrlFetchSettings
@@ -214,7 +215,7 @@ def test_what_happens_to_batches_is_counted() -> None:
         limits=lambda _: BatchLimits(max_batch=2),
         observe=observe,
     )
-    lane.loaded.result(10)
+    lane.loaded.result(PATIENCE)
 
     def entry(payload: int | None, request_id: str = "1") -> Entry[Engine, int | None, int | None]:
         return Entry(work=WORK, payload=payload, client="ann", request_id=request_id)
@@ -224,12 +225,12 @@ def test_what_happens_to_batches_is_counted() -> None:
         gone = lane.submit(entry(3, "2"))
         lane.cancel("2")
     assert gone.cancelled()
-    assert answers[0].result(10) == 1
+    assert answers[0].result(PATIENCE) == 1
     with pytest.raises(ServiceError):
-        answers[1].result(10)
+        answers[1].result(PATIENCE)
     with pytest.raises(ServiceError):
-        lane.submit(entry(None)).result(10)
-    lane.close().result(10)
+        lane.submit(entry(None)).result(PATIENCE)
+    lane.close().result(PATIENCE)
 
     counted = shown(metrics)
     assert counted["batch_entries_count"] == counted["batch_duration_seconds_count"] == 1
@@ -335,7 +336,7 @@ def test_queue_and_lanes_are_read_at_each_scrape() -> None:
 
         def wait(model: object, payloads: Sequence[int], _: object) -> Sequence[int]:
             begun.set()
-            go_on.wait(10)
+            go_on.wait(PATIENCE)
             return payloads
 
         work: Work[object, int, int] = Work(run=wait)

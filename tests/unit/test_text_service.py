@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from support import PATIENCE
 from whisperx_api_server import text_service
 from whisperx_api_server.active_requests import ActiveRequests
 from whisperx_api_server.backends import ModelKey
@@ -41,7 +42,7 @@ class Engine:
 
     def translate(self, texts: Sequence[str], source: str, target: str) -> list[str]:
         self.busy.set()
-        assert self.go.wait(10)
+        assert self.go.wait(PATIENCE)
         self.batches.append(list(texts))
         self.pairs.add((source, target))
         return [text.upper() for text in texts]

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from support import PATIENCE
 from whisperx_api_server.audio import urls
 from whisperx_api_server.audio.decode import AudioDecoder
 from whisperx_api_server.audio.sources import SourceOpener
@@ -642,7 +643,7 @@ async def test_silent_name_servers_hold_up_no_upload(
             yield bytes(1_000_000)
 
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             saved = await uploads.put(chunks(), filename="a.wav")
             await uploads.release(saved)
             await asyncio.to_thread(is_empty, workdir)

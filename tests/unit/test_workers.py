@@ -14,7 +14,7 @@ import pytest
 from lanes import DOUBLE_PREPARED, Engine, Lanes, submit
 from live import until
 from pipeline_world import Diarizer, World, play
-from support import eventually
+from support import PATIENCE, eventually
 from whisperx_api_server.backends import ModelKey
 from whisperx_api_server.backends.base import ModelSpec, Stage
 from whisperx_api_server.domain import AudioClip, Diarization, DiarizeOptions
@@ -54,7 +54,7 @@ def test_free_workers_divide_what_waits(lanes: Lanes) -> None:
     eventually(lambda: all(engine.busy.is_set() for engine in lanes.engines))
     for engine in lanes.engines:
         engine.go.set()
-    assert [future.result(10) for future in futures] == [0, 2, 4, 6]
+    assert [future.result(PATIENCE) for future in futures] == [0, 2, 4, 6]
     assert [[len(batch) for batch in engine.batches] for engine in lanes.engines] == [[2], [2]]
     assert lanes.engines[0].threads.isdisjoint(lanes.engines[1].threads)
 
@@ -63,7 +63,7 @@ def test_a_free_worker_takes_all_that_waits_beside_a_busy_one(lanes: Lanes) -> N
     lane, one, other = both_busy(lanes)
     futures = [submit(lane, "r", number, work=DOUBLE_PREPARED) for number in range(1, 5)]
     other.go.set()
-    assert [future.result(10) for future in futures] == [2, 4, 6, 8]
+    assert [future.result(PATIENCE) for future in futures] == [2, 4, 6, 8]
     assert (one.batches, other.batches) == ([], [[0], [1, 2, 3, 4]])
     assert (lane.stats.batches, lane.stats.entries) == (3, 6)
 
@@ -73,9 +73,9 @@ def test_a_short_request_is_in_the_next_batch_of_any_worker(lanes: Lanes) -> Non
     long = [submit(lane, "long", number) for number in range(1, 9)]
     short = submit(lane, "short", 9)
     other.go.set()
-    assert short.result(10) == 18
+    assert short.result(PATIENCE) == 18
     assert 9 in other.batches[1]
-    assert [future.result(10) for future in long] == [2 * number for number in range(1, 9)]
+    assert [future.result(PATIENCE) for future in long] == [2 * number for number in range(1, 9)]
 
 
 def test_cancelled_entries_are_left_out_by_all_workers(lanes: Lanes) -> None:
@@ -85,7 +85,7 @@ def test_cancelled_entries_are_left_out_by_all_workers(lanes: Lanes) -> None:
     assert lane.cancel("gone") == 5
     one.go.set()
     other.go.set()
-    assert kept.result(10) == 18
+    assert kept.result(PATIENCE) == 18
     eventually(lambda: not lane.in_flight)
     assert sorted([*one.batches, *other.batches]) == [[0], [0], [9]]
     for future in gone:
@@ -98,7 +98,7 @@ def test_a_memory_shortage_shrinks_one_workers_batches(lanes: Lanes) -> None:
     one.memory = 2
     futures = [submit(lane, "r", number) for number in range(1, 5)]
     one.go.set()
-    assert [future.result(10) for future in futures] == [2, 4, 6, 8]
+    assert [future.result(PATIENCE) for future in futures] == [2, 4, 6, 8]
     assert lane.batch_limit == 2 + 4
 
 
@@ -111,13 +111,13 @@ def test_the_death_of_a_workers_thread_leaves_the_others_alone(
     dying = submit(lane, "dying", 1)
     one.go.set()
     with pytest.raises(Unavailable, match="try again"):
-        dying.result(10)
+        dying.result(PATIENCE)
     assert lane.loaded is loaded
     assert loaded.done()
     eventually(lambda: lane.workers == 2)  # only the model of the dead thread was loaded again
     assert len(lanes.engines) == 3
     assert (lane.stats.restarts, lane.in_flight) == (1, 1)
-    assert submit(lane, "next", 2).result(10) == 4
+    assert submit(lane, "next", 2).result(PATIENCE) == 4
     other.go.set()
     assert "died" in caplog.text
 
@@ -133,7 +133,7 @@ def test_the_other_workers_do_the_work_of_one_that_cannot_load(
         raise InvalidAudio("there is no such device")
 
     lane = lanes.lane(load, workers=2)
-    assert [submit(lane, "r", number).result(10) for number in range(4)] == [0, 2, 4, 6]
+    assert [submit(lane, "r", number).result(PATIENCE) for number in range(4)] == [0, 2, 4, 6]
     eventually(lambda: "continues without a worker: there is no such device" in caplog.text)
     assert (lane.workers, lane.batch_limit, lane.closed) == (1, 4, False)
 
@@ -144,9 +144,9 @@ def test_a_lane_fails_if_no_worker_can_load(lanes: Lanes) -> None:
 
     lane = lanes.lane(load, workers=2)
     with pytest.raises(InvalidAudio, match="no such device"):
-        lane.loaded.result(10)
+        lane.loaded.result(PATIENCE)
     assert lane.closed
-    lane.close().result(10)
+    lane.close().result(PATIENCE)
 
 
 def test_an_entry_for_a_worker_waits_for_it(lanes: Lanes) -> None:
@@ -155,10 +155,10 @@ def test_an_entry_for_a_worker_waits_for_it(lanes: Lanes) -> None:
     free = other if engine is one else one
     own = submit(lane, "own", 1, worker=worker)
     free.go.set()
-    assert submit(lane, "any", 2).result(10) == 4
+    assert submit(lane, "any", 2).result(PATIENCE) == 4
     assert not own.done()
     engine.go.set()
-    assert own.result(10) == 2
+    assert own.result(PATIENCE) == 2
     assert [1] in engine.batches
 
 
@@ -178,13 +178,13 @@ def test_entries_for_a_worker_that_is_gone_are_for_all(
     engine.poison = {1: SystemExit("killed")}
     engine.go.clear()
     dying = submit(lane, "dying", 1, worker=worker)
-    assert engine.busy.wait(10)
+    assert engine.busy.wait(PATIENCE)
     waiting = submit(lane, "waiting", 2, worker=worker)
     engine.go.set()
     with pytest.raises(Unavailable):
-        dying.result(10)
-    assert waiting.result(10) == 4
-    assert submit(lane, "later", 3, worker=worker).result(10) == 6
+        dying.result(PATIENCE)
+    assert waiting.result(PATIENCE) == 4
+    assert submit(lane, "later", 3, worker=worker).result(PATIENCE) == 6
     assert engine.batches == [[1]]
 
 
@@ -195,7 +195,7 @@ def test_a_closed_lane_ends_with_its_last_worker(lanes: Lanes) -> None:
     eventually(lambda: one.closed)
     assert not ended.done()
     other.go.set()
-    ended.result(10)
+    ended.result(PATIENCE)
     assert other.closed
 
 
@@ -214,7 +214,7 @@ def with_pool(
             load=load,
             import_vendors=lambda _: None,
         )
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             await scene(pool)
         await pool.close()
 
@@ -257,7 +257,7 @@ def test_a_copy_that_does_not_fit_leaves_the_model_on_other_gpus(
 
     def load(key: ModelKey) -> Engine:
         if key.spec.device_index == 2:
-            assert idle.wait(10)
+            assert idle.wait(PATIENCE)
             raise InsufficientMemory("too large")
         return Engine()
 
