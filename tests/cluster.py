@@ -49,8 +49,8 @@ class BucketClips(Clips):
 class Louder:
     """A translator that speaks up."""
 
-    def translate(self, texts: Sequence[str], source: str, target: str) -> list[str]:
-        return [text.upper() for text in texts]
+    def translate(self, sentences: Sequence[str], source: str, target: str) -> list[str]:
+        return [sentence.upper() for sentence in sentences]
 
 
 class BucketWorld(World):

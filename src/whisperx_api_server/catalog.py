@@ -35,6 +35,12 @@ request the default."""
 MULTILINGUAL = "multilingual"
 """The key of the align model for all languages without an entry."""
 
+ALIGN_BATCH = 16
+"""Maximum number of segments per batch; the aligner limits the padded seconds itself."""
+
+TRANSLATION_BATCH = 8
+"""Maximum number of pieces of text per batch, of one request or several."""
+
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
 """The form of a published name or a hub id."""
 
@@ -157,6 +163,7 @@ class Catalog:
         # The model for all languages is loaded once; any other is loaded for its language.
         if spec != everywhere:
             spec = replace(spec, language=language)
+        spec = replace(spec, max_batch=ALIGN_BATCH)
         return ModelKey(stage="alignment", backend=self.alignment, spec=spec)
 
     def aligner_problem(self, language: str) -> ServiceError | None:
@@ -204,6 +211,7 @@ class Catalog:
         """The model that translates text from one language to another."""
         pair = f"{source}-{target}"
         spec = self.translation_models.get(pair) or self._plain(f"Helsinki-NLP/opus-mt-{pair}")
+        spec = replace(spec, max_batch=TRANSLATION_BATCH)
         return ModelKey(stage="translation", backend="transformers", spec=spec)
 
     def language_model(self) -> ModelKey:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import textwrap
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from itertools import islice, zip_longest
+from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Any, Protocol
 
 from pydantic import ValidationError
@@ -40,24 +40,45 @@ MAX_WAITING = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TextRequest:
+    """A text to translate between two languages, or a prompt with its `config` and `schema`.
+
+    The languages are codes or English names; `config` is the client's `gen_cfg`.
+    """
+
+    id: str
+    client: str
+    text: str
+    source: str = ""
+    target: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    schema: Mapping[str, Any] | None = None
+    waits: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Prompt:
     text: str
     options: GenerationOptions
-    schema: Mapping[str, object] | None
+    schema: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Piece:
-    text: str
+    sentences: Sequence[str]
     source: str
     target: str
 
 
-TRANSLATE: Work[Translator, _Piece, str] = Work(
-    run=lambda model, batch, _: model.translate(
-        [each.text for each in batch], batch[0].source, batch[0].target
-    )
-)
+def _translated(
+    model: Translator, batch: Sequence[_Piece], _features: Sequence[object | None]
+) -> list[list[str]]:
+    sentences = [sentence for piece in batch for sentence in piece.sentences]
+    translated = iter(model.translate(sentences, batch[0].source, batch[0].target))
+    return [list(islice(translated, len(piece.sentences))) for piece in batch]
+
+
+TRANSLATE: Work[Translator, _Piece, list[str]] = Work(run=_translated)
 GENERATE: Work[LanguageModel, _Prompt, str] = Work(
     run=lambda model, batch, _: [
         model.generate(each.text, options=each.options, schema=each.schema) for each in batch
@@ -68,31 +89,18 @@ GENERATE: Work[LanguageModel, _Prompt, str] = Work(
 class Texts(Protocol):
     """Translates and generates texts, in this process or on workers."""
 
-    async def translate(
-        self, text: str, source: str, target: str, *, request_id: str, client: str
-    ) -> str:
-        """Translate a text of any length. Cancelling the call removes its waiting pieces.
+    async def translate(self, request: TextRequest) -> str:
+        """Translate a text of any length, line by line; line breaks are kept.
 
-        Args:
-            text: line breaks are kept.
-            source: the language of the text, as a code or an English name.
-            target: the language to translate to.
+        Cancelling the call removes its waiting pieces.
 
         Raises:
             InvalidRequest: a language is unknown, or the pair has no model.
             ServiceError: the model cannot be loaded, or fails.
         """
 
-    async def generate(
-        self,
-        prompt: str,
-        *,
-        config: Mapping[str, object],
-        schema: Mapping[str, object] | None,
-        request_id: str,
-        client: str,
-    ) -> str:
-        """Answer a prompt; `config` is the client's `gen_cfg`.
+    async def generate(self, request: TextRequest) -> str:
+        """Answer a prompt.
 
         Raises:
             NotConfigured: no language model is set.
@@ -113,52 +121,40 @@ class TextService:
         self._timeout = timeout
         self._waiting: Counter[ModelKey] = Counter()
 
-    async def translate(
-        self, text: str, source: str, target: str, *, request_id: str, client: str
-    ) -> str:
-        """See `Texts.translate`."""
-        source = parse_language(source, "source_language")
-        target = parse_language(target, "target_language")
-        if source == target or not text.strip():
-            return text
+    async def translate(self, request: TextRequest) -> str:
+        source = parse_language(request.source, "source_language")
+        target = parse_language(request.target, "target_language")
+        if source == target or not request.text.strip():
+            return request.text
         key = self._catalog.translator(source, target)
         gap = "" if target in SPACELESS_LANGUAGES else " "
-        lines = [list(pieces(line, source)) for line in text.split("\n")]
-        async with self._lane(key, request_id, pair=(source, target)) as lane:
+        lines = [list(sentences(line, source)) for line in request.text.split("\n")]
+        async with self._lane(key, request.id, pair=(source, target)) as lane:
             futures = [
                 lane.submit(
                     Entry(
                         work=TRANSLATE,
-                        payload=_Piece(text=piece, source=source, target=target),
-                        client=client,
-                        request_id=request_id,
+                        payload=_Piece(sentences=piece, source=source, target=target),
+                        client=request.client,
+                        request_id=request.id,
                         key=(source, target),
                     )
                 )
-                for line in lines
-                for piece in line
+                for piece in pieces(chain.from_iterable(lines))
             ]
-            translated = iter(await asyncio.gather(*map(asyncio.wrap_future, futures)))
+            parts = await asyncio.gather(*map(asyncio.wrap_future, futures))
+        translated = chain.from_iterable(parts)
         return "\n".join(gap.join(islice(translated, len(line))) for line in lines)
 
-    async def generate(
-        self,
-        prompt: str,
-        *,
-        config: Mapping[str, object],
-        schema: Mapping[str, object] | None,
-        request_id: str,
-        client: str,
-    ) -> str:
-        """See `Texts.generate`."""
+    async def generate(self, request: TextRequest) -> str:
         key = self._catalog.language_model()
-        options = generation_options(config)
-        async with self._lane(key, request_id) as lane:
+        options = generation_options(request.config)
+        async with self._lane(key, request.id) as lane:
             entry = Entry(
                 work=GENERATE,
-                payload=_Prompt(text=prompt, options=options, schema=schema),
-                client=client,
-                request_id=request_id,
+                payload=_Prompt(text=request.text, options=options, schema=request.schema),
+                client=request.client,
+                request_id=request.id,
             )
             return await asyncio.wrap_future(lane.submit(entry))
 
@@ -216,27 +212,27 @@ def generation_options(fields: Mapping[str, object]) -> GenerationOptions:
         ) from error
 
 
-def pieces(line: str, language: str | None = None) -> Iterator[str]:
-    """Cut a line after sentences into stripped pieces of about `PIECE` characters."""
-    piece = ""
-    for sentence in _sentences(line, language):
-        if piece and len(piece) + len(sentence) > PIECE:
-            yield piece.strip()
-            piece = ""
-        piece += sentence
-    if piece.strip():
-        yield piece.strip()
-
-
-def _sentences(line: str, language: str | None) -> Iterator[str]:
-    """The sentences of a line, with the white space after them."""
-    starts = [start for start, _ in split_sentences(line, language)]
-    for start, following in zip_longest(starts, starts[1:]):
-        sentence = line[start:following]
+def sentences(line: str, language: str | None) -> Iterator[str]:
+    """Split a line into its sentences, and those that are too long between words."""
+    for start, end in split_sentences(line, language):
+        sentence = line[start:end]
         if len(sentence) <= LONGEST_SENTENCE:
             yield sentence
-            continue
-        for part in textwrap.wrap(
-            sentence, LONGEST_SENTENCE, break_long_words=False, break_on_hyphens=False
-        ):
-            yield f"{part} "
+        else:
+            yield from textwrap.wrap(
+                sentence, LONGEST_SENTENCE, break_long_words=False, break_on_hyphens=False
+            )
+
+
+def pieces(sentences: Iterable[str]) -> Iterator[list[str]]:
+    """Group sentences into pieces of at most `PIECE` characters, or of one longer sentence."""
+    piece: list[str] = []
+    size = 0
+    for sentence in sentences:
+        if piece and size + len(sentence) > PIECE:
+            yield piece
+            piece, size = [], 0
+        piece.append(sentence)
+        size += len(sentence)
+    if piece:
+        yield piece

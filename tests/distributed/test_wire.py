@@ -27,7 +27,6 @@ from whisperx_api_server.distributed.wire import (
     StoredRequest,
     Taken,
     Task,
-    TextRequest,
     Withdrawn,
     dump_checkpoint,
     dump_end,
@@ -56,6 +55,7 @@ from whisperx_api_server.domain import (
 )
 from whisperx_api_server.errors import InvalidAudio, Overloaded, ServiceError, TranscriptionFailed
 from whisperx_api_server.pipeline.events import Opened, SegmentsLabelled, StageBegan, WindowDone
+from whisperx_api_server.text_service import TextRequest
 
 texts = st.text(max_size=5)
 reals = st.floats(allow_nan=False)

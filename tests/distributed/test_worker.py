@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -26,6 +27,7 @@ from whisperx_api_server.errors import (
 )
 from whisperx_api_server.pipeline.events import Event, Opened, SegmentsLabelled, WindowDone
 from whisperx_api_server.pipeline.runner import Checkpoint
+from whisperx_api_server.text_service import TextRequest
 
 
 async def unwatched(event: Event) -> None:
@@ -405,10 +407,12 @@ def test_texts_are_translated_by_a_worker(tmp_path: Path) -> None:
         await cluster.worker()
         replica = await cluster.replica()
         texts = WorkersText(replica.runner, ActiveRequests())
-        names = {"request_id": uuid4().hex, "client": "ann"}
-        assert await texts.translate("red door", "en", "fr", **names) == "RED DOOR"
+        request = TextRequest(
+            id=uuid4().hex, client="ann", text="red door", source="en", target="fr"
+        )
+        assert await texts.translate(request) == "RED DOOR"
         with pytest.raises(InvalidRequest) as raised:
-            await texts.translate("red door", "klingon", "fr", request_id=uuid4().hex, client="ann")
+            await texts.translate(replace(request, id=uuid4().hex, source="klingon"))
         assert raised.value.param == "source_language"
         await until(lambda: cluster.objects("runs/") == [])
 

@@ -25,7 +25,7 @@ from whisperx_api_server.errors import (
     Unavailable,
 )
 from whisperx_api_server.scheduling.model_pool import ModelPool, PoolSettings, SchedulerSettings
-from whisperx_api_server.text_service import PIECE, TextService, pieces
+from whisperx_api_server.text_service import PIECE, TextRequest, TextService, pieces, sentences
 from whisperx_api_server.wiring import build_catalog
 
 
@@ -40,12 +40,12 @@ class Engine:
         self.pairs: set[tuple[str, str]] = set()
         self.asked: list[tuple[str, GenerationOptions, object]] = []
 
-    def translate(self, texts: Sequence[str], source: str, target: str) -> list[str]:
+    def translate(self, sentences: Sequence[str], source: str, target: str) -> list[str]:
         self.busy.set()
         assert self.go.wait(PATIENCE)
-        self.batches.append(list(texts))
+        self.batches.append(list(sentences))
         self.pairs.add((source, target))
-        return [text.upper() for text in texts]
+        return [sentence.upper() for sentence in sentences]
 
     def generate(
         self,
@@ -84,12 +84,12 @@ class House:
     async def translate(
         self, text: str, source: str = "fr", target: str = "en", *, name: str = "r"
     ) -> str:
-        return await self.text.translate(text, source, target, request_id=name, client=name)
+        return await self.text.translate(
+            TextRequest(id=name, client=name, text=text, source=source, target=target)
+        )
 
     async def generate(self, prompt: str, **config: object) -> str:
-        return await self.text.generate(
-            prompt, config=config, schema=None, request_id="r", client="c"
-        )
+        return await self.text.generate(TextRequest(id="r", client="c", text=prompt, config=config))
 
     async def until_waiting(self, count: int) -> None:
         while self.pool.statuses()[0].waiting != count:  # noqa: ASYNC110 - the pool has no event
@@ -110,24 +110,25 @@ SENTENCE = "Ouvre la porte rouge, merci. "
 PAGE = SENTENCE * 400
 
 
-def test_pieces_hold_whole_sentences_and_lose_nothing() -> None:
-    cut = list(pieces(PAGE))
+def test_pieces_have_whole_sentences_and_lose_none() -> None:
+    cut = list(pieces(sentences(PAGE, "fr")))
     assert len(cut) > 10
-    assert " ".join(cut) == PAGE.strip()
-    assert all(len(piece) <= PIECE and piece.endswith("merci.") for piece in cut)
+    assert [sentence for piece in cut for sentence in piece] == [SENTENCE.strip()] * 400
+    assert all(sum(map(len, piece)) <= PIECE for piece in cut)
 
 
 @pytest.mark.parametrize("text", ["mot " * 2000, "." * 5000, "3.14159 " * 1000])
 def test_text_without_sentences_is_cut_between_words(text: str) -> None:
-    cut = list(pieces(text))
+    cut = list(sentences(text, None))
     assert " ".join(cut) == text.strip()
-    assert all(len(piece) <= 1000 for piece in cut) or " " not in text.strip()
+    assert all(len(part) <= 1000 for part in cut) or " " not in text.strip()
+    assert list(pieces(cut)) == [[part] for part in cut]
 
 
 def test_sentences_of_a_language_without_spaces_are_cut() -> None:
-    cut = list(pieces("赤い扉を開けて。" * 200))
-    assert len(cut) > 2
-    assert "".join(cut) == "赤い扉を開けて。" * 200
+    cut = list(sentences("赤い扉を開けて。" * 200, "ja"))
+    assert cut == ["赤い扉を開けて。"] * 200
+    assert len(list(pieces(cut))) > 2
 
 
 def test_a_page_comes_back_whole_with_its_lines() -> None:
@@ -144,10 +145,8 @@ def test_a_page_comes_back_whole_with_its_lines() -> None:
 def test_no_space_is_put_between_sentences_of_japanese() -> None:
     async def run() -> None:
         async with house() as it:
-            text = "a. " * 400
-            cut = list(pieces(text))
-            assert len(cut) > 1
-            assert await it.translate(text, "fr", "ja") == "".join(cut).upper()
+            assert await it.translate("a. " * 400, "fr", "ja") == "A." * 400
+            assert max(map(len, it.engine.batches)) > 1
 
     asyncio.run(run())
 
@@ -280,14 +279,14 @@ def test_a_hub_that_is_down_is_worth_another_try() -> None:
 def test_generation_passes_options_and_schema() -> None:
     async def run() -> None:
         async with house() as it:
-            answer = await it.text.generate(
-                "hi",
+            request = TextRequest(
+                id="r",
+                client="c",
+                text="hi",
                 config={"max_new_tokens": 7},
                 schema={"type": "object"},
-                request_id="r",
-                client="c",
             )
-            assert answer == "HI"
+            assert await it.text.generate(request) == "HI"
             options = GenerationOptions(max_new_tokens=7)
             assert it.engine.asked == [("hi", options, {"type": "object"})]
 
@@ -314,7 +313,7 @@ def test_a_language_model_that_is_not_set_names_the_setting() -> None:
             timeout=0,
         )
         with pytest.raises(NotConfigured, match="LLM__MODEL"):
-            await text.generate("hi", config={}, schema=None, request_id="r", client="c")
+            await text.generate(TextRequest(id="r", client="c", text="hi"))
 
     asyncio.run(run())
 

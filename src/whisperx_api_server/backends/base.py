@@ -69,7 +69,7 @@ class ModelSpec:
     `name` is a published size ("large-v3") or a hub id. If a setting is a path, `path` is
     that path and `name` its last part, for messages: clients can select only names, so that
     their input is never used as a path. `device` is "cpu" or "cuda", already resolved. `threads`
-    0 is the vendor's default. A batch has at most `max_batch` windows. `short_contexts`:
+    0 is the vendor's default. A batch has at most `max_batch` payloads. `short_contexts`:
     windows may be encoded in less than the model's context length.
     """
 
@@ -83,7 +83,7 @@ class ModelSpec:
     local_files_only: bool = False
     hf_token: str | None = field(default=None, repr=False)
     language: str | None = None
-    max_batch: int = 16
+    max_batch: int = 1
     short_contexts: bool = False
 
     @property
@@ -311,8 +311,8 @@ class Diarizer(Protocol):
 class Translator(Protocol):
     """Translates texts."""
 
-    def translate(self, texts: Sequence[str], source: str, target: str) -> list[str]:
-        """Translate texts of any length; languages are the model's ISO-639 codes."""
+    def translate(self, sentences: Sequence[str], source: str, target: str) -> list[str]:
+        """Translate sentences of any length, one by one; languages are ISO-639 codes."""
 
 
 class LanguageModel(Protocol):

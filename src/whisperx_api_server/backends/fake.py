@@ -329,7 +329,6 @@ class FakeVoiceDetector:
     """Detects speech by loudness: `threshold` is the root mean square over 10 ms."""
 
     def start(self, options: VadOptions) -> Detection:
-        """See `VoiceDetector`."""
         threshold = AUDIBLE if options.threshold is None else options.threshold
         thresholds = ACTIVITY.overridden(replace(options, threshold=None))
         return FrameDetection(_Loudness(threshold), Binarizer(thresholds, step=FRAME / SAMPLE_RATE))

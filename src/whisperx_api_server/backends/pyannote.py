@@ -212,7 +212,6 @@ class PyannoteVoiceDetector:
         self._torch = torch
 
     def start(self, options: VadOptions) -> Detection:
-        """See `VoiceDetector`."""
         scorer = ChunkScorer(self._model, self._torch)
         thresholds = VAD_DEFAULTS.overridden(options)
         binarizer = Binarizer(thresholds, step=scorer.frame_step, origin=scorer.frame_middle)
@@ -286,7 +285,6 @@ class ChunkScorer:
 
 
 def import_vendors(_stage: Stage, _spec: ModelSpec) -> None:
-    """See `backends.base`."""
     with _quiet(), _nemo_hidden():
         _pyannote_audio()
         require("pyannote.audio.pipelines", extra=EXTRA)

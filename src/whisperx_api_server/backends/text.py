@@ -6,12 +6,11 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from ..domain import SPACELESS_LANGUAGES
 from ..errors import InvalidRequest, ServiceError
-from ..transcript.sentences import split_sentences
 from .base import (
     Declaration,
     GenerationOptions,
@@ -29,15 +28,14 @@ EXTRA = "text"
 _TEXT = Declaration(packages=("torch", "transformers"), extra=EXTRA, probe="config.json")
 DECLARATIONS: Mapping[Stage, Declaration] = {"translation": _TEXT, "generation": _TEXT}
 
-TRANSLATION_BATCH = 16
-"""Maximum number of sentences per generate call."""
+GENERATE_BATCH = 16
+"""Maximum number of sentences per `generate` call."""
 
 MAX_NEW_TOKENS = 1024
 """Default of `max_new_tokens`."""
 
 
 def import_vendors(_stage: Stage, _spec: ModelSpec) -> None:
-    """See `backends.base`."""
     with warnings.catch_warnings(action="ignore"):
         for module in (
             "modeling_layers",
@@ -88,40 +86,32 @@ class _TextModel:
 
 
 class Seq2SeqTranslator:
-    """A `Translator` that processes single sentences, as such models were trained."""
+    """A `Translator`; sentences too long for the model are cut between words."""
 
     def __init__(self, text_model: _TextModel) -> None:
         self._text_model = text_model
         self._tokenizer = text_model.tokenizer
 
-    def translate(self, texts: Sequence[str], source: str, target: str) -> list[str]:
-        """Translate texts of any length; line breaks are kept.
+    def translate(self, sentences: Sequence[str], source: str, target: str) -> list[str]:
+        """See `Translator.translate`.
 
         Raises:
             InvalidRequest: a multilingual model does not support one of the languages.
         """
         prefix, options = self._languages(source, target)
-        lines = [[list(self._pieces(line, source)) for line in text.split("\n")] for text in texts]
-        pieces = (piece for text in lines for line in text for piece in line)
-        translated = iter(self._translate_pieces(pieces, prefix, options))
+        parts = [list(self._fitting(sentence)) for sentence in sentences]
+        translated = self._translated(chain.from_iterable(parts), prefix, options)
         gap = "" if target in SPACELESS_LANGUAGES else " "
-        return [
-            "\n".join(gap.join(islice(translated, len(line))) for line in text) for text in lines
-        ]
+        return [gap.join(islice(translated, len(each))) for each in parts]
 
-    def _translate_pieces(
-        self, pieces: Iterator[str], prefix: str, options: Mapping[str, int]
+    def _translated(
+        self, parts: Iterator[str], prefix: str, options: Mapping[str, int]
     ) -> Iterator[str]:
-        while batch := [prefix + piece for piece in islice(pieces, TRANSLATION_BATCH)]:
+        while batch := [prefix + part for part in islice(parts, GENERATE_BATCH)]:
             inputs = self._tokenizer(batch, padding=True, return_tensors="pt")
             ids = self._text_model.generate(inputs, **options)
             for text in self._tokenizer.batch_decode(ids, skip_special_tokens=True):
                 yield text.strip()
-
-    def _pieces(self, line: str, language: str) -> Iterator[str]:
-        """The sentences of a line; those too long for the model are cut between words."""
-        for start, end in split_sentences(line, language):
-            yield from self._fitting(line[start:end])
 
     def _fitting(self, sentence: str) -> Iterator[str]:
         # half the context: languages need up to twice the tokens of others, plus language codes

@@ -14,7 +14,7 @@ from ..errors import ServiceError, Unavailable
 from ..pipeline.events import Event, Finished, Opened
 from ..pipeline.runner import Checkpoint, Runner
 from ..scheduling.tracebacks import log_and_release
-from ..text_service import TextService
+from ..text_service import TextRequest, TextService
 from .files import RunFiles
 from .protocols import Log
 from .wire import (
@@ -26,7 +26,6 @@ from .wire import (
     Result,
     RunEvent,
     StoredRequest,
-    TextRequest,
     end_of_failure,
     event_name,
 )
@@ -149,14 +148,9 @@ class Attempt:
     async def _result(self) -> Result:
         request = self._request
         if isinstance(request, TextRequest):
-            named = {"request_id": request.id, "client": request.client}
             if self._kind == "translate":
-                return await self._text.translate(
-                    request.text, request.source, request.target, **named
-                )
-            return await self._text.generate(
-                request.text, config=request.config, schema=request.schema, **named
-            )
+                return await self._text.translate(request)
+            return await self._text.generate(request)
         if self._kind == "diarize":
             return await self._runner.diarize(request, self._emit)
         if self._kind == "detect_language":

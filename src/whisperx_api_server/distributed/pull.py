@@ -6,7 +6,8 @@ The bound on the audio in hand keeps batches full and leaves the rest of the que
 from __future__ import annotations
 
 from ..domain import Upload
-from .wire import AnyRequest, TextRequest
+from ..text_service import TextRequest
+from .wire import AnyRequest
 
 MOST_RUNS = 64
 """Maximum number of runs that a worker has in hand."""

@@ -18,6 +18,7 @@ from ..domain import Diarization, Transcript, TranscriptionRequest
 from ..errors import Unavailable, VersionMismatch
 from ..pipeline.events import Emit, Event, WindowDone
 from ..pipeline.runner import Checkpoint
+from ..text_service import TextRequest
 from .files import RunFiles
 from .members import PATIENCE, Members
 from .membership import read_forever
@@ -33,7 +34,6 @@ from .wire import (
     Kind,
     RunEvent,
     Task,
-    TextRequest,
     event_name,
     queue_number,
 )

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from ..active_requests import ActiveRequests
+from ..text_service import TextRequest
 from .runner import KafkaRunner
-from .wire import TextRequest
 
 
 class WorkersText:
@@ -16,26 +14,10 @@ class WorkersText:
         self._runner = runner
         self._active = active
 
-    async def translate(
-        self, text: str, source: str, target: str, *, request_id: str, client: str
-    ) -> str:
-        """See `Texts.translate`."""
-        request = TextRequest(id=request_id, client=client, text=text, source=source, target=target)
+    async def translate(self, request: TextRequest) -> str:
         with self._active.track():
             return await self._runner.text(request, "translate")
 
-    async def generate(
-        self,
-        prompt: str,
-        *,
-        config: Mapping[str, object],
-        schema: Mapping[str, object] | None,
-        request_id: str,
-        client: str,
-    ) -> str:
-        """See `Texts.generate`."""
-        request = TextRequest(
-            id=request_id, client=client, text=prompt, config=config, schema=schema
-        )
+    async def generate(self, request: TextRequest) -> str:
         with self._active.track():
             return await self._runner.text(request, "generate")

@@ -11,7 +11,7 @@ import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Generic, Literal, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import to_json
@@ -29,6 +29,7 @@ from ..errors import Failure, ServiceError, error_of
 from ..jobs.store import transcript_lines, transcript_of
 from ..pipeline.events import Opened, PartDiarized, SegmentsLabelled, StageBegan, WindowDone
 from ..pipeline.runner import Checkpoint
+from ..text_service import TextRequest
 
 logger = logging.getLogger(__name__)
 
@@ -185,20 +186,6 @@ def event_name(event: PublishedEvent) -> str:
 
 
 # -- the bucket -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TextRequest:
-    """A text to translate between two languages, or a prompt with its `config` and `schema`."""
-
-    id: str
-    client: str
-    text: str
-    source: str = ""
-    target: str = ""
-    config: Mapping[str, Any] = field(default_factory=dict)
-    schema: Mapping[str, Any] | None = None
-    waits: bool = False
 
 
 AnyRequest = TranscriptionRequest | TextRequest

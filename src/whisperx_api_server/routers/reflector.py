@@ -34,6 +34,7 @@ from ..formats.reflector_json import (
     reflector_transcription,
 )
 from ..formats.render import dump
+from ..text_service import TextRequest
 from . import openapi
 from .body import read_json
 from .deps import ActiveDep, Call, CallDep, TextDep, new_request_id
@@ -252,10 +253,10 @@ async def translate(call: CallDep, text: TextDep, active: ActiveDep) -> Reflecto
     fields = {**call.request.query_params, **await read_json(call.request)}
     body = validated(Translation, fields)
     source, target = body.source_language, body.target_language
-    translating = text.translate(
-        body.text, source, target, request_id=new_request_id(), client=call.client
+    request = TextRequest(
+        id=new_request_id(), client=call.client, text=body.text, source=source, target=target
     )
-    return {"text": {source: body.text, target: await call.wait(translating)}}
+    return {"text": {source: body.text, target: await call.wait(text.translate(request))}}
 
 
 @router.post(
@@ -267,14 +268,14 @@ async def generate(call: CallDep, text: TextDep, active: ActiveDep) -> Reflector
     """The answer of the language model to a prompt."""
     active.ensure_accepting()
     body = validated(Generation, await read_json(call.request))
-    generating = text.generate(
-        body.prompt,
+    request = TextRequest(
+        id=new_request_id(),
+        client=call.client,
+        text=body.prompt,
         config=body.gen_cfg or {},
         schema=body.gen_schema,
-        request_id=new_request_id(),
-        client=call.client,
     )
-    return {"text": await call.wait(generating)}
+    return {"text": await call.wait(text.generate(request))}
 
 
 async def _json(body: Callable[[], Mapping[str, object]]) -> Response:

@@ -31,12 +31,6 @@ from .worker import Place
 
 logger = logging.getLogger(__name__)
 
-ALIGN_BATCH = 16
-"""Maximum number of segments per batch; the aligner limits the padded seconds itself."""
-
-TRANSLATION_BATCH = 8
-"""Maximum number of pieces of text per batch, of one request or several."""
-
 CLOSE_TIMEOUT = 30.0
 """Seconds that an unloading model has for its last batch, before requests for it are refused."""
 
@@ -68,28 +62,40 @@ class PoolSettings(Section):
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
-class _Loaded:
+class ModelStatus:
+    """A model that is loaded or loading, as it is now; `leases` are the requests that hold it."""
+
     key: ModelKey
     devices: Sequence[Device]
     lane: Lane[Any]
+    loader: ModelLoader
+    last_used: float
     leases: int = 0
-    last_used: float = 0.0
 
     @property
     def ready(self) -> bool:
+        """Whether it is loaded, and not being unloaded."""
         return self.lane.loaded.done() and not self.lane.closed
 
+    @property
+    def state(self) -> State:
+        """Its state in lists."""
+        return "ready" if self.ready else "loading"
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelStatus:
-    """A model's state, as the list endpoints show it."""
+    @property
+    def idle(self) -> bool:
+        """Whether it can be unloaded."""
+        return self.ready and not self.leases
 
-    key: ModelKey
-    state: State
-    leases: int
-    memory_bytes: int
-    waiting: int
-    lane: Lane[Any]
+    @property
+    def memory_bytes(self) -> int:
+        """Memory that it takes; 0 before its first load."""
+        return self.loader.size(self.key)
+
+    @property
+    def waiting(self) -> int:
+        """Number of entries in its queue."""
+        return len(self.lane)
 
 
 class Models(Protocol):
@@ -134,7 +140,7 @@ class ModelPool:
         self._close_timeout = close_timeout
         self._observe = observe
         self._clock = clock
-        self._models: dict[ModelKey, _Loaded] = {}
+        self._models: dict[ModelKey, ModelStatus] = {}
         self._semaphores: dict[Device, FairSemaphore] = {}
         self._closing: dict[ModelKey, asyncio.Future[None]] = {}
         self._loader = ModelLoader(
@@ -193,22 +199,11 @@ class ModelPool:
         return True
 
     def loaded(self, stage: Stage) -> list[LoadedModel]:
-        """See `Models.loaded`."""
         return [_described(each) for each in self.statuses() if each.key.stage == stage]
 
     def statuses(self) -> list[ModelStatus]:
         """The state of all models that are loaded or loading."""
-        return [
-            ModelStatus(
-                key=entry.key,
-                state="ready" if entry.ready else "loading",
-                leases=entry.leases,
-                memory_bytes=self._loader.size(entry.key),
-                waiting=len(entry.lane),
-                lane=entry.lane,
-            )
-            for entry in self._models.values()
-        ]
+        return list(self._models.values())
 
     def cancel(self, request_id: str) -> int:
         """Remove a request's waiting entries from all lanes, and return their number."""
@@ -221,7 +216,7 @@ class ModelPool:
             if entry.leases:
                 continue
             self._forget_dead(entry)
-            if self._settings.ttl >= 0 and entry.ready and entry.last_used < oldest:
+            if self._settings.ttl >= 0 and entry.idle and entry.last_used < oldest:
                 logger.info("unloading %s: idle", entry.key)
                 self._begin_close(entry)
 
@@ -238,7 +233,7 @@ class ModelPool:
         if self._closing:
             await asyncio.wait(self._closing.values(), timeout=grace)
 
-    def _begin(self, key: ModelKey) -> _Loaded:
+    def _begin(self, key: ModelKey) -> ModelStatus:
         loop = asyncio.get_running_loop()
         devices = self._devices_of(key)
         logger.info(
@@ -255,10 +250,12 @@ class ModelPool:
                 )
                 for device in devices
             ],
-            limits=lambda model: self._limits(key, model),
+            limits=partial(_limits, key, self._scheduling),
             observe=partial(self._observe, key),
         )
-        entry = _Loaded(key=key, devices=devices, lane=lane, last_used=self._clock())
+        entry = ModelStatus(
+            key=key, devices=devices, lane=lane, loader=self._loader, last_used=self._clock()
+        )
         # Not done by the waiting requests, because all of them may be cancelled by then.
         lane.loaded.add_done_callback(
             lambda loaded: loop.call_soon_threadsafe(self._load_ended, entry, loaded.exception())
@@ -271,14 +268,14 @@ class ModelPool:
         many = self._gpus and spec.device != "cpu" and key.stage != "vad"
         return [(spec.device, index) for index in (self._gpus if many else [spec.device_index])]
 
-    def _load_ended(self, entry: _Loaded, error: BaseException | None) -> None:
+    def _load_ended(self, entry: ModelStatus, error: BaseException | None) -> None:
         if error is not None:
             self._forget_dead(entry)
             return
         logger.info("loaded %s", entry.key)
         self._make_room(keep=entry)
 
-    def _forget_dead(self, entry: _Loaded) -> None:
+    def _forget_dead(self, entry: ModelStatus) -> None:
         """Remove a model that could not be loaded; the next lease tries again."""
         if entry.lane.closed and self._models.get(entry.key) is entry:
             del self._models[entry.key]
@@ -288,44 +285,26 @@ class ModelPool:
         idle = [
             entry
             for entry in self._models.values()
-            if entry.key != key and device in entry.devices and entry.ready and not entry.leases
+            if entry.key != key and device in entry.devices and entry.idle
         ]
         closing = [self._begin_close(entry) for entry in idle]
         return bool(closing) and await self._ends_in_time(closing)
 
-    def _limits(self, key: ModelKey, model: Any) -> BatchLimits:
-        wait = self._scheduling.max_wait_ms / 1000
-        if key.stage == "transcription":
-            capabilities: Capabilities = model.capabilities
-            batch = min(key.spec.max_batch, capabilities.max_batch or key.spec.max_batch)
-            return BatchLimits(
-                max_batch=batch,
-                max_padded_seconds=batch * capabilities.max_window,
-                max_wait=wait,
-            )
-        if key.stage == "alignment":
-            return BatchLimits(
-                max_batch=ALIGN_BATCH, max_padded_seconds=ALIGN_BATCH * 30.0, max_wait=wait
-            )
-        if key.stage == "translation":
-            return BatchLimits(max_batch=TRANSLATION_BATCH, max_wait=wait)
-        return BatchLimits()
-
-    def _make_room(self, keep: _Loaded) -> None:
+    def _make_room(self, keep: ModelStatus) -> None:
         """Unload the least recently used idle models until the others fit the memory budget."""
         budget = self._settings.memory_bytes
         if not budget:
             return
-        used = sum(self._loader.size(key) for key in self._models)
+        used = sum(entry.memory_bytes for entry in self._models.values())
         for entry in sorted(self._models.values(), key=lambda entry: entry.last_used):
             if used <= budget:
                 return
-            if entry is not keep and entry.ready and not entry.leases:
+            if entry is not keep and entry.idle:
                 logger.info("unloading %s: over the memory budget", entry.key)
-                used -= self._loader.size(entry.key)
+                used -= entry.memory_bytes
                 self._begin_close(entry)
 
-    def _begin_close(self, entry: _Loaded) -> asyncio.Future[None]:
+    def _begin_close(self, entry: ModelStatus) -> asyncio.Future[None]:
         """Close a model's lane in the background; the model is not loaded again until then."""
         del self._models[entry.key]
         closing = self._closing[entry.key] = asyncio.wrap_future(entry.lane.close())
@@ -352,6 +331,17 @@ async def until_loaded(lane: Lane[Any]) -> None:
         await asyncio.shield(loaded)
     elif (error := lane.loaded.exception()) is not None:
         raise error
+
+
+def _limits(key: ModelKey, scheduling: SchedulerSettings, model: Any) -> BatchLimits:
+    """The batches of a loaded model: those of its specification, as far as the engine can."""
+    can: Capabilities = model.capabilities if key.stage == "transcription" else Capabilities()
+    batch = min(key.spec.max_batch, can.max_batch or key.spec.max_batch)
+    return BatchLimits(
+        max_batch=batch,
+        max_padded_seconds=batch * can.max_window,
+        max_wait=scheduling.max_wait_ms / 1000,
+    )
 
 
 def _described(status: ModelStatus) -> LoadedModel:
