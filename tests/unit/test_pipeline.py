@@ -45,6 +45,7 @@ from whisperx_api_server.domain import (
     Segment,
     SpeakerTurn,
     SpeechRegion,
+    Upload,
     VadOptions,
     Window,
     WindowTranscript,
@@ -162,9 +163,10 @@ def test_a_remembered_run_does_not_keep_its_recording(
     async def scene(world: World) -> None:
         blobs = create_autospec(DiskBlobStore, instance=True)
         remembering = RunRegistry(world.runner, blobs, retry_window=600)
+        request = world.request(name, source=Upload(id=name, digest=name))
 
         async def watch() -> None:
-            async with remembering.join(world.request(name), "it") as run:
+            async with remembering.join(request) as run:
                 await run.result()
 
         gc.disable()
@@ -196,7 +198,7 @@ def test_a_failure_is_logged_with_the_line_where_it_happened(
     async def scene(world: World) -> None:
         request = world.request("german", diarize=DiarizeOptions())
         blobs = create_autospec(DiskBlobStore, instance=True)
-        async with RunRegistry(world.runner, blobs, retry_window=600).join(request, "it") as run:
+        async with RunRegistry(world.runner, blobs, retry_window=600).join(request) as run:
             with pytest.raises((KeyError, TranscriptionFailed)):
                 await run.result()
 

@@ -106,10 +106,8 @@ def request_() -> TranscriptionRequest:
     )
 
 
-async def finish(
-    made: RunRegistry, request: TranscriptionRequest, identity: object, *, retry: bool = False
-) -> Run:
-    async with made.join(request, identity, retry=retry) as run:
+async def finish(made: RunRegistry, request: TranscriptionRequest, *, retry: bool = False) -> Run:
+    async with made.join(request, retry=retry) as run:
         await run.result()
         return run
 
@@ -165,12 +163,12 @@ def test_an_end_is_remembered_for_the_window_and_no_longer(
     made, runner = make(at_once, clock=clock, window=600)
 
     async def scenario() -> None:
-        await finish(made, request_, "x")
+        await finish(made, request_)
         clock.now = 599
-        await finish(made, request_, "x", retry=True)
+        await finish(made, request_, retry=True)
         assert runner.begun == 1
         clock.now = 599 + 601
-        await finish(made, request_, "x", retry=True)
+        await finish(made, request_, retry=True)
         assert runner.begun == 2
 
     asyncio.run(scenario())
@@ -186,12 +184,13 @@ def test_only_so_much_is_remembered(
     made, runner = make(at_once)
 
     async def scenario() -> None:
-        for identity in "abc":
-            await finish(made, request_, identity)
-        await finish(made, request_, "c", retry=True)
-        await finish(made, request_, "b", retry=True)
+        first, second, third = (replace(request_, model=name) for name in "abc")
+        for request in (first, second, third):
+            await finish(made, request)
+        await finish(made, third, retry=True)
+        await finish(made, second, retry=True)
         assert runner.begun == 3
-        await finish(made, request_, "a", retry=True)
+        await finish(made, first, retry=True)
         assert runner.begun == 4
 
     asyncio.run(scenario())
@@ -220,7 +219,7 @@ def test_a_run_holds_its_uploads_until_it_ends(
         diarize = DiarizeOptions(known_speakers=(speaker,))
         request = replace(request_, source=sound, diarize=diarize)
         made, _ = make(work, blobs=blobs)
-        async with made.join(request, "x") as run:
+        async with made.join(request) as run:
             await blobs.release(sound)
             await blobs.release(voice)
             released.set()
@@ -242,7 +241,7 @@ def test_a_run_that_is_withdrawn_before_it_begins_releases_its_upload(
     async def scenario() -> None:
         sound = await blobs.put(content(), filename="a.wav")
         made, runner = make(at_once, blobs=blobs)
-        async with made.join(replace(request_, source=sound), "x"):
+        async with made.join(replace(request_, source=sound)):
             pass
         assert runner.begun == 0
         await blobs.release(sound)
@@ -264,12 +263,12 @@ def test_a_failed_run_is_not_joined_but_its_windows_are_kept(
 
     async def scenario() -> None:
         made, _ = make(work)
-        async with made.join(request_, "x") as run:
+        async with made.join(request_) as run:
             with pytest.raises(TranscriptionFailed):
                 await run.result()
             # Its watcher is still there, as a slow client may be.
-            assert await finish(made, request_, "x") is not run
-        await finish(made, request_, "x")
+            assert await finish(made, request_) is not run
+        await finish(made, request_)
 
     asyncio.run(scenario())
     # The third asks anew for what succeeded, and does not say that it is a retry.
@@ -287,7 +286,7 @@ def test_a_late_watcher_gets_every_event(request_: TranscriptionRequest) -> None
         await emit(WindowDone(transcript=window(2), until=3.0))
 
     async def listen(made: RunRegistry) -> list[object]:
-        async with made.join(request_, "x") as run:
+        async with made.join(request_) as run:
             return [event async for event in run.events()]
 
     async def scenario() -> None:
@@ -325,7 +324,7 @@ def test_stages_run_in_turn_but_for_transcription_and_diarization(
 
     async def scenario() -> None:
         shared, _ = make(work)
-        async with shared.join(request_, None) as run:
+        async with shared.join(request_) as run:
             made.append(run)
             await run.result()
 
@@ -342,9 +341,9 @@ def test_the_position_is_how_many_began_before(request_: TranscriptionRequest) -
     async def scenario() -> None:
         made, _ = make(work)
         async with (
-            made.join(replace(request_, id="0"), "a") as first,
-            made.join(replace(request_, id="1"), "b"),
-            made.join(replace(request_, id="2"), "c") as third,
+            made.join(replace(request_, id="0", model="a")) as first,
+            made.join(replace(request_, id="1", model="b")),
+            made.join(replace(request_, id="2", model="c")) as third,
         ):
             assert (made.position(first), made.position(third)) == (0, 2)
             changes = third.changes()
@@ -376,11 +375,11 @@ def test_a_request_that_comes_while_a_run_is_cancelled_begins_its_own(
                 await go.wait()
 
         made, runner = make(work)
-        leaving = asyncio.create_task(finish(made, request_, "identity"))
+        leaving = asyncio.create_task(finish(made, request_))
         await begun.wait()
         leaving.cancel()
         await cancelled.wait()
-        coming = asyncio.create_task(finish(made, request_, "identity"))
+        coming = asyncio.create_task(finish(made, request_))
         await asyncio.sleep(0)
         go.set()
 

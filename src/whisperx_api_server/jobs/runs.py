@@ -195,16 +195,13 @@ class RunRegistry:
 
     @asynccontextmanager
     async def join(
-        self,
-        request: TranscriptionRequest,
-        identity: Hashable | None,
-        *,
-        retry: bool = False,
+        self, request: TranscriptionRequest, *, retry: bool = False
     ) -> AsyncIterator[Run]:
         """Watch the run of a request, which begins if there is none; the last to leave cancels it.
 
-        `identity` is the key of `identity()`. Only a `retry` gets the transcript of an ended run.
+        Only a `retry` gets the transcript of an ended run.
         """
+        identity = self.identity(request)
         run = self._shared.get(identity) if identity is not None else None
         if run is None or run.failed:
             run = self._begin(request, identity, retry=retry)
