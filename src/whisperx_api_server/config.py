@@ -21,6 +21,7 @@ from .audio.urls import UrlFetchSettings
 from .distributed.bucket import S3Settings
 from .distributed.connection import KafkaSettings
 from .distributed.worker import WorkerSettings
+from .errors import ConfigurationError
 from .jobs.admission import LimitSettings
 from .jobs.store import JobSettings
 from .live.settings import LiveSettings
@@ -56,10 +57,6 @@ def _webhook_secret(value: SecretStr) -> SecretStr:
         if not key:
             raise PydanticCustomError("base64", "after whsec_ there must be valid base64")
     return value
-
-
-class ConfigurationError(Exception):
-    """A setting has a wrong value; the message is one line that names the variable."""
 
 
 class Settings(BaseSettings):

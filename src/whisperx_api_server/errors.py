@@ -169,6 +169,10 @@ class InsufficientMemory(ServiceError, status=503, code="insufficient_memory"):
     """The device's memory is too small, even for one window."""
 
 
+class ConfigurationError(Exception):
+    """The process cannot start as it is configured; one line that names the setting."""
+
+
 class Cancelled(Exception):
     """The request was cancelled: its client disconnected, it timed out, or it was deleted."""
 

@@ -8,16 +8,12 @@ import json
 import logging
 from pathlib import Path
 
-from .errors import Unauthorized
+from .errors import ConfigurationError, Unauthorized
 
 logger = logging.getLogger(__name__)
 
 ANONYMOUS = "anonymous"
 """The client name if no key is required."""
-
-
-class KeyFileError(Exception):
-    """The key file cannot be read or is not a JSON object of strings."""
 
 
 class KeyRing:
@@ -28,7 +24,7 @@ class KeyRing:
     """
 
     def __init__(self, *, api_key: str | None, file: Path | None) -> None:
-        """Raises: KeyFileError: the file cannot be read."""
+        """Raises: ConfigurationError: the file cannot be read."""
         self._own = {_digest(api_key): "default"} if api_key else {}
         self._file = file
         self._version: tuple[int, int, int] | None = None
@@ -53,7 +49,7 @@ class KeyRing:
             raise Unauthorized("no API key was sent: send 'Authorization: Bearer <key>'")
         try:
             self._refresh()
-        except KeyFileError as error:
+        except ConfigurationError as error:
             logger.error("%s; the last valid keys stay in force", error)
         digest, found = _digest(key.strip()), None
         for known, name in (self._own | self._from_file).items():
@@ -67,7 +63,7 @@ class KeyRing:
         """Read the key file if it has changed.
 
         Raises:
-            KeyFileError: it cannot be read.
+            ConfigurationError: it cannot be read.
         """
         if self._file is None:
             return
@@ -79,13 +75,13 @@ class KeyRing:
             self._version = version
             content = json.loads(self._file.read_text(encoding="utf-8"))
         except OSError as error:
-            raise KeyFileError(f"API_KEYS_FILE cannot be read: {error.strerror}") from error
+            raise ConfigurationError(f"API_KEYS_FILE cannot be read: {error.strerror}") from error
         except ValueError as error:
-            raise KeyFileError("API_KEYS_FILE is not valid JSON") from error
+            raise ConfigurationError("API_KEYS_FILE is not valid JSON") from error
         if not isinstance(content, dict) or not all(
             key and isinstance(name, str) and name for key, name in content.items()
         ):
-            raise KeyFileError("API_KEYS_FILE must be a JSON object of key to client name")
+            raise ConfigurationError("API_KEYS_FILE must be a JSON object of key to client name")
         self._from_file = {_digest(key): name for key, name in content.items()}
 
 

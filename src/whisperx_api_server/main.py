@@ -76,7 +76,7 @@ def create_app(
     `instruments` observe it; by default those of the settings.
 
     Raises:
-        ConfigurationError, JobDirectoryError, KeyFileError: one line that names what is wrong.
+        ConfigurationError: one line that names what is wrong.
     """
     settings = settings or load_settings()
     keys = KeyRing(api_key=secret(settings.api_key), file=settings.api_keys_file)

@@ -17,7 +17,7 @@ from .audio.urls import UrlFetcher
 from .backends import BUILT_IN, ModelKey, declaration, find_backend
 from .backends.base import ModelSpec
 from .catalog import Catalog, configured, resolve_device
-from .config import ConfigurationError, Settings
+from .config import Settings
 from .distributed.cluster import Cluster, member_name
 from .distributed.files import BucketUploads, RunFiles
 from .distributed.members import Members
@@ -25,7 +25,7 @@ from .distributed.models import WorkerModels
 from .distributed.pull import in_hand_limit
 from .distributed.replica import Replica
 from .distributed.worker import Worker
-from .errors import ServiceError
+from .errors import ConfigurationError, ServiceError
 from .fields.transcription import FormDefaults
 from .jobs.admission import AdmissionControl, AdmittedRunner
 from .model_settings import TranscriberSettings

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from whisperx_api_server.config import ConfigurationError, Settings, load_settings, variables
+from whisperx_api_server.config import Settings, load_settings, variables
+from whisperx_api_server.errors import ConfigurationError
 
 
 @pytest.fixture(autouse=True)

@@ -17,11 +17,10 @@ from whisperx_api_server.domain import (
     Transcript,
     Word,
 )
-from whisperx_api_server.errors import Failure, Unavailable
+from whisperx_api_server.errors import ConfigurationError, Failure, Unavailable
 from whisperx_api_server.jobs.states import surplus
 from whisperx_api_server.jobs.store import (
     DiskJobStore,
-    JobDirectoryError,
     JobSettings,
     default_directory,
 )
@@ -98,7 +97,7 @@ def test_two_servers_never_share_a_directory(store: DiskJobStore, tmp_path: Path
     store.claim()
     store.claim()
 
-    with pytest.raises(JobDirectoryError, match="JOBS__DIRECTORY: another server uses"):
+    with pytest.raises(ConfigurationError, match="JOBS__DIRECTORY: another server uses"):
         second.claim()
     store.close()
     second.claim()
@@ -111,7 +110,7 @@ def test_a_directory_of_another_user_is_refused(
     os.chown(tmp_path / "jobs", 4321, -1) if os.getuid() == 0 else None
     monkeypatch.setattr(os, "getuid", lambda: 1234)
 
-    with pytest.raises(JobDirectoryError, match="JOBS__DIRECTORY: other users can write"):
+    with pytest.raises(ConfigurationError, match="JOBS__DIRECTORY: other users can write"):
         store.claim()
 
 
@@ -124,7 +123,7 @@ def test_a_directory_that_others_can_write_to_is_refused(
         os.chown(tmp_path / "jobs", 4321, -1)
         monkeypatch.setattr(os, "getuid", lambda: 4321)
 
-    with pytest.raises(JobDirectoryError, match="other users can write"):
+    with pytest.raises(ConfigurationError, match="other users can write"):
         store.claim()
 
 

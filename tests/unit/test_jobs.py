@@ -26,11 +26,17 @@ from whisperx_api_server.domain import (
     Upload,
     WindowTranscript,
 )
-from whisperx_api_server.errors import Conflict, NotFound, Overloaded, Unavailable
+from whisperx_api_server.errors import (
+    ConfigurationError,
+    Conflict,
+    NotFound,
+    Overloaded,
+    Unavailable,
+)
 from whisperx_api_server.jobs import service as jobs
 from whisperx_api_server.jobs.admission import AdmissionControl
 from whisperx_api_server.jobs.service import LocalService
-from whisperx_api_server.jobs.store import DiskJobStore, JobDirectoryError, JobSettings
+from whisperx_api_server.jobs.store import DiskJobStore, JobSettings
 from whisperx_api_server.jobs.webhooks import Webhooks
 from whisperx_api_server.pipeline.events import Emit, Opened, StageBegan, WindowDone
 from whisperx_api_server.pipeline.runner import Checkpoint, Runner
@@ -420,7 +426,7 @@ def test_a_second_service_leaves_the_jobs_of_the_first_alone(place: Place) -> No
         async with place.service(forever) as first:
             await place.submit(first)
             await until(lambda: first.job(ID, "ann").state == "running")
-            with pytest.raises(JobDirectoryError):
+            with pytest.raises(ConfigurationError):
                 async with place.service():
                     pass
             assert first.job(ID, "ann").state == "running"

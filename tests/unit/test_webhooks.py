@@ -14,8 +14,8 @@ from openai import InvalidWebhookSignatureError, OpenAI
 from receiver import Receiver
 from whisperx_api_server.audio.uploads import DiskBlobStore
 from whisperx_api_server.audio.urls import UrlFetcher, UrlFetchSettings
-from whisperx_api_server.config import ConfigurationError, load_settings
-from whisperx_api_server.errors import InvalidRequest, NotConfigured
+from whisperx_api_server.config import load_settings
+from whisperx_api_server.errors import ConfigurationError, InvalidRequest, NotConfigured
 from whisperx_api_server.jobs.webhooks import Webhooks
 
 SECRETS = ["whsec_" + base64.b64encode(b"thirty-two bytes of good secrets").decode(), "plain text"]

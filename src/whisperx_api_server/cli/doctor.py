@@ -66,9 +66,9 @@ def doctor() -> None:
 
 def examine() -> Iterator[Check]:
     """Every check, in order; with invalid settings, only those that do not depend on them."""
-    from ..config import ConfigurationError, load_settings
-    from ..errors import NotConfigured, ServiceError
-    from ..keys import KeyFileError, KeyRing
+    from ..config import load_settings
+    from ..errors import ConfigurationError, NotConfigured, ServiceError
+    from ..keys import KeyRing
     from ..wiring import build_catalog
     from .model_files import GATED, locate
 
@@ -77,7 +77,7 @@ def examine() -> Iterator[Check]:
         settings = load_settings()
         KeyRing(api_key=None, file=settings.api_keys_file)
         catalog = build_catalog(settings)
-    except (ConfigurationError, KeyFileError, NotConfigured) as error:
+    except (ConfigurationError, NotConfigured) as error:
         yield Check(name="settings", verdict="missing", found="invalid", fix=str(error))
         return
     yield Check(name="settings", verdict="ok", found="valid")

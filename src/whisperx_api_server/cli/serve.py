@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import USAGE, fail
+from .console import FAILED, USAGE, fail
+
+if TYPE_CHECKING:
+    from ..config import Settings
+    from ..serving import Server
 
 
 def serve(
@@ -25,32 +30,32 @@ def serve(
         whisperx-api-server serve
         API_KEY=secret WHISPER__MODEL=small whisperx-api-server serve --host 0.0.0.0 --port 9000
     """
-    from ..config import ConfigurationError, load_settings
-    from ..distributed.protocols import ClusterError
-    from ..errors import ServiceError
-    from ..jobs.store import JobDirectoryError
-    from ..keys import KeyFileError
-    from ..logging_setup import configure_logging
     from ..main import create_app
     from ..serving import Server, check_cluster
 
-    try:
-        settings = load_settings()
-        configure_logging(settings.log_level, settings.log_format)
+    def build(settings: Settings) -> Server:
         application = create_app(settings, port=port)
         if settings.mode == "kafka":
             check_cluster(settings)
         else:
             application.state.job_store.claim()
-    except (
-        ClusterError,
-        ConfigurationError,
-        JobDirectoryError,
-        KeyFileError,
-        ServiceError,
-    ) as error:
+        return Server(application, host=host, port=port, grace=settings.shutdown_grace)
+
+    run_server(build)
+
+
+def run_server(build: Callable[[Settings], Server]) -> None:
+    """Run the server that `build` makes from the settings, until interrupted."""
+    from ..config import load_settings
+    from ..errors import ConfigurationError, ServiceError
+    from ..logging_setup import configure_logging
+
+    try:
+        settings = load_settings()
+        configure_logging(settings.log_level, settings.log_format)
+        server = build(settings)
+    except (ConfigurationError, ServiceError) as error:
         fail(str(error), USAGE)
-    server = Server(application, host=host, port=port, grace=settings.shutdown_grace)
     server.run()
     if not server.started:
-        raise typer.Exit(1)
+        raise typer.Exit(FAILED)

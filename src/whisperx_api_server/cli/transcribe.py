@@ -88,8 +88,8 @@ def _transcribe(
     api_key: str | None,
     quiet: bool,
 ) -> None:
-    from ..config import ConfigurationError, load_settings
-    from ..errors import ServiceError
+    from ..config import load_settings
+    from ..errors import ConfigurationError, ServiceError
 
     try:
         if url:

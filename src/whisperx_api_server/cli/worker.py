@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import USAGE, fail
+from .serve import run_server
+
+if TYPE_CHECKING:
+    from ..config import Settings
+    from ..serving import Server
 
 
 def worker(
@@ -26,26 +30,13 @@ def worker(
         whisperx-api-server worker
         KAFKA__BOOTSTRAP_SERVERS=kafka-1:9092,kafka-2:9092 whisperx-api-server worker
     """
-    from ..config import ConfigurationError, load_settings
-    from ..distributed.protocols import ClusterError
-    from ..errors import ServiceError
-    from ..logging_setup import configure_logging
     from ..serving import Server, check_cluster
     from ..worker_app import create_worker
 
-    try:
-        settings = load_settings()
-        configure_logging(settings.log_level, settings.log_format)
+    def build(settings: Settings) -> Server:
         application = create_worker(settings)
         check_cluster(settings)
-    except (ClusterError, ConfigurationError, ServiceError) as error:
-        fail(str(error), USAGE)
-    server = Server(
-        application,
-        host=host,
-        port=port or settings.worker.port,
-        grace=settings.shutdown_grace,
-    )
-    server.run()
-    if not server.started:
-        raise typer.Exit(1)
+        chosen = port or settings.worker.port
+        return Server(application, host=host, port=chosen, grace=settings.shutdown_grace)
+
+    run_server(build)

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+from ..errors import ConfigurationError
 
-class ClusterError(Exception):
+
+class ClusterError(ConfigurationError):
     """The broker or the bucket cannot be used; the message is one line that names the remedy."""
 
 

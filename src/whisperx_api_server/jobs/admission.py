@@ -228,20 +228,17 @@ class AdmittedRunner:
     async def run(
         self, request: TranscriptionRequest, emit: Emit, checkpoint: Checkpoint
     ) -> Transcript:
-        """See `Runner.run`."""
         resumed = frozenset(checkpoint.windows)
         async with self._admitted(request, emit, resumed=resumed) as admitted:
             return await self._runner.run(request, admitted, checkpoint)
 
     async def diarize(self, request: TranscriptionRequest, emit: Emit) -> Diarization:
-        """See `Runner.diarize`."""
         async with self._admitted(request, emit) as admitted:
             return await self._runner.diarize(request, admitted)
 
     async def detect_language(
         self, request: TranscriptionRequest, emit: Emit
     ) -> Mapping[str, float]:
-        """See `Runner.detect_language`."""
         async with self._admitted(request, emit, most=DETECTION_SECONDS) as admitted:
             return await self._runner.detect_language(request, admitted)
 

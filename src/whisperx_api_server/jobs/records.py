@@ -104,7 +104,7 @@ class JobRecords:
         """Add the stored jobs; those that the last process did not finish become failed.
 
         Raises:
-            JobDirectoryError: they are another server's, or another user's.
+            ConfigurationError: they are another server's, or another user's.
         """
         for job in await self._store.load():
             if not job.ended:

@@ -87,7 +87,7 @@ class LocalService:
         """Load the stored jobs; those that the last process did not finish become failed.
 
         Raises:
-            JobDirectoryError: they are another server's, or another user's.
+            ConfigurationError: they are another server's, or another user's.
         """
         await self._records.load()
         self._records.in_background(self._prune_forever())
@@ -109,8 +109,7 @@ class LocalService:
         `retry`: the client marks the request as a repetition without an answer so far.
         """
         with self._active.track():
-            identity = self._runs.identity(request)
-            async with self._runs.join(request, identity, retry=retry) as run:
+            async with self._runs.join(request, retry=retry) as run:
                 return await run.result()
 
     async def stream(
@@ -119,9 +118,8 @@ class LocalService:
         """Yield the results as they come. Closing the generator withdraws the request."""
         with self._active.track():
             request = replace(request, watched=True)
-            identity = self._runs.identity(request)
             async with (
-                self._runs.join(request, identity, retry=retry) as run,
+                self._runs.join(request, retry=retry) as run,
                 aclosing(run.events()) as events,
             ):
                 async for event in events:
@@ -357,10 +355,9 @@ class LocalService:
 
     async def _transcribe(self, record: JobRecord, request: TranscriptionRequest) -> Transcript:
         """Run a job, which waits while the queue is full."""
-        identity = self._runs.identity(request)
         while True:
             try:
-                async with self._runs.join(request, identity) as run:
+                async with self._runs.join(request) as run:
                     record.run = run
                     async with aclosing(run.changes()) as changes:
                         async for progress in changes:

@@ -18,7 +18,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import to_json
 
 from ..domain import Job, Segment, Transcript, TranscriptionRequest
-from ..errors import Unavailable
+from ..errors import ConfigurationError, Unavailable
 from ..setting_types import NonNegativeFloat, PositiveFloat, PositiveInt, Section, UserPath
 
 logger = logging.getLogger(__name__)
@@ -49,22 +49,18 @@ class JobSettings(Section):
     )
 
 
-class JobDirectoryError(Exception):
-    """The directory is not for this server; the message is one line that names the setting."""
-
-
 def default_directory(environment: Mapping[str, str], port: int | None) -> Path:
     """Where the server on a port keeps its jobs: in the user's state directory, as XDG has it.
 
     Raises:
-        JobDirectoryError: the user has none.
+        ConfigurationError: the user has none.
     """
     state = Path(environment.get("XDG_STATE_HOME", ""))
     if not state.is_absolute():
         try:
             state = Path("~/.local/state").expanduser()
         except RuntimeError as error:
-            raise JobDirectoryError(
+            raise ConfigurationError(
                 "JOBS__DIRECTORY: set it, you have no home directory"
             ) from error
     return state / "whisperx-api-server" / (f"jobs-{port}" if port else "jobs")
@@ -99,7 +95,7 @@ class JobStore(Protocol):
         """All jobs, oldest first; they are this process's until `close`.
 
         Raises:
-            JobDirectoryError: they are another server's, or another user's.
+            ConfigurationError: they are another server's, or another user's.
         """
 
     async def save(self, job: Job) -> None:
@@ -165,7 +161,7 @@ class DiskJobStore:
         One that cannot be used is logged: the server then refuses jobs, and nothing else.
 
         Raises:
-            JobDirectoryError: another server has it, or it is another user's.
+            ConfigurationError: another server has it, or it is another user's.
         """
         if self._claim is not None:
             return
@@ -180,14 +176,14 @@ class DiskJobStore:
             status = os.fstat(directory)
             foreign = status.st_uid not in (0, os.getuid())
             if foreign or (status.st_uid and status.st_mode & 0o002):
-                raise JobDirectoryError(
+                raise ConfigurationError(
                     f"JOBS__DIRECTORY: other users can write to {self._directory}: set it to a "
                     "directory of your own"
                 )
             try:
                 fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise JobDirectoryError(
+                raise ConfigurationError(
                     f"JOBS__DIRECTORY: another server uses {self._directory}: stop that one, or "
                     "set another directory for this one"
                 ) from error
@@ -195,7 +191,6 @@ class DiskJobStore:
         self._claim = directory
 
     def close(self) -> None:
-        """See `JobStore.close`."""
         if self._claim is not None:
             os.close(self._claim)
             self._claim = None
@@ -205,20 +200,16 @@ class DiskJobStore:
         return await asyncio.to_thread(self._load)
 
     async def save(self, job: Job) -> None:
-        """See `JobStore.save`."""
         await asyncio.to_thread(self._write, f"{job.id}.job.json", [_JOB.dump_json(job)])
 
     async def save_transcript(self, job_id: str, transcript: Transcript) -> None:
-        """See `JobStore.save_transcript`."""
         lines = (line + b"\n" for line in transcript_lines(transcript))
         await asyncio.to_thread(self._write, f"{job_id}.transcript.jsonl", lines)
 
     async def transcript(self, job_id: str) -> Transcript | None:
-        """See `JobStore.transcript`."""
         return await asyncio.to_thread(self._transcript, job_id)
 
     async def delete(self, job_id: str) -> None:
-        """See `JobStore.delete`."""
         await asyncio.to_thread(self._delete, job_id)
 
     def _load(self) -> list[Job]:

@@ -41,7 +41,6 @@ class VotingTranscriber:
     async def transcribe(
         self, window: Window, options: DecodeOptions, *, repeated: bool = False
     ) -> WindowTranscript:
-        """See `Transcribing.transcribe`."""
         transcript = await self._engine.transcribe(window, options, repeated=repeated)
         if options.language is not None:
             return transcript

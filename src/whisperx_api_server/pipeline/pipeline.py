@@ -65,7 +65,6 @@ class Pipeline:
     async def run(
         self, request: TranscriptionRequest, emit: Emit, checkpoint: Checkpoint
     ) -> Transcript:
-        """See `Runner.run`."""
         with self._transcription(request, emit, checkpoint) as transcription:
             try:
                 return await transcription.run()
@@ -75,7 +74,6 @@ class Pipeline:
                 raise error from error.__cause__ or group
 
     async def diarize(self, request: TranscriptionRequest, emit: Emit) -> Diarization:
-        """See `Runner.diarize`."""
         with self._transcription(request, emit, Checkpoint()) as transcription:
             async with transcription.opened() as clip:
                 return await transcription.diarize(clip, request.diarize or DiarizeOptions(), {})
@@ -232,7 +230,6 @@ class _Transcription:
             yield window
 
     async def detect_language(self, clip: AudioClip) -> Mapping[str, float]:
-        """See `Pipeline.detect_language`."""
         async with self.engines.transcriber() as engine:
             if not engine.capabilities.detects_language:
                 raise InvalidRequest(
