@@ -20,7 +20,7 @@ from whisperx_api_server.distributed.files import BucketUploads, RunFiles
 from whisperx_api_server.distributed.members import Members
 from whisperx_api_server.distributed.membership import Membership
 from whisperx_api_server.distributed.models import WorkerModels, WorkersModels
-from whisperx_api_server.distributed.runner import KafkaRunner, RunEvents
+from whisperx_api_server.distributed.runner import KafkaRunner, RunNotices
 from whisperx_api_server.distributed.wire import Control, Heartbeat, OrderDone
 from whisperx_api_server.distributed.worker import Worker
 from whisperx_api_server.domain import AudioClip, Source, TranscriptionRequest, Upload
@@ -119,7 +119,7 @@ class Replica:
     def __init__(self, cluster: Cluster, name: str) -> None:
         self.blobs = DiskBlobStore(workdir=cluster.directory, max_bytes=1000)
         self.members = Members()
-        self.events = RunEvents(cluster.log)
+        self.notices = RunNotices(cluster.log)
         self.files = RunFiles(cluster.bucket, retry_window=RETRY_WINDOW)
         self.runner = KafkaRunner(
             name=name,
@@ -127,7 +127,7 @@ class Replica:
             log=cluster.log,
             files=self.files,
             blobs=self.blobs,
-            events=self.events,
+            notices=self.notices,
             members=self.members,
         )
         self.models = WorkersModels(cluster.log, self.members)
@@ -184,7 +184,7 @@ class Cluster:
     async def replica(self, name: str = "replica") -> Replica:
         made = Replica(self, name)
         tasks = [
-            asyncio.create_task(made.events.read_forever()),
+            asyncio.create_task(made.notices.read_forever()),
             asyncio.create_task(made.membership.take_part(made)),
         ]
 
@@ -194,7 +194,7 @@ class Cluster:
             await asyncio.gather(*tasks, return_exceptions=True)
 
         self._stack.push_async_callback(end)
-        await made.events.ready.wait()
+        await made.notices.ready.wait()
         await made.membership.joined()
         return made
 

@@ -9,14 +9,15 @@ from uuid import uuid4
 
 import pytest
 
-from cluster import Cluster, play
+from cluster import Cluster, Replica, play
 from live import until
 from memory_cluster import MemoryQueue
 from pipeline_world import World
 from pipeline_world import play as play_alone
 from whisperx_api_server.active_requests import ActiveRequests
+from whisperx_api_server.distributed.attempt import announce
 from whisperx_api_server.distributed.text import WorkersText
-from whisperx_api_server.distributed.wire import RUN_EVENT, TASK, End, Ended, RunEvent, Task
+from whisperx_api_server.distributed.wire import TASK, End, Notice, RunEvent, Task
 from whisperx_api_server.domain import Diarization, DiarizeOptions, Transcript, WindowTranscript
 from whisperx_api_server.errors import (
     InvalidRequest,
@@ -419,38 +420,102 @@ def test_texts_are_translated_by_a_worker(tmp_path: Path) -> None:
     play(tmp_path, scene)
 
 
-def test_events_that_are_later_than_the_end_are_not_lost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("whisperx_api_server.distributed.runner.LOOK", 0.2)
-    window = WindowTranscript(window_index=0, language="en", language_probability=1.0, segments=())
-    transcript = Transcript(
-        task="transcribe", language="en", languages=(), duration=1.0, segments=()
+WINDOWS = [
+    WindowDone(
+        transcript=WindowTranscript(
+            window_index=index, language="en", language_probability=1.0, segments=()
+        ),
+        until=1.0,
     )
+    for index in range(3)
+]
+TRANSCRIPT = Transcript(task="transcribe", language="en", languages=(), duration=1.0, segments=())
 
+
+async def store_windows(replica: Replica, run: str) -> None:
+    for part, window in enumerate(WINDOWS):
+        await replica.files.store_events(run, "first", part, [RunEvent(place=part, event=window)])
+
+
+def test_events_whose_notices_are_lost_come_with_the_next_one(tmp_path: Path) -> None:
     async def scene(cluster: Cluster) -> None:
         replica = await cluster.replica()
-        find_end = replica.files.end
-
-        async def end_before_events(run: str) -> End | None:
-            end = await find_end(run)
-            if end is not None and not cluster.log.of("events"):
-                for event in (WindowDone(transcript=window, until=1.0), Ended()):
-                    sent = RUN_EVENT.dump(RunEvent(run=run, place=0, event=event))
-                    await cluster.log.append("events", run, sent)
-            return end
-
-        monkeypatch.setattr(replica.files, "end", end_before_events)
+        request = await replica.request("english")
         seen: list[Event] = []
 
         async def emit(event: Event) -> None:
             seen.append(event)
 
-        request = await replica.request("english")
         running = asyncio.create_task(replica.runner.run(request, emit, Checkpoint()))
         await until(lambda: cluster.queued == 1)
-        await replica.files.finish(request.id, End(result=transcript))
-        assert await running == transcript
-        assert windows_of(seen) == [0]
+        await store_windows(replica, request.id)
+        await announce(cluster.log, Notice(run=request.id, attempt="first", parts=2))
+        await until(lambda: windows_of(seen) == [0, 1])
+        await announce(cluster.log, Notice(run=request.id, attempt="first", parts=1))
+        await announce(cluster.log, Notice(run=request.id, attempt="first", parts=3))
+        await until(lambda: windows_of(seen) == [0, 1, 2])
+        await replica.files.finish(request.id, End(result=TRANSCRIPT))
+        await announce(cluster.log, Notice(run=request.id, ended=True))
+        assert await running == TRANSCRIPT
+
+    play(tmp_path, scene)
+
+
+def test_events_and_end_are_found_without_a_notice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("whisperx_api_server.distributed.runner.LOOK", 0.1)
+
+    async def scene(cluster: Cluster) -> None:
+        replica = await cluster.replica()
+        request = await replica.request("english")
+        find = replica.files.notices
+
+        async def store_late(run: str) -> list[Notice]:
+            found = await find(run)
+            if any(each.ended for each in found):  # the worker stores the last events beside it
+                await store_windows(replica, run)
+            return found
+
+        monkeypatch.setattr(replica.files, "notices", store_late)
+        seen: list[Event] = []
+
+        async def emit(event: Event) -> None:
+            seen.append(event)
+
+        running = asyncio.create_task(replica.runner.run(request, emit, Checkpoint()))
+        await until(lambda: cluster.queued == 1)
+        await replica.files.finish(request.id, End(result=TRANSCRIPT))
+        assert await running == TRANSCRIPT
+        assert windows_of(seen) == [0, 1, 2]
+
+    play(tmp_path, scene)
+
+
+def test_a_replica_that_takes_up_a_job_sees_its_windows_so_far(tmp_path: Path) -> None:
+    async def scene(cluster: Cluster) -> None:
+        worker = await cluster.worker()
+        worker.world.hold.stage = "diarize"
+        first, second = await cluster.replica("first"), await cluster.replica("second")
+        request = await first.request("english", diarize=DiarizeOptions(), waits=True)
+        seen: list[list[Event]] = [[], []]
+
+        async def emit_first(event: Event) -> None:
+            seen[0].append(event)
+
+        async def emit_second(event: Event) -> None:
+            seen[1].append(event)
+
+        running = asyncio.create_task(first.runner.run(request, emit_first, Checkpoint()))
+        await until(lambda: "diarize" in worker.world.hold.calls)
+        await until(lambda: len(windows_of(seen[0])) > 0)
+        first.runner.leave()
+        running.cancel()
+        await asyncio.wait([running])
+        running = asyncio.create_task(second.runner.run(request, emit_second, Checkpoint()))
+        await until(lambda: set(windows_of(seen[0])) <= set(windows_of(seen[1])))
+        assert not running.done()
+        worker.world.hold.go.set()
+        assert (await running).text.startswith("red door.")
 
     play(tmp_path, scene)

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import TypeVar
+from uuid import uuid4
 
 from ..errors import ServiceError, Unavailable
 from ..pipeline.events import Event, Finished, Opened
@@ -18,10 +19,10 @@ from ..text_service import TextRequest, TextService
 from .files import RunFiles
 from .protocols import Log
 from .wire import (
-    RUN_EVENT,
+    NOTICE,
     End,
-    Ended,
     Kind,
+    Notice,
     PublishedEvent,
     Result,
     RunEvent,
@@ -52,44 +53,54 @@ async def until_available(work: Callable[[], Awaitable[T]]) -> T:
 
 
 class Publisher:
-    """Sends the events of one run in order; a broker that is away does not stop the run."""
+    """Stores the events of an attempt in the bucket, and tells the topic `events` what is there.
 
-    def __init__(self, log: Log, run: str) -> None:
+    What is put while a part is stored makes up the next one. A broker or a bucket that is away
+    does not stop the run.
+    """
+
+    def __init__(self, log: Log, files: RunFiles, run: str) -> None:
         self._log = log
+        self._files = files
         self._run = run
+        self._attempt = uuid4().hex
         self._places: Counter[str] = Counter()
-        self._put: list[bytes] = []
-        self._waiting: asyncio.Queue[bytes] = asyncio.Queue()
+        self._waiting: list[RunEvent] = []
+        self._changed = asyncio.Event()
+        self._ended = False
 
     def put(self, event: PublishedEvent) -> None:
         """Send an event soon."""
         name = event_name(event)
-        message = RunEvent(run=self._run, place=self._places[name], event=event)
+        self._waiting.append(RunEvent(place=self._places[name], event=event))
         self._places[name] += 1
-        self._put.append(RUN_EVENT.dump(message))
-        self._waiting.put_nowait(self._put[-1])
+        self._changed.set()
 
-    def repeat(self) -> None:
-        """Send all events once more, for a replica that reads only from now on."""
-        for value in self._put:
-            self._waiting.put_nowait(value)
+    def end(self) -> None:
+        """Send that the end of the run is stored, after the events."""
+        self._ended = True
+        self._changed.set()
 
-    async def send_forever(self) -> None:
-        """Send what is put."""
-        while True:
-            value = await self._waiting.get()
-            await until_available(partial(self._log.append, "events", self._run, value))
-            self._waiting.task_done()
+    async def send(self) -> None:
+        """Send what is put, until the end is sent too."""
+        parts, ended = 0, False
+        while not ended:
+            await self._changed.wait()
+            self._changed.clear()
+            events, self._waiting = self._waiting, []
+            if events:
+                store = partial(self._files.store_events, self._run, self._attempt, parts, events)
+                await until_available(store)
+                parts += 1
+            ended = self._ended and not self._waiting
+            notice = Notice(run=self._run, attempt=self._attempt, parts=parts, ended=ended)
+            await announce(self._log, notice)
 
-    async def flush(self) -> None:
-        """Wait until all is sent."""
-        await self._waiting.join()
 
-
-async def announce_end(log: Log, run: str) -> None:
-    """Tell those that wait for a run that its end is decided."""
-    message = RUN_EVENT.dump(RunEvent(run=run, place=0, event=Ended()))
-    await until_available(lambda: log.append("events", run, message))
+async def announce(log: Log, notice: Notice) -> None:
+    """Tell those that wait for a run what the bucket has of it."""
+    message = NOTICE.dump(notice)
+    await until_available(lambda: log.append("events", notice.run, message))
 
 
 class Attempt:
@@ -112,23 +123,19 @@ class Attempt:
         self._runner = runner
         self._text = text
         self._files = files
-        self._publisher = Publisher(log, stored.request.id)
+        self._publisher = Publisher(log, files, stored.request.id)
         self._opened = opened
         self._remembered = False
 
-    def repeat_events(self) -> None:
-        """Publish the events so far once more."""
-        self._publisher.repeat()
-
     async def compute(self) -> None:
         """Compute the run, and decide and publish its end; cancelled, only the checkpoint stays."""
-        sending = asyncio.create_task(self._publisher.send_forever())
+        sending = asyncio.create_task(self._publisher.send())
         try:
             end = await self._end()
             run = self._request.id
             await until_available(lambda: self._files.finish(run, end))
-            self._publisher.put(Ended())
-            await self._publisher.flush()
+            self._publisher.end()
+            await sending
             if end.failure is None and self._remembered:
                 await self._forget()
         finally:

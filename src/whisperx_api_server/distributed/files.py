@@ -6,7 +6,8 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import uuid4
@@ -16,12 +17,15 @@ from ..domain import Diarization, TranscriptionRequest, Upload, WindowTranscript
 from ..errors import NotFound, Unavailable
 from ..pipeline.runner import Checkpoint
 from ..trace_context import trace_context
-from .protocols import Bucket
+from .protocols import Bucket, StoredObject
 from .wire import (
+    RUN_EVENT,
     STORED_REQUEST,
     AnyRequest,
     End,
     Kind,
+    Notice,
+    RunEvent,
     StoredRequest,
     audio_prefix,
     dump_checkpoint,
@@ -40,7 +44,7 @@ MEMORY = "memory"
 _PART = re.compile(r"/(?P<time>\d+)-(?P<run>[^/-]+)-[^/]+$")
 
 READS = 16
-"""Parts of a checkpoint, or jobs, that are read at the same time."""
+"""Objects that are read at the same time."""
 
 
 class RunFiles:
@@ -110,6 +114,34 @@ class RunFiles:
         found = await self._bucket.get(_end_key(run))
         return None if found is None else await asyncio.to_thread(load_end, found.data)
 
+    # -- events -------------------------------------------------------------------------------
+
+    async def store_events(
+        self, run: str, attempt: str, part: int, events: Sequence[RunEvent]
+    ) -> None:
+        """Store the next events of an attempt; parts are counted from 0."""
+        data = await asyncio.to_thread(lambda: b"\n".join(map(RUN_EVENT.dump, events)))
+        await self._bucket.put(f"{_events_prefix(run)}/{attempt}/{part}", data)
+
+    async def events(self, run: str, attempt: str, parts: Iterable[int]) -> list[RunEvent]:
+        """The events of some parts, in order; those that cannot be read are left out."""
+        keys = [f"{_events_prefix(run)}/{attempt}/{part}" for part in parts]
+        found = await self._contents(keys)
+        lines = [line for each in found for line in each.split(b"\n")]
+        return await asyncio.to_thread(lambda: [*_read_events(run, lines)])
+
+    async def notices(self, run: str) -> list[Notice]:
+        """What the topic `events` has said of a run by now."""
+        keys = await self._bucket.list(run_prefix(run))
+        ended = _end_key(run) in keys
+        below = f"{_events_prefix(run)}/"
+        parts = Counter(key[len(below) :].split("/")[0] for key in keys if key.startswith(below))
+        return [Notice(run=run, attempt=each, parts=count) for each, count in parts.items()] + [
+            Notice(run=run, ended=ended)
+        ]
+
+    # -- what is deleted ----------------------------------------------------------------------
+
     async def delete_audio(self, run: str) -> None:
         """Delete the recordings of a run that has ended."""
         await self._bucket.delete(audio_prefix(run))
@@ -155,22 +187,25 @@ class RunFiles:
 
         Parts that cannot be read are left out.
         """
-        reads = asyncio.Semaphore(READS)
         oldest = time.time() - self._retry_window
-
-        async def part(key: str) -> bytes | None:
-            async with reads:
-                found = await self._bucket.get(key)
-                return None if found is None else found.data
-
         keys = [
             key
             for key in await self._bucket.list(_memory(stored))
             if (written := _PART.search(key))
             and (written["run"] == stored.request.id or int(written["time"]) > oldest)
         ]
-        parts = await asyncio.gather(*map(part, keys))
-        return await asyncio.to_thread(load_checkpoint, [each for each in parts if each])
+        return await asyncio.to_thread(load_checkpoint, await self._contents(keys))
+
+    async def _contents(self, keys: Iterable[str]) -> list[bytes]:
+        """The objects of keys, in order, without those that are gone."""
+        reads = asyncio.Semaphore(READS)
+
+        async def content(key: str) -> StoredObject | None:
+            async with reads:
+                return await self._bucket.get(key)
+
+        found = await asyncio.gather(*map(content, keys))
+        return [each.data for each in found if each is not None]
 
     async def remember(
         self,
@@ -243,6 +278,18 @@ def _request_key(run: str) -> str:
 
 def _end_key(run: str) -> str:
     return f"{run_prefix(run)}/end"
+
+
+def _events_prefix(run: str) -> str:
+    return f"{run_prefix(run)}/events"
+
+
+def _read_events(run: str, lines: Iterable[bytes]) -> Iterator[RunEvent]:
+    for line in lines:
+        try:
+            yield RUN_EVENT.load(line)
+        except ValueError as error:  # of a newer version
+            logger.warning("an event of %s is not understood: %s", run, error)
 
 
 def _attempts_prefix(run: str) -> str:

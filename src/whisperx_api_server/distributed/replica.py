@@ -22,7 +22,7 @@ from .job_store import BucketJobStore
 from .members import SILENT, Members, OtherReplicas
 from .membership import Membership
 from .models import WorkersModels
-from .runner import KafkaRunner, RunEvents
+from .runner import KafkaRunner, RunNotices
 from .wire import Control, Heartbeat, OrderDone, Withdrawn
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class Replica:
             limits.queue_seconds, others=OtherReplicas(name, self.members)
         )
         self._files = RunFiles(cluster.bucket, retry_window=settings.retry_window)
-        self._events = RunEvents(cluster.log)
+        self._notices = RunNotices(cluster.log)
         self._membership = Membership(name, "replica", log=cluster.log, members=self.members)
         self.models = WorkersModels(cluster.log, self.members)
         self._name = name
@@ -88,7 +88,7 @@ class Replica:
             log=cluster.log,
             files=self._files,
             blobs=self.uploads,
-            events=self._events,
+            notices=self._notices,
             members=self.members,
         )
         self.jobs = BucketJobStore(
@@ -104,11 +104,11 @@ class Replica:
         """Hear workers and other replicas, and be heard by them, while the context is open."""
         work = (
             partial(self._membership.take_part, self),
-            self._events.read_forever,
+            self._notices.read_forever,
             self.jobs.write_notes_forever,
         )
         async with _running(*work):
-            await self._events.ready.wait()
+            await self._notices.ready.wait()
             await self._membership.joined()
             yield
 

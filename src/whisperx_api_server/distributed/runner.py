@@ -1,7 +1,8 @@
 """The runner of an API replica: workers compute the request, and their events come back.
 
 The request and its recordings go to the bucket, its id to a queue. The end of the run is in the
-bucket; its message is only the sign to look there, so that a lost one delays the answer at most.
+bucket, and so are its events; messages are only the sign to look there, so that a lost one delays
+the answer at most.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Literal, cast
 
 from ..audio.uploads import BlobStore
@@ -23,33 +25,33 @@ from .files import RunFiles
 from .members import PATIENCE, Members
 from .membership import read_forever
 from .protocols import CaughtUp, Log, Queue
+from .topics import queue_number
 from .wire import (
     CONTROL,
-    RUN_EVENT,
+    NOTICE,
     TASK,
     AnyRequest,
     Cancelled,
     End,
-    Ended,
     Kind,
+    Notice,
     RunEvent,
     Task,
     event_name,
-    queue_number,
 )
 
 logger = logging.getLogger(__name__)
 
 LOOK = 5.0
-"""Seconds without an event after which the end of a run is looked for."""
+"""Seconds without a notice after which the bucket is looked at."""
 
 
-class RunEvents:
-    """The events of the topic `events`, handed to the runs of this process that wait for them."""
+class RunNotices:
+    """The messages of the topic `events`, handed to the runs of this process that wait for them."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
-        self._waiting: dict[str, asyncio.Queue[RunEvent]] = {}
+        self._waiting: dict[str, asyncio.Queue[Notice]] = {}
         self.ready = asyncio.Event()
 
     async def read_forever(self) -> None:
@@ -59,18 +61,18 @@ class RunEvents:
                 self.ready.set()
             elif message.key in self._waiting and message.value is not None:
                 try:
-                    event = RUN_EVENT.load(message.value)
+                    notice = NOTICE.load(message.value)
                 except ValueError as error:  # of a newer version
-                    logger.warning("an event of %s is not understood: %s", message.key, error)
+                    logger.warning("a notice of %s is not understood: %s", message.key, error)
                     continue
-                self._waiting[message.key].put_nowait(event)
+                self._waiting[message.key].put_nowait(notice)
 
     @asynccontextmanager
-    async def of(self, run: str) -> AsyncIterator[asyncio.Queue[RunEvent]]:
-        """The events of a run while the context is open."""
-        events = self._waiting[run] = asyncio.Queue()
+    async def of(self, run: str) -> AsyncIterator[asyncio.Queue[Notice]]:
+        """The notices of a run while the context is open."""
+        notices = self._waiting[run] = asyncio.Queue()
         try:
-            yield events
+            yield notices
         finally:
             del self._waiting[run]
 
@@ -93,7 +95,7 @@ class KafkaRunner:
         log: Log,
         files: RunFiles,
         blobs: BlobStore,
-        events: RunEvents,
+        notices: RunNotices,
         members: Members,
     ) -> None:
         self._name = name
@@ -101,7 +103,7 @@ class KafkaRunner:
         self._log = log
         self._files = files
         self._blobs = blobs
-        self._events = events
+        self._notices = notices
         self._members = members
         self._leaving = False
         self._deleting: set[asyncio.Task[None]] = set()
@@ -147,15 +149,18 @@ class KafkaRunner:
         run = request.id
         self._check_workers(request)
         try:
-            async with self._files.in_use(run), self._events.of(run) as events:
+            async with self._files.in_use(run), self._notices.of(run) as notices:
                 stored = await self._files.request(run) if request.waits else None
-                if stored is None:
+                ended = False
+                if stored is not None:  # a replica that is gone may have had the job
+                    ended = await self._look(run, notices, ended=False)
+                else:
                     stored = await self._files.store(request, kind, self._blobs, replica=self._name)
                 if checkpoint.windows:
                     await self._files.remember(stored, checkpoint.windows.values(), None)
                 queue = queue_number(request.client, request.waits, len(self._queues))
                 await self._queues[queue].send(TASK.dump(Task(run=run, kind=kind)))
-                end = await self._followed(request, events, emit, checkpoint)
+                end = await self._followed(request, notices, emit, checkpoint, ended)
         except BaseException:
             if not request.waits or await self._has_job(run):
                 await self._cancel(run)
@@ -169,41 +174,69 @@ class KafkaRunner:
     async def _followed(
         self,
         request: AnyRequest,
-        events: asyncio.Queue[RunEvent],
+        notices: asyncio.Queue[Notice],
         emit: Emit,
         checkpoint: Checkpoint,
+        ended: bool,
     ) -> End:
         """Emit the events of a run, each once, until its end.
 
         An attempt that resumes repeats the events of the one before it.
         """
+        run = request.id
+        read: Counter[str] = Counter()
         places: Counter[str] = Counter()
-        looked: End | None = None
         while True:
             try:
                 async with asyncio.timeout(LOOK):
-                    message = await events.get()
+                    notice = await notices.get()
             except TimeoutError:
-                if looked is not None:  # its message does not come any more
-                    return looked
                 self._check_workers(request)
-                # Events that are late come before the message of the end.
-                looked = await self._end(request.id)
+                ended = await self._look(run, notices, ended=ended)
                 continue
-            event = message.event
-            if isinstance(event, Ended):
-                end = await self._end(request.id)
-                if end is not None:
-                    return end
-                continue
-            name = event_name(event)
-            if message.place != places[name]:
-                continue
-            places[name] += 1
-            if isinstance(event, WindowDone):
-                transcript = event.transcript
-                checkpoint.windows[transcript.window_index] = transcript
-            await emit(event)
+            events, end = await self._read(notice, read)
+            for each in events:
+                name = event_name(each.event)
+                if each.place != places[name]:
+                    continue
+                places[name] += 1
+                if isinstance(each.event, WindowDone):
+                    transcript = each.event.transcript
+                    checkpoint.windows[transcript.window_index] = transcript
+                await emit(each.event)
+            if end is not None:
+                return end
+
+    async def _look(self, run: str, notices: asyncio.Queue[Notice], *, ended: bool) -> bool:
+        """Put what the topic has said of a run by now, for a message may have been lost.
+
+        Its end is put if it was there at the look before, as `ended` says: the worker stores the
+        last events beside it. Returns whether it is there now.
+        """
+        try:
+            found = await self._files.notices(run)
+        except Unavailable as error:
+            logger.warning("run %s cannot be looked at: %s", run, error.message)
+            return ended
+        for notice in found:
+            notices.put_nowait(replace(notice, ended=notice.ended and ended))
+        return any(notice.ended for notice in found)
+
+    async def _read(self, notice: Notice, read: Counter[str]) -> tuple[list[RunEvent], End | None]:
+        """The events of a notice that are not `read` yet, and the end."""
+        return await asyncio.gather(
+            self._read_events(notice, read), self._end(notice.run) if notice.ended else _none()
+        )
+
+    async def _read_events(self, notice: Notice, read: Counter[str]) -> list[RunEvent]:
+        attempt, parts = notice.attempt, notice.parts
+        try:
+            events = await self._files.events(notice.run, attempt, range(read[attempt], parts))
+        except Unavailable as error:  # they are read with the next notice
+            logger.warning("events of run %s cannot be read: %s", notice.run, error.message)
+            return []
+        read[attempt] = max(read[attempt], parts)
+        return events
 
     async def _end(self, run: str) -> End | None:
         try:
@@ -243,6 +276,10 @@ class KafkaRunner:
         except Unavailable as error:
             logger.warning("run %s is not cancelled: %s", run, error.message)
         await self._files.discard(run)
+
+
+async def _none() -> None:
+    """Stand in for what is not asked for."""
 
 
 async def _unwatched(event: Event) -> None:

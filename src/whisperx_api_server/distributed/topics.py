@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -39,6 +40,12 @@ class Topic:
 def queue_name(number: int) -> str:
     """The topic of a queue of runs; the version changes with its messages' format."""
     return f"queue.v1.{number}"
+
+
+def queue_number(client: str, waits: bool, queues: int) -> int:
+    """The queue of a client's requests: one that floods fills its own."""
+    name = f"{client}\n{waits}".encode()
+    return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest()) % queues
 
 
 def topics(queues: int) -> list[Topic]:

@@ -1,8 +1,8 @@
 """What the processes of MODE=kafka send each other, as values and as JSON.
 
-Kafka carries the messages: ids of runs, events, heartbeats. The bucket has the requests, their
-audio and how each run ended: no key, URL, prompt or audio is ever in a topic. A reader ignores
-fields that it does not know, so that two versions can run side by side.
+Kafka carries the messages: ids of runs, notices, heartbeats. The bucket has the requests, their
+audio, the events of each run and how it ended: no key, URL, prompt, audio or text is ever in a
+topic. A reader ignores fields that it does not know, so that two versions can run side by side.
 """
 
 from __future__ import annotations
@@ -81,26 +81,16 @@ class Task:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Ended:
-    """The run has ended: `end` in the bucket says how."""
+class Notice:
+    """A message of the topic `events`, whose key is the run: what the bucket has of it now.
 
-    kind: Literal["ended"] = "ended"
-
-
-PublishedEvent = StageBegan | Opened | PartDiarized | WindowDone | SegmentsLabelled | Ended
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RunEvent:
-    """A message of the topic `events`, whose key is the run.
-
-    `place` counts the events of the same name that this attempt had before: an attempt that
-    resumes repeats those of the earlier one.
+    That is `parts` objects with the events of `attempt` and, once it has `ended`, its end.
     """
 
     run: str
-    place: int
-    event: Annotated[PublishedEvent, Field(discriminator="kind")]
+    attempt: str = ""
+    parts: int = 0
+    ended: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -175,14 +165,9 @@ class Heartbeat:
 
 
 TASK: Wire[Task] = Wire(TypeAdapter(Task))
-RUN_EVENT: Wire[RunEvent] = Wire(TypeAdapter(RunEvent))
+NOTICE: Wire[Notice] = Wire(TypeAdapter(Notice))
 CONTROL: Wire[Control] = Wire(TypeAdapter(Annotated[Control, Field(discriminator="kind")]))
 HEARTBEAT: Wire[Heartbeat] = Wire(TypeAdapter(Heartbeat))
-
-
-def event_name(event: PublishedEvent) -> str:
-    """The name by which `RunEvent.place` counts: the stages are counted one by one."""
-    return f"stage_began {event.stage}" if isinstance(event, StageBegan) else event.kind
 
 
 # -- the bucket -----------------------------------------------------------------------------------
@@ -204,6 +189,26 @@ class StoredRequest:
     memory: str
     submitted_at: float
     trace: Mapping[str, str] = field(default_factory=dict)
+
+
+PublishedEvent = StageBegan | Opened | PartDiarized | WindowDone | SegmentsLabelled
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunEvent:
+    """An event of a run: a line of `runs/{id}/events/{attempt}/{part}`.
+
+    `place` counts the events of the same name that this attempt had before: an attempt that
+    resumes repeats those of the earlier one.
+    """
+
+    place: int
+    event: Annotated[PublishedEvent, Field(discriminator="kind")]
+
+
+def event_name(event: PublishedEvent) -> str:
+    """The name by which `RunEvent.place` counts: the stages are counted one by one."""
+    return f"stage_began {event.stage}" if isinstance(event, StageBegan) else event.kind
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -240,6 +245,7 @@ class _CheckpointHead:
 
 _REQUEST: Wire[TranscriptionRequest] = Wire(TypeAdapter(TranscriptionRequest))
 STORED_REQUEST: Wire[StoredRequest] = Wire(TypeAdapter(StoredRequest))
+RUN_EVENT: Wire[RunEvent] = Wire(TypeAdapter(RunEvent))
 _END_HEAD: Wire[_EndHead] = Wire(TypeAdapter(_EndHead))
 _DIARIZATION: Wire[Diarization] = Wire(TypeAdapter(Diarization))
 _TEXT: Wire[str] = Wire(TypeAdapter(str))
@@ -378,9 +384,3 @@ def audio_prefix(run: str) -> str:
 def run_prefix(run: str) -> str:
     """Where all of a run is in the bucket."""
     return f"runs/{run}"
-
-
-def queue_number(client: str, waits: bool, queues: int) -> int:
-    """The queue of a client's requests: one that floods fills its own."""
-    name = f"{client}\n{waits}".encode()
-    return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest()) % queues

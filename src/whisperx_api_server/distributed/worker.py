@@ -22,7 +22,7 @@ from ..setting_types import NonNegativeFloat, Section
 from ..text_service import TextService
 from ..trace_context import trace_context
 from . import pull
-from .attempt import RETRY_INTERVAL, Attempt, announce_end, until_available
+from .attempt import RETRY_INTERVAL, Attempt, announce, until_available
 from .files import RunFiles
 from .members import PATIENCE, Members
 from .models import WorkerModels
@@ -34,6 +34,7 @@ from .wire import (
     Control,
     Heartbeat,
     ModelOrder,
+    Notice,
     StoredRequest,
     Taken,
     Task,
@@ -73,7 +74,6 @@ class _Held:
     announced: bool = False
     stored: StoredRequest | None = None
     assumed: float = 0.0
-    attempt: Attempt | None = None
     work: asyncio.Task[None] = field(init=False)
 
 
@@ -219,8 +219,6 @@ class Worker:
             if earlier is not None:
                 await self._accept(held.queue, earlier)
             held.queue = queue
-            if held.attempt is not None:
-                held.attempt.repeat_events()
             return
         held = self._held[task.run] = _Held(task=task, queue=queue, delivery=delivery)
         held.work = asyncio.create_task(self._work(held))
@@ -258,8 +256,10 @@ class Worker:
                 )
             )
             await until_available(lambda: self._files.finish(run, failed))
-            await announce_end(self._log, run)
+            await announce(self._log, Notice(run=run, ended=True))
             return
+        if end is not None:  # its worker may have died before it said so
+            await announce(self._log, Notice(run=run, ended=True))
         if stored is None or end is not None:
             return
         held.stored, held.assumed = stored, pull.assumed_seconds(stored.request)
@@ -287,7 +287,7 @@ class Worker:
             held.assumed = 0.0  # from now on it is admitted with its length
 
         trace_context.set(stored.trace)
-        held.attempt = Attempt(
+        attempt = Attempt(
             stored,
             held.task.kind,
             runner=self._runner,
@@ -296,7 +296,7 @@ class Worker:
             log=self._log,
             opened=opened,
         )
-        await held.attempt.compute()
+        await attempt.compute()
 
     async def _bury(self, held: _Held, attempts: int) -> None:
         """Fail a run whose workers have died, each time that one tried it."""
@@ -307,7 +307,7 @@ class Worker:
         run = held.task.run
         await until_available(lambda: self._files.finish(run, end_of_failure(error)))
         await until_available(lambda: self._log.append("dead", run, TASK.dump(held.task)))
-        await announce_end(self._log, run)
+        await announce(self._log, Notice(run=run, ended=True))
 
     async def _accept(self, queue: Queue, delivery: Delivery) -> None:
         try:
@@ -341,7 +341,7 @@ class Worker:
                 elif held.announced:
                     await self._give_up(held)
             case Cancelled(run=run) if run in self._held:
-                await self._give_up(self._held[run])
+                await self._drop(self._held[run])
             case ModelOrder():
                 self._models.follow(message)
             case _:
@@ -354,6 +354,11 @@ class Worker:
         if delivery is not None:
             await self._accept(queue, delivery)
 
+    async def _drop(self, held: _Held) -> None:
+        """Stop a run that nothing waits for, and delete what it has stored meanwhile."""
+        await self._give_up(held)
+        await self._files.discard(held.task.run)
+
     async def _watch_replicas(self) -> None:
         """Stop the runs whose client is gone with its replica; jobs go on."""
         while True:
@@ -364,7 +369,7 @@ class Worker:
                     continue
                 if self._members.is_gone(stored.replica, PATIENCE):
                     logger.info("run %s: its client is gone with its replica", held.task.run)
-                    await self._give_up(held)
+                    await self._drop(held)
 
     async def _renew_forever(self) -> None:
         while True:
