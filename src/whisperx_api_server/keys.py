@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import ConfigurationError, Unauthorized
@@ -14,6 +15,14 @@ logger = logging.getLogger(__name__)
 
 ANONYMOUS = "anonymous"
 """The client name if no key is required."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Caller:
+    """A client, and the digest of the key that it sent; empty if no key is required."""
+
+    client: str
+    digest: bytes = b""
 
 
 class KeyRing:
@@ -36,28 +45,38 @@ class KeyRing:
         """Whether requests need a key."""
         return bool(self._own) or self._file is not None
 
-    def client(self, authorization: bytes | None) -> str:
-        """The client name of an `Authorization` header's bearer key.
+    def caller(self, authorization: bytes | None) -> Caller:
+        """The client and the digest of an `Authorization` header's bearer key.
 
         Raises:
             Unauthorized: a key is required, and this one is missing or invalid.
         """
         if not self.required:
-            return ANONYMOUS
+            return Caller(client=ANONYMOUS)
         scheme, _, key = (authorization or b"").strip().partition(b" ")
         if scheme.lower() != b"bearer" or not key.strip():
             raise Unauthorized("no API key was sent: send 'Authorization: Bearer <key>'")
-        try:
-            self._refresh()
-        except ConfigurationError as error:
-            logger.error("%s; the last valid keys stay in force", error)
         digest, found = _digest(key.strip()), None
-        for known, name in (self._own | self._from_file).items():
+        for known, name in self._current().items():
             if hmac.compare_digest(known, digest):
                 found = name
         if found is None:
             raise Unauthorized("the API key is not valid")
-        return found
+        return Caller(client=found, digest=digest)
+
+    def is_valid(self, caller: Caller) -> bool:
+        """Whether the key that a client sent before is still its key."""
+        if not self.required:
+            return caller == Caller(client=ANONYMOUS)
+        return self._current().get(caller.digest) == caller.client
+
+    def _current(self) -> dict[bytes, str]:
+        """The clients by their keys' digests."""
+        try:
+            self._refresh()
+        except ConfigurationError as error:
+            logger.error("%s; the last valid keys stay in force", error)
+        return self._own | self._from_file
 
     def _refresh(self) -> None:
         """Read the key file if it has changed.

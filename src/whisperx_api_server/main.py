@@ -211,7 +211,7 @@ def build_services(
         catalog=catalog,
         keys=keys,
         allowed_origins=settings.allowed_origins,
-        client_secrets=ClientSecrets(),
+        client_secrets=ClientSecrets(keys),
         uploads=uploads,
         defaults=form_defaults(settings, catalog),
         preloaded=asyncio.Event(),

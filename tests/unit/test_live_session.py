@@ -23,6 +23,7 @@ from whisperx_api_server.domain import DecodeOptions, Samples, Window, WindowTra
 from whisperx_api_server.errors import InsufficientMemory, NotInstalled
 from whisperx_api_server.fields.transcription import FormDefaults
 from whisperx_api_server.live.events import (
+    Cleared,
     Committed,
     Completed,
     Delta,
@@ -31,7 +32,7 @@ from whisperx_api_server.live.events import (
     ServerEvent,
 )
 from whisperx_api_server.live.messages import SessionConfig
-from whisperx_api_server.live.session import Ending, Session
+from whisperx_api_server.live.session import MAX_ACTIONS, Ending, Session
 from whisperx_api_server.live.sessions import LiveSessions
 from whisperx_api_server.live.settings import LiveSettings
 from whisperx_api_server.scheduling.work import Entry, Work
@@ -90,6 +91,11 @@ class Talk:
 
     def commit(self) -> None:
         self.send("input_audio_buffer.commit")
+
+    @property
+    def unread(self) -> int:
+        """Messages that the session has not taken."""
+        return self._messages.qsize()
 
     def of(self, kind: type[E]) -> list[E]:
         return [event for event in self.events if isinstance(event, kind)]
@@ -284,6 +290,23 @@ def test_an_unclear_item_is_in_the_language_of_the_one_before() -> None:
             assert [event.languages[0].code for event in talk.of(Completed)] == ["de", "de"]
 
     scene(test, world)
+
+
+def test_what_a_client_asks_for_at_once_is_bounded() -> None:
+    """While the listener is busy, no more messages are read than may wait."""
+
+    async def test(talk: Talk) -> None:
+        talk.world.hold.stage = "vad"
+        async with talk.session():
+            talk.say(say("red house"))
+            await until(talk.world.hold.entered.is_set)
+            for _ in range(3 * MAX_ACTIONS):
+                talk.send("input_audio_buffer.clear")
+            await until(lambda: talk.unread == 2 * MAX_ACTIONS - 1)  # one is read, and waits
+            talk.world.hold.go.set()
+            await until(lambda: len(talk.of(Cleared)) == 3 * MAX_ACTIONS)
+
+    scene(test)
 
 
 def test_a_client_that_leaves_takes_its_windows_with_it() -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 from starlette.requests import HTTPConnection
 
 from whisperx_api_server.active_requests import ActiveRequests
 from whisperx_api_server.config import Settings
 from whisperx_api_server.errors import NotConfigured, OriginRefused, Overloaded
+from whisperx_api_server.keys import ANONYMOUS, Caller, KeyRing
 from whisperx_api_server.live import secrets
 from whisperx_api_server.live.messages import SessionConfig
 from whisperx_api_server.live.secrets import ClientSecrets
@@ -56,25 +60,48 @@ def test_pages_of_allowed_origins_may_open_sessions(allowed: list[str]) -> None:
         check_origin(request, ["https://other.example"])
 
 
+OPEN = KeyRing(api_key=None, file=None)
+ANYONE = Caller(client=ANONYMOUS)
+
+
 def test_a_secret_is_valid_until_it_expires() -> None:
     now = 1000.0
-    known = ClientSecrets(clock=lambda: now)
-    value, secret = known.issue("client", 60, SessionConfig())
+    known = ClientSecrets(OPEN, clock=lambda: now)
+    value, secret = known.issue(ANYONE, 60, SessionConfig())
 
     assert known.find(value.encode()) == secret
-    assert (secret.client, secret.expires_at) == ("client", 1060)
+    assert (secret.caller, secret.expires_at) == (ANYONE, 1060)
     assert known.find(value.encode() + b"x") is None
     now = 1060
     assert known.find(value.encode()) is None
 
 
+def test_a_secret_ends_with_its_key(tmp_path: Path) -> None:
+    """Also where its client has another key, or another client gets that key."""
+    file = tmp_path / "keys.json"
+
+    def write(keys: dict[str, str]) -> None:
+        fresh = tmp_path / "fresh.json"
+        fresh.write_text(json.dumps(keys))
+        fresh.replace(file)  # another inode: the change is seen within one tick of the clock
+
+    for after in ({"other": "ann"}, {"key": "bob"}):
+        write({"key": "ann", "other": "ann"})
+        keys = KeyRing(api_key=None, file=file)
+        known = ClientSecrets(keys)
+        value, _ = known.issue(keys.caller(b"Bearer key"), 60, SessionConfig())
+        assert known.find(value.encode()) is not None
+        write(after)
+        assert known.find(value.encode()) is None
+
+
 def test_the_number_of_valid_secrets_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(secrets, "MAX_SECRETS", 2)
     now = 0.0
-    known = ClientSecrets(clock=lambda: now)
+    known = ClientSecrets(OPEN, clock=lambda: now)
     for _ in range(2):
-        known.issue("client", 60, SessionConfig())
+        known.issue(ANYONE, 60, SessionConfig())
     with pytest.raises(Overloaded):
-        known.issue("client", 60, SessionConfig())
+        known.issue(ANYONE, 60, SessionConfig())
     now = 61
-    known.issue("client", 60, SessionConfig())
+    known.issue(ANYONE, 60, SessionConfig())

@@ -12,12 +12,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from ..errors import InvalidRequest, MissingParameter
+from ..errors import InvalidRequest, MissingParameter, TooLarge
 
 LOGPROBS = "item.input_audio_transcription.logprobs"
 
 MANUAL_MODELS = ("gpt-realtime-whisper", "gpt-live-transcribe")
 """OpenAI's models without turn detection: their clients commit each turn."""
+
+MAX_SESSION = 16 * 1024
+"""Maximum size of a session's configuration, in characters of JSON."""
 
 # -- the session ------------------------------------------------------------------------------
 
@@ -106,6 +109,7 @@ class SessionConfig(_Part):
 
         Raises:
             InvalidRequest: naming the field at fault.
+            TooLarge: of more than `MAX_SESSION`.
         """
         if change.get("type", "transcription") != "transcription":
             raise InvalidRequest(
@@ -127,7 +131,7 @@ class SessionConfig(_Part):
         if "turn_detection" not in given and asked.get("model") in MANUAL_MODELS:
             audio["turn_detection"] = None
         include = change.get("include")
-        return _validated(
+        updated = _validated(
             SessionConfig,
             {
                 "audio": {"input": audio},
@@ -135,6 +139,13 @@ class SessionConfig(_Part):
             },
             prefix="session",
         )
+        if len(updated.model_dump_json()) > MAX_SESSION:
+            raise TooLarge(
+                f"a session has at most {MAX_SESSION} characters of JSON: send fewer keywords or a "
+                "shorter prompt",
+                param="session",
+            )
+        return updated
 
 
 _CLEARED = ("model", "language", "prompt")

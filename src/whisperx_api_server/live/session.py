@@ -44,8 +44,13 @@ from .transcriber import LiveRequest, LiveTranscriber, Send
 Action = Callable[[Listener], Awaitable[None]]
 """What the listener is to do about one or more of the client's events."""
 
-MAX_ACTIONS = 1000
-"""Actions that may wait, before the client's next message is read."""
+MAX_ACTIONS = 100
+"""Actions that may wait, before the client's next message is read.
+
+Audio is one action up to the next event, and its seconds are bounded; each other action has a
+configuration of at most `MAX_SESSION` characters. So 100 are below 2 MB, and more than any client
+is ahead by: the listener takes each as soon as it has heard the audio before it.
+"""
 
 LARGE_MESSAGE = 64 * 1024
 """Bytes from which on a message is decoded on another thread."""

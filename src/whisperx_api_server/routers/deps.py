@@ -106,7 +106,7 @@ async def authenticate(
         Unauthorized: no key, or a wrong one.
     """
     headers = dict(request.scope["headers"])
-    client = services.keys.client(headers.get(b"authorization"))
+    client = services.keys.caller(headers.get(b"authorization")).client
     request.state.client = client
     return client
 

@@ -117,8 +117,8 @@ def _authenticate(socket: WebSocket, services: Services) -> tuple[ClientSecret |
             authorization = b"Bearer " + offered.removeprefix(_KEY_PROTOCOL).encode()
     secret = services.client_secrets.find((authorization or b"").partition(b" ")[2].strip())
     if secret is not None:
-        return secret, secret.client
-    return None, services.keys.client(authorization)
+        return secret, secret.caller.client
+    return None, services.keys.caller(authorization).client
 
 
 def _sender(socket: WebSocket, timeout: float) -> Send:
@@ -149,13 +149,14 @@ async def _messages(socket: WebSocket) -> AsyncGenerator[str | bytes, None]:
     openapi_extra=openapi.json_body(ClientSecretBody),
 )
 async def create_client_secret(
-    request: Request, services: ServicesDep, client: ClientDep
+    request: Request, services: ServicesDep, _: ClientDep
 ) -> RealtimeClientSecret:
     """Issue a short-lived key, with which a web page opens live sessions."""
     services.live.ensure_enabled()
     body = validated(ClientSecretBody, await read_json(request))
     config = SessionConfig().updated(body.session)
-    value, secret = services.client_secrets.issue(client, body.expires_after.seconds, config)
+    caller = services.keys.caller(dict(request.scope["headers"]).get(b"authorization"))
+    value, secret = services.client_secrets.issue(caller, body.expires_after.seconds, config)
     return {
         "value": value,
         "expires_at": int(secret.expires_at),
