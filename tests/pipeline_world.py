@@ -213,7 +213,13 @@ class World:
         self.admission = AdmissionControl(limit)
         self.loads: list[tuple[str, str]] = []
         """The stage and the device of each model that was loaded."""
-        self.pool = ModelPool(PoolSettings(), SchedulerSettings(), gpus=gpus, load=self._load)
+        self.pool = ModelPool(
+            PoolSettings(),
+            SchedulerSettings(),
+            gpus=gpus,
+            load=self._load,
+            import_vendors=lambda _: None,
+        )
         spec = ModelSpec(name="small", device="cuda" if gpus else "cpu")
         self.catalog = Catalog(
             transcription="fake",
