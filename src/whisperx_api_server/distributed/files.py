@@ -9,8 +9,11 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
+
+from pydantic import TypeAdapter
 
 from ..audio.uploads import BlobStore
 from ..domain import Diarization, TranscriptionRequest, Upload, WindowTranscript
@@ -27,6 +30,7 @@ from .wire import (
     Notice,
     RunEvent,
     StoredRequest,
+    Wire,
     audio_prefix,
     dump_checkpoint,
     dump_end,
@@ -94,9 +98,9 @@ class RunFiles:
         return None if found is None else STORED_REQUEST.load(found.data)
 
     async def owner(self, job_id: str) -> str | None:
-        """The replica that sees a job through; None if none does any more."""
-        mark = await self._bucket.get(mark_key(job_id))
-        return None if mark is None else mark.data.decode()
+        """The replica that has a job; None if there is no such job."""
+        found = await self._bucket.get(job_key(job_id))
+        return None if found is None else owner_of(found)
 
     # -- ends ---------------------------------------------------------------------------------
 
@@ -263,9 +267,25 @@ class BucketUploads:
             await asyncio.to_thread(path.unlink, missing_ok=True)
 
 
-def mark_key(job_id: str) -> str:
-    """Where the name of the replica is that sees a job through."""
-    return f"open/{job_id}"
+def job_key(job_id: str) -> str:
+    """Where a job is, with the name of the replica that has it."""
+    return f"jobs/{job_id}/job.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Owned:
+    owner: str
+
+
+_OWNED: Wire[_Owned] = Wire(TypeAdapter(_Owned))
+
+
+def owner_of(job: StoredObject) -> str:
+    """The replica that has a stored job; empty if it is of a version that is not understood."""
+    try:
+        return _OWNED.load(job.data).owner
+    except ValueError:
+        return ""
 
 
 def _memory(stored: StoredRequest) -> str:

@@ -1,9 +1,9 @@
 """Stores jobs and their transcripts in the bucket, where all replicas find them.
 
-`jobs/{id}/job.json` is the job, `open/{id}` the name of the replica that sees it through. That mark
-goes once the job has ended and its webhook is delivered; until then, when the replica is gone,
-another one puts its own name there and takes up the job. The former one, if it only could not reach
-Kafka, then writes nothing more of it.
+`jobs/{id}/job.json` has the job and its owner, the replica that sees it through; a write replaces
+the version that was read. `open/{id}/{owner}` marks the job until it has ended and its webhook is
+delivered. When the owner is gone, another replica makes itself the owner and takes up the job. The
+former one, if it only could not reach Kafka, then writes nothing more of it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
+from dataclasses import dataclass, replace
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -19,8 +20,8 @@ from ..audio.uploads import BlobStore
 from ..domain import Job, Transcript, TranscriptionRequest
 from ..errors import TakenOver, Unavailable, VersionMismatch
 from ..jobs.store import JOB_ID, transcript_lines, transcript_of
-from .files import READS, RunFiles, mark_key
-from .protocols import Bucket, Log
+from .files import READS, RunFiles, job_key, owner_of
+from .protocols import Bucket, Log, StoredObject
 from .wire import CONTROL, Wire, Withdrawn
 
 logger = logging.getLogger(__name__)
@@ -28,7 +29,14 @@ logger = logging.getLogger(__name__)
 NOTE_INTERVAL = 1.0
 """Seconds between two writes of how far the jobs are."""
 
-_JOB: Wire[Job] = Wire(TypeAdapter(Job))
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _StoredJob:
+    owner: str
+    job: Job
+
+
+_JOB: Wire[_StoredJob] = Wire(TypeAdapter(_StoredJob))
 
 
 class BucketJobStore:
@@ -54,33 +62,38 @@ class BucketJobStore:
 
     async def accept(self, job: Job, request: TranscriptionRequest) -> None:
         """See `SharedJobStore.accept`; the mark comes first: no job is without one."""
-        await self._bucket.put(mark_key(job.id), self._name.encode())
+        await self._bucket.put(_mark_key(job.id, self._name), b"")
         await self._files.store(request, "transcribe", self._blobs, replica=self._name)
-        await self.save(job)
+        stored = _StoredJob(owner=self._name, job=job)
+        await self._bucket.put(job_key(job.id), _JOB.dump(stored))
 
     async def save(self, job: Job) -> None:
         """See `JobStore.save`."""
         self._noted.pop(job.id, None)
         try:
             async with self._writing[job.id]:
-                await self._check_ours(job.id)
-                await self._bucket.put(_job_key(job.id), _JOB.dump(job))
+                await self._write(job)
         finally:
             if job.ended:
                 self._writing.pop(job.id, None)
         if job.ended:
             await self._files.delete(job.id)
             if job.notified:
-                await self._bucket.delete(mark_key(job.id))
+                await self._bucket.delete(_marks(job.id))
 
-    async def _check_ours(self, job_id: str) -> None:
-        """See whether this process still has a job.
+    async def _write(self, job: Job) -> None:
+        """Replace the stored job.
 
         Raises:
-            TakenOver: it does not.
+            TakenOver: this process does not have it any more.
         """
-        if await self._files.owner(job_id) != self._name:
-            raise TakenOver("another server has taken up the job, or it was deleted: look again")
+        data = _JOB.dump(_StoredJob(owner=self._name, job=job))
+        version: str | None = None
+        while version is None:  # it is, too, when the store's answer was lost
+            found = await self._bucket.get(job_key(job.id))
+            if found is None or owner_of(found) != self._name:
+                raise _taken_over()
+            version = await self._bucket.replace(job_key(job.id), data, found.etag)
 
     def note(self, job: Job) -> None:
         """See `SharedJobStore.note`; the last one of each second is written."""
@@ -98,15 +111,15 @@ class BucketJobStore:
             if job is None:  # it has been saved since
                 return
             try:
-                await self._check_ours(job_id)
-                await self._bucket.put(_job_key(job_id), _JOB.dump(job))
+                await self._write(job)
             except Unavailable as error:
                 logger.warning("the progress of job %s is not kept: %s", job_id, error.message)
 
     async def save_transcript(self, job_id: str, transcript: Transcript) -> None:
         """See `JobStore.save_transcript`."""
         data = await asyncio.to_thread(lambda: b"\n".join(transcript_lines(transcript)))
-        await self._check_ours(job_id)
+        if await self._files.owner(job_id) != self._name:
+            raise _taken_over()
         await self._bucket.put(_transcript_key(job_id), data)
 
     # -- jobs of all processes ----------------------------------------------------------------
@@ -119,9 +132,12 @@ class BucketJobStore:
         """
         if not JOB_ID.fullmatch(job_id):
             return None
-        found = await self._bucket.get(_job_key(job_id))
+        found = await self._bucket.get(job_key(job_id))
+        return None if found is None else self._load(job_id, found).job
+
+    def _load(self, job_id: str, found: StoredObject) -> _StoredJob:
         try:
-            return None if found is None else _JOB.load(found.data)
+            return _JOB.load(found.data)
         except ValueError as error:
             if job_id not in self._unreadable:
                 self._unreadable.add(job_id)
@@ -164,7 +180,7 @@ class BucketJobStore:
     async def delete(self, job_id: str) -> None:
         """See `JobStore.delete`."""
         try:
-            await self._bucket.delete(mark_key(job_id))
+            await self._bucket.delete(_marks(job_id))
             await self._files.delete(job_id)
             await self._bucket.delete(f"jobs/{job_id}")
         except Unavailable as error:
@@ -173,14 +189,10 @@ class BucketJobStore:
     def close(self) -> None:
         """See `JobStore.close`: the others see that this process is gone."""
 
-    async def open_jobs(self) -> dict[str, str]:
-        """The replica of each job that has not ended."""
-        owners = {}
-        for key in await self._bucket.list("open"):
-            mark = await self._bucket.get(key)
-            if mark is not None:
-                owners[key.removeprefix("open/")] = mark.data.decode()
-        return owners
+    async def owners(self) -> set[tuple[str, str]]:
+        """The jobs that have not ended, each with its owner; by chance also with a former one."""
+        marks = (key.split("/") for key in await self._bucket.list("open"))
+        return {(job_id, owner) for _, job_id, owner in marks}
 
     async def take_over(
         self, job_id: str, owner: str
@@ -190,23 +202,29 @@ class BucketJobStore:
         Raises:
             VersionMismatch: the job cannot be read; it is left to a replica that can.
         """
-        mark = await self._bucket.get(mark_key(job_id))
-        if mark is None or mark.data.decode() != owner:
-            return None
-        await self.find(job_id)
-        if await self._bucket.replace(mark_key(job_id), self._name.encode(), mark.etag) is None:
-            return None
-        job = await self.find(job_id)
-        if job is None:  # it ended while the job was accepted
+        found = await self._bucket.get(job_key(job_id))
+        if found is None:  # it ended while the job was accepted
             await self.delete(job_id)
             return None
+        stored = self._load(job_id, found)
+        if stored.owner not in (owner, self._name):
+            await self._bucket.delete(_mark_key(job_id, owner))
+            return None
+        await self._bucket.put(_mark_key(job_id, self._name), b"")
+        data = _JOB.dump(replace(stored, owner=self._name))
+        if await self._bucket.replace(job_key(job_id), data, found.etag) is None:
+            return None
+        await self._bucket.delete(_mark_key(job_id, owner))
+        return stored.job, await self._request(job_id)
+
+    async def _request(self, job_id: str) -> TranscriptionRequest | None:
         try:
             stored = await self._files.request(job_id)
         except ValueError as error:
             logger.warning("the request of job %s cannot be read: %s", job_id, error)
             stored = None
         request = None if stored is None else stored.request
-        return job, request if isinstance(request, TranscriptionRequest) else None
+        return request if isinstance(request, TranscriptionRequest) else None
 
     async def delete_old(self, seconds: float) -> None:
         """Delete the jobs that ended longer ago, whichever process had them."""
@@ -219,8 +237,16 @@ class BucketJobStore:
         return {key.split("/")[1] for key in await self._bucket.list("jobs")}
 
 
-def _job_key(job_id: str) -> str:
-    return f"jobs/{job_id}/job.json"
+def _taken_over() -> TakenOver:
+    return TakenOver("another server has taken up the job, or it was deleted: look again")
+
+
+def _marks(job_id: str) -> str:
+    return f"open/{job_id}"
+
+
+def _mark_key(job_id: str, owner: str) -> str:
+    return f"{_marks(job_id)}/{owner}"
 
 
 def _transcript_key(job_id: str) -> str:

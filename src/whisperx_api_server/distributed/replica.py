@@ -145,11 +145,11 @@ class Replica:
     async def _look_at_jobs(self, service: LocalService) -> None:
         """Give up the jobs that others have taken up, and take up those of replicas gone."""
         ours = service.under_way()  # before the look: the mark of each was there already
-        owners = await self.jobs.open_jobs()
+        owners = await self.jobs.owners()
         for job_id in {*ours} & {*service.under_way()}:
-            if owners.get(job_id) != self._name:
+            if (job_id, self._name) not in owners:
                 await service.give_up(job_id)
-        for job_id, owner in owners.items():
+        for job_id, owner in owners:
             if owner == self._name or not self.members.is_gone(owner, SILENT):
                 continue
             try:
