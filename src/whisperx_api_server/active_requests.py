@@ -44,7 +44,7 @@ class ActiveRequests:
         await self._draining.wait()
 
     def ensure_accepting(self) -> None:
-        """See whether new requests are accepted, before their body is read.
+        """Check that new requests are accepted, before their body is read.
 
         Raises:
             ShuttingDown: the server is draining.

@@ -154,7 +154,7 @@ def load_settings() -> Settings:
     """Read the environment and `.env`.
 
     Raises:
-        ConfigurationError: one line that names the variable and what is wrong with its value.
+        ConfigurationError: one line that names the variable and the problem with its value.
     """
     try:
         return Settings()

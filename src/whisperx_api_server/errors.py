@@ -143,7 +143,7 @@ class Unavailable(ServiceError, status=503, code="service_unavailable"):
 
 
 class VersionMismatch(Unavailable, code="version_mismatch"):
-    """What another version of the server has stored cannot be read."""
+    """Data that another version of the server has stored cannot be read."""
 
 
 class TakenOver(Unavailable):

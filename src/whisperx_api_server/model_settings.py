@@ -159,7 +159,7 @@ class ParakeetSettings(Section):
 
     @property
     def short_contexts(self) -> bool:
-        """Parakeet encodes what is spoken and no more."""
+        """Parakeet does not pad its windows."""
         return False
 
 

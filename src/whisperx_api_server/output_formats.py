@@ -14,7 +14,7 @@ OutputFormat = Literal[
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Format:
-    """What a format is, and which fields of a request it can honour.
+    """An output format, and the fields of a request that it can honour.
 
     `timed`: it always shows times. `segments`: `timestamp_granularities[]` chooses its parts.
     `highlights`: it can underline words. `streams`: OpenAI's events can carry it.

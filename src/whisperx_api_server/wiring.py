@@ -128,7 +128,7 @@ def build_instruments(settings: Settings) -> Instruments:
 
 
 def build_pool(settings: Settings, observe: ObserveModel = unobserved_model) -> ModelPool:
-    """Build the model cache; `observe` takes what its models do."""
+    """Build the model cache; `observe` takes the events of its models."""
     return ModelPool(
         settings.pool, settings.scheduler, observe=observe, gpus=settings.whisper.device_index
     )
@@ -163,7 +163,7 @@ def build_runner(
 
 
 def build_replica(settings: Settings, cluster: Cluster, workdir: Path) -> Replica:
-    """Build what an API process of MODE=kafka has in place of the pipeline."""
+    """Build the part of an API process of MODE=kafka that replaces the pipeline."""
     return Replica(
         cluster,
         name=member_name(),

@@ -143,7 +143,7 @@ async def _work(
             ready.set()
             await worker.work()
             taking_part.cancel()
-    except Exception:  # nothing would take runs any more: let the supervisor restart it
+    except Exception:  # the worker takes no runs now: let the supervisor restart it
         logger.exception("the worker failed")
         signal.raise_signal(signal.SIGTERM)
 

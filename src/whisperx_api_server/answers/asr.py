@@ -11,7 +11,7 @@ from .common import DecodedSegment, Seconds, Warnings
 
 
 class AsrWord(TypedDict):
-    """A word; `probability` in [0, 1] is null where nothing tells it."""
+    """A word; `probability` in [0, 1] is null if it is not known."""
 
     word: str
     start: Seconds

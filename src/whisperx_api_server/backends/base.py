@@ -136,7 +136,7 @@ MIN_SPEECH_PROBABILITY = 0.35
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Capabilities:
-    """What a transcriber supports.
+    """The features that a transcriber supports.
 
     `languages` None means all of Whisper's. `native_words`: every answer has word times at no
     cost. `can_time_words`: word times on request (`DecodeOptions.word_timestamps`).

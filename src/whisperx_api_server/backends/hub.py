@@ -1,6 +1,6 @@
 """Downloads model files from the Hugging Face hub, and translates its errors.
 
-A helper that every backend may import; huggingface_hub is imported inside the functions.
+Every backend may import it; huggingface_hub is imported inside the functions.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def downloads_are_off(spec: ModelSpec) -> bool:
 def translate_hub_errors(model: str, *, extra: str = "cpu", advice: str = "") -> Iterator[None]:
     """Translate errors of huggingface_hub, also when raised inside transformers or pyannote.
 
-    Use it only around the loading of a model: every OSError counts as a failed load.
-    `advice` is appended to the error if the model is neither on disk nor available from the hub.
+    Use it only around the load of a model, since every OSError counts as a failed load. `advice`
+    is appended to the error if the model is neither on disk nor available from the hub.
 
     Raises:
         ModelNotFound: the hub refuses it, or it is not on disk while downloads are off.

@@ -1,8 +1,8 @@
 """Constrains a language model's output to a JSON schema and to a number of tokens.
 
 llguidance converts the schema into a mask over the vocabulary for each step, so that no step can
-violate the schema. A mask cannot end the answer: a model may use up its tokens inside a string. The
-answer is then cut back until it can be closed within the limit.
+violate the schema. A mask cannot end the answer: the token limit may be reached inside a string.
+Tokens are then removed from the end until the answer can be closed within the limit.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..errors import InvalidRequest
 from .vendors import require
 
 CLOSERS = ('"', "}", "]")
-"""Tried in this order to close an answer: `"` ends a string, in which `}` would be text."""
+"""Tokens that close an answer, tried in this order: `"` ends a string, in which `}` is text."""
 
 FIRST_CUT = 4
 """Tokens removed in the first attempt to make room for closing; doubled in each further one."""
@@ -111,7 +111,7 @@ class SchemaGuide:
             if len(closing) >= budget or matcher.is_error():
                 return None
             allowed = self._allowed(matcher, self._tokenizer.vocab_size)
-            # while nothing can be closed, rotating through the choices leaves loops of a pattern
+            # if nothing can be closed, take the least used token: it leads out of a pattern's loop
             token = next((token for token in preferred if allowed[token]), None)
             if token is None:
                 token = min(np.flatnonzero(allowed).tolist(), key=lambda choice: used[choice])
@@ -122,11 +122,11 @@ class SchemaGuide:
 
 
 def tightened(schema: Mapping[str, object]) -> dict[str, object]:
-    """Require every declared property and forbid others, unless the schema says otherwise.
+    """Require every declared property and forbid others, unless the schema states otherwise.
 
-    Every answer to the result satisfies the schema. Without this, `{}` would be an answer to most
-    schemas that clients send. A schema with references is not changed: a recursive one
-    might then have no finite answer.
+    Without this, `{}` would satisfy most schemas that clients send. Every answer that satisfies
+    the result satisfies the schema. A schema with references is not changed, because a recursive
+    one might then have no finite answer.
     """
     return dict(schema) if _has_reference(schema) else _tightened(schema)
 

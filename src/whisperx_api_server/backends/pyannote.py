@@ -127,7 +127,7 @@ class PyannoteDiarizer:
         return next(iter(_embeddings(self._run(clip, {"num_speakers": 1})).values()), None)
 
     def _run(self, clip: AudioClip, counts: Mapping[str, int], hook: Hook | None = None) -> Any:
-        # A copy, since torch takes no read-only memory map.
+        # A copy, because torch does not accept a read-only memory map.
         waveform = self._torch.from_numpy(np.array(clip.samples, np.float32))[None]
         too_long = "there is not enough memory to diarize this recording: send a shorter one"
         try:

@@ -18,7 +18,7 @@ class JobsQuery(BaseModel):
 
 
 class EventsQuery(BaseModel):
-    """What the events of a job tell."""
+    """The contents of a job's events."""
 
     text: bool = Field(
         False, description="Also send the text of each window, as `transcript.text.delta`."

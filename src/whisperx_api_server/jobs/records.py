@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 class JobRecord:
     """A job as it is now; `changed` is set at its next change.
 
-    `taken_over`: another process has the job, and this record is not among the records any more.
+    `taken_over`: another process has the job, and this record was removed from the records.
     """
 
     job: Job
@@ -104,7 +104,7 @@ class JobRecords:
         """Add the stored jobs; those that the last process did not finish become failed.
 
         Raises:
-            ConfigurationError: they are another server's, or another user's.
+            ConfigurationError: another server, or another user, has them.
         """
         for job in await self._store.load():
             if not job.ended:
@@ -122,9 +122,9 @@ class JobRecords:
             await self.end(record, _interrupted(job))
 
     async def end(self, record: JobRecord, job: Job) -> None:
-        """Store a job that has ended, and tell its watchers and its webhook.
+        """Store a job that has ended, notify its watchers and deliver its webhook.
 
-        One that another process has taken up is given up instead.
+        If another process has taken it up, it is given up instead.
         """
         record.ending, record.run = True, None
         if not await self._keep(job):
@@ -155,9 +155,9 @@ class JobRecords:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _keep(self, job: Job) -> bool:
-        """Store a job that has ended; False if another process has it, and it is given up.
+        """Store a job that has ended; False if another process has it, so it is given up.
 
-        After another error, the end is known until the next start only.
+        After another error, the end is lost at the next start.
         """
         try:
             await self._store.save(job)

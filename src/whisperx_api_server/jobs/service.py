@@ -40,7 +40,7 @@ from .webhooks import Webhooks
 logger = logging.getLogger(__name__)
 
 POLL_INTERVAL = 1.0
-"""Seconds between two looks at a job that another process has."""
+"""Seconds between two reads of a job that another process has."""
 
 PRUNE_INTERVAL = 60.0
 """Seconds between two sweeps of jobs and results that have grown too old."""
@@ -71,9 +71,9 @@ class LocalService:
         self._records = JobRecords(store, webhooks, settings)
 
     def admit(self, *, retry: bool = False) -> None:
-        """See whether a new request would be accepted, before its upload is read.
+        """Check that a new request would be accepted, before its upload is read.
 
-        A `retry` is not checked here, since it may join a run under way; a run that it starts is.
+        The queue is not checked for a `retry`, since it may join a run; a new run checks it.
 
         Raises:
             ShuttingDown: new requests are not taken.
@@ -87,7 +87,7 @@ class LocalService:
         """Load the stored jobs; those that the last process did not finish become failed.
 
         Raises:
-            ConfigurationError: they are another server's, or another user's.
+            ConfigurationError: another server, or another user, has them.
         """
         await self._records.load()
         self._records.in_background(self._prune_forever())
@@ -189,7 +189,7 @@ class LocalService:
         return self._records.under_way()
 
     async def give_up(self, job_id: str) -> None:
-        """Stop a job that another process has taken up; nothing more of it is stored here."""
+        """Stop a job that another process has taken up, without storing its end here."""
         record = self._records.give_up(job_id)
         if record is not None and record.task is not None and not record.ending:
             record.task.cancel()
@@ -306,7 +306,7 @@ class LocalService:
             if not record.taken_over:
                 return record.job
         while self._shared is not None and not job.ended:
-            # The process that has it may end meanwhile: ask the one that takes it up.
+            # The process that has it may end meanwhile; then the next one is asked.
             await self._shared.withdraw(job_id)
             await asyncio.sleep(POLL_INTERVAL)
             job = await self.find(job_id, client)

@@ -1,4 +1,4 @@
-"""Stores jobs and their transcripts, on disk; they outlive a restart."""
+"""Stores jobs and their transcripts on disk, so that they survive a restart."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ class JobSettings(Section):
 
 
 def default_directory(environment: Mapping[str, str], port: int | None) -> Path:
-    """Where the server on a port keeps its jobs: in the user's state directory, as XDG has it.
+    """Return the directory for the jobs of the server on a port, in the user's XDG state directory.
 
     Raises:
-        ConfigurationError: the user has none.
+        ConfigurationError: the user has no home directory.
     """
     state = Path(environment.get("XDG_STATE_HOME", ""))
     if not state.is_absolute():
@@ -67,10 +67,10 @@ def default_directory(environment: Mapping[str, str], port: int | None) -> Path:
 
 
 def transcript_lines(transcript: Transcript) -> Iterator[bytes]:
-    """A transcript as lines of JSON: all but its segments, then one line for each of those.
+    """Yield a transcript as lines of JSON: first without its segments, then each segment.
 
-    The parser holds the interpreter's lock, and with it the event loop, for as long as one call
-    takes, which for hours of speech at once is half a second.
+    One call of the parser holds the interpreter's lock, and so blocks the event loop: half a
+    second for hours of speech at once.
     """
     # Unlike the adapters' own, this writer keeps infinity.
     yield to_json(replace(transcript, segments=()))
@@ -78,10 +78,10 @@ def transcript_lines(transcript: Transcript) -> Iterator[bytes]:
 
 
 def transcript_of(lines: Iterable[bytes]) -> Transcript:
-    """The transcript of `transcript_lines`.
+    """Return the transcript of `transcript_lines`.
 
     Raises:
-        ValidationError: they are damaged.
+        ValidationError: the lines are damaged.
     """
     each = iter(lines)
     transcript = _TRANSCRIPT.validate_json(next(each, b""))
@@ -92,48 +92,48 @@ class JobStore(Protocol):
     """Keeps jobs and their transcripts beyond the process."""
 
     async def load(self) -> list[Job]:
-        """All jobs, oldest first; they are this process's until `close`.
+        """Return all jobs, oldest first, and reserve them for this process until `close`.
 
         Raises:
-            ConfigurationError: they are another server's, or another user's.
+            ConfigurationError: another server, or another user, has them.
         """
 
     async def save(self, job: Job) -> None:
-        """Keep a job as it is now.
+        """Store a job in its current state.
 
         Raises:
             TakenOver: another process has the job.
-            Unavailable: it cannot be kept.
+            Unavailable: it cannot be stored.
         """
 
     async def save_transcript(self, job_id: str, transcript: Transcript) -> None:
-        """Keep the result of a job.
+        """Store the result of a job.
 
         Raises:
-            Unavailable: it cannot be kept.
+            Unavailable: it cannot be stored.
         """
 
     async def transcript(self, job_id: str) -> Transcript | None:
-        """The result of a job; None if it is not there, not any more, or damaged."""
+        """Return the result of a job; None if it is absent, deleted or damaged."""
 
     async def delete(self, job_id: str) -> None:
         """Delete a job and its result."""
 
     def close(self) -> None:
-        """Let other servers have the jobs."""
+        """Release the jobs, so that another server can load them."""
 
 
 class SharedJobStore(JobStore, Protocol):
-    """A JobStore of several processes; when one ends, others take up its jobs.
+    """A JobStore that several processes share; the jobs of one that ends are taken up by others.
 
-    Its methods raise Unavailable while it cannot be reached.
+    Its methods raise Unavailable while the store cannot be reached.
     """
 
     async def accept(self, job: Job, request: TranscriptionRequest) -> None:
-        """Keep a new job, its request and its uploads."""
+        """Store a new job, its request and its uploads."""
 
     def note(self, job: Job) -> None:
-        """Let the other processes see how far a job is, soon."""
+        """Publish the progress of a job to the other processes, soon."""
 
     async def find(self, job_id: str) -> Job | None:
         """Return the job, of any process; None if there is none."""
@@ -156,12 +156,12 @@ class DiskJobStore:
         self._claim: int | None = None
 
     def claim(self) -> None:
-        """Take the directory for this process, until `close`; a second time does nothing.
+        """Lock the directory for this process until `close`; a second call does nothing.
 
-        One that cannot be used is logged: the server then refuses jobs, and nothing else.
+        If the directory cannot be used, that is logged, and the server refuses jobs only.
 
         Raises:
-            ConfigurationError: another server has it, or it is another user's.
+            ConfigurationError: another server uses it, or another user can write to it.
         """
         if self._claim is not None:
             return
@@ -246,7 +246,7 @@ class DiskJobStore:
                 logger.warning("%s cannot be deleted: %s", path.name, error)
 
     def _write(self, name: str, content: Iterable[bytes]) -> None:
-        # Whole or not at all, also when the process is killed halfway.
+        # A rename, so that a killed process leaves no incomplete file under this name.
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             with ExitStack() as undo:

@@ -59,7 +59,7 @@ SILENCE_LANGUAGE = "en"
 
 
 class EngineRequest(Protocol):
-    """What the stages read of a request: of a recording's, or of a live session's."""
+    """The fields that the stages read, of a recording's request or of a live session's."""
 
     @property
     def id(self) -> str: ...

@@ -126,7 +126,7 @@ class Call:
 
     @property
     def retry(self) -> bool:
-        """Whether OpenAI's SDK says that it sends this once more, having got no answer before."""
+        """Whether OpenAI's SDK marks the request as a repetition."""
         return self.request.headers.get("x-stainless-retry-count", "0") not in ("", "0")
 
     def admit(self) -> None:
@@ -180,7 +180,7 @@ def new_request_id() -> str:
 async def cancel_on_disconnect(receive: Receive, work: Awaitable[T]) -> T:
     """The result of `work`, which is cancelled when the client disconnects.
 
-    The request's body must have been read: what comes after it is the disconnect.
+    The request's body must have been read: the next message is then the disconnect.
 
     Raises:
         Cancelled: the client disconnected.

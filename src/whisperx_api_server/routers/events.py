@@ -103,9 +103,9 @@ def _framed(event: SentEvent) -> str:
 async def transcript_events(
     begun: Awaitable[ResultEvent], events: AsyncGenerator[ResultEvent, None], output: OutputOptions
 ) -> AsyncGenerator[SentEvent, None]:
-    """OpenAI's transcription events, of `begun` and what follows; a failure is the last of them.
+    """Yield OpenAI's transcription events for `begun` and `events`; a failure becomes the last.
 
-    The first event is apart, so that its failure can still be answered with a status.
+    The first event is separate, so that its failure can still be answered with a status.
     """
     converted = TranscriptEvents(output)
     try:

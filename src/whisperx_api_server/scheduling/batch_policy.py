@@ -1,4 +1,4 @@
-"""Decides each batch of a lane: the queue, the estimated durations and the size limits; pure.
+"""Decides each batch of a lane from the queue, estimated durations and size limits; pure.
 
 Batches are as large as memory and the model's limit allow, with two exceptions that limit waiting
 times: while several requests compete, and for streamed requests.

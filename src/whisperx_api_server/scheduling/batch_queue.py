@@ -18,7 +18,7 @@ class BatchQueue:
     """Waiting entries: FIFO within a request, round-robin across requests.
 
     Turns rotate over clients, then over each client's requests: a client with many requests
-    gets no more turns than a client with one. Not thread-safe: the owner locks.
+    gets as many turns as a client with one. Not thread-safe: the owner locks.
     """
 
     def __init__(self) -> None:

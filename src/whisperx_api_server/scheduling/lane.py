@@ -68,10 +68,10 @@ class Lane(Generic[M]):
         return self._ready()[0][1]
 
     def next_worker(self) -> tuple[Worker[M], M]:
-        """The workers in turn, with their copy of the model.
+        """Return the workers in turn, with their copy of the model.
 
-        For results that keep a reference to the model, such as a generator: all entries with them
-        name that worker.
+        For payloads that refer to the model, such as a generator: their entries must name that
+        worker.
 
         Raises:
             Unavailable: the model is unloaded, or `loaded` is not done.
@@ -110,7 +110,7 @@ class Lane(Generic[M]):
         return len(dropped)
 
     def close(self) -> Future[None]:
-        """Accept no more work, and fail the waiting entries with `Unavailable`.
+        """Stop accepting work, and fail the waiting entries with `Unavailable`.
 
         The future is done when the batches in flight have completed and the model is freed.
         """
@@ -119,7 +119,7 @@ class Lane(Generic[M]):
 
     @property
     def closed(self) -> bool:
-        """Whether it accepts no more work: it was closed, or its model could not be loaded."""
+        """Whether it was closed, or its model could not be loaded; then it refuses work."""
         return self._shared.closing
 
     def __len__(self) -> int:

@@ -63,7 +63,7 @@ class PoolSettings(Section):
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class ModelStatus:
-    """A model that is loaded or loading, as it is now; `leases` are the requests that hold it."""
+    """A model that is loaded or loading; `leases` is the number of requests that hold it."""
 
     key: ModelKey
     devices: Sequence[Device]
@@ -334,7 +334,7 @@ async def until_loaded(lane: Lane[Any]) -> None:
 
 
 def _limits(key: ModelKey, scheduling: SchedulerSettings, model: Any) -> BatchLimits:
-    """The batches of a loaded model: those of its specification, as far as the engine can."""
+    """Return the limits of the specification, reduced to the engine's own."""
     can: Capabilities = model.capabilities if key.stage == "transcription" else Capabilities()
     batch = min(key.spec.max_batch, can.max_batch or key.spec.max_batch)
     return BatchLimits(

@@ -1,4 +1,4 @@
-"""What happens to models and batches, as values, for metrics and traces."""
+"""Events of models and batches, as values, for metrics and traces."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class BatchDone:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EntriesCancelled:
-    """Waiting entries left the queue, with so many `seconds` of padded audio."""
+    """Waiting entries were removed from the queue; `seconds` is their padded audio."""
 
     entries: int
     seconds: float

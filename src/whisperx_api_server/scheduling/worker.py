@@ -58,10 +58,10 @@ class LaneStats:
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class Shared(Generic[M]):
-    """What the workers of a lane share; `changed` guards it. `observe` is called on their threads.
+    """The state that the workers of a lane share, guarded by `changed`; they call `observe`.
 
     `loaded` is done once a worker has loaded the model, or fails with the error of the last one
-    that could not. It is replaced when no worker has the model any more.
+    that could not. It is replaced when no worker has the model.
     """
 
     name: str
@@ -76,7 +76,7 @@ class Shared(Generic[M]):
     closing: bool = False
 
     def close(self, error: Exception) -> None:
-        """Accept no more work, and fail the waiting entries."""
+        """Stop accepting work, and fail the waiting entries."""
         with self.changed:
             self.closing = True
             dropped = self.queue.drain()
@@ -213,7 +213,7 @@ class Worker(Generic[M]):
             return
         try:
             close_model()
-        except Exception:  # there is no caller left
+        except Exception:  # no caller waits for this
             logger.exception("lane %s: the model did not close", shared.name)
 
     def _settle_stranded(self) -> None:
