@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
+from brokers import VERSITYGW
 from server import base_settings
 from whisperx_api_server.config import Settings, load_settings, variables
 
@@ -165,6 +166,15 @@ def test_all_processes_of_compose_have_one_cluster(kafka_compose: dict[str, Any]
         assert "healthcheck" in service
     for image in ("Dockerfile.cpu", "Dockerfile.cuda"):
         assert "--extra kafka" in (ROOT / image).read_text(encoding="utf-8")
+
+
+def test_the_store_of_compose_is_the_one_that_the_tests_run(kafka_compose: dict[str, Any]) -> None:
+    store, process = kafka_compose["s3"], kafka_compose["api"]
+    image, _, version = store["image"].removesuffix("}").rpartition(":v")
+    assert image.endswith("/versitygw")
+    assert VERSITYGW.parent.name == f"versitygw-{version}"
+    for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
+        assert store["environment"][f"ROOT_{name}"] == process["environment"][f"S3__{name}"]
 
 
 def test_compose_keeps_models_and_results_where_the_images_put_them(
