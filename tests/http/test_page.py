@@ -133,7 +133,16 @@ def test_the_microphone_is_recorded(browser: Browser, server: Server, gate: Gate
 
 
 def test_a_key_is_asked_for_and_kept_for_the_tab(browser: Browser, locked_server: Server) -> None:
+    late: list[Route] = []
+
+    def hold_without_key(route: Route) -> None:
+        if "authorization" in route.request.headers:
+            route.continue_()
+        else:
+            late.append(route)
+
     with tab(browser, locked_server) as page:
+        page.route("**/v1/models", hold_without_key)
         page.goto("/")
         expect(page.get_by_role("alert")).to_contain_text("API key")
         look(page, "key")
@@ -141,6 +150,10 @@ def test_a_key_is_asked_for_and_kept_for_the_tab(browser: Browser, locked_server
         page.get_by_role("button", name="Use").click()
         expect(page.get_by_label("API key")).to_be_hidden()
         expect(page.get_by_role("alert")).to_be_hidden()
+        expect(page.locator("#models option")).not_to_have_count(0)
+        with page.expect_response(lambda answer: answer.url.endswith("/v1/models") and answer.ok):
+            late[0].continue_()  # its answer is 401
+        expect(page.get_by_label("API key")).to_be_hidden()
         choose(page, ("locked.wav", sentences(1)))
         expect(job_row(page, "locked.wav")).to_contain_text("done")
 

@@ -37,9 +37,11 @@ function url(path) {
   return new URL(path, document.baseURI);
 }
 
-/** @returns {Record<string, string>} */
-function authorization() {
-  const key = apiKey();
+/**
+ * @param {string | null} key
+ * @returns {Record<string, string>}
+ */
+function authorization(key) {
   return key ? { authorization: `Bearer ${key}` } : {};
 }
 
@@ -58,17 +60,21 @@ function failure(status, body, wait) {
 }
 
 /**
+ * Ask the server; once more if the key was entered meanwhile.
  * @param {string} path
  * @param {RequestInit} [init]
+ * @returns {Promise<Response>}
  */
 async function request(path, init = {}) {
+  const key = apiKey();
   let answer;
   try {
-    const headers = { ...authorization(), ...init.headers };
+    const headers = { ...authorization(key), ...init.headers };
     answer = await fetch(url(path), { ...init, headers });
   } catch (error) {
     throw error.name === "AbortError" ? error : new ApiError(0, "");
   }
+  if (answer.status === 401 && key !== apiKey()) return request(path, init);
   if (!answer.ok) {
     throw failure(answer.status, await answer.text(), answer.headers.get("retry-after"));
   }
@@ -155,7 +161,9 @@ export function submit(form, sent) {
   return new Promise((resolve, reject) => {
     const call = new XMLHttpRequest();
     call.open("POST", url(JOBS));
-    for (const [name, value] of Object.entries(authorization())) call.setRequestHeader(name, value);
+    for (const [name, value] of Object.entries(authorization(apiKey()))) {
+      call.setRequestHeader(name, value);
+    }
     call.upload.onprogress = (event) => sent(event.total ? event.loaded / event.total : 0);
     call.onerror = () => reject(new ApiError(0, ""));
     call.onload = () => {

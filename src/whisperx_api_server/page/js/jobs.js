@@ -7,7 +7,7 @@ import { t } from "./strings.js";
 
 /** @typedef {import("./api.js").Job} Job */
 
-const INTERVAL = 2000; // ms between two looks at jobs that are under way
+const INTERVAL = 1000; // ms between two looks at jobs that are under way
 
 /**
  * What a job is called.

@@ -58,7 +58,7 @@ export function closeResult() {
  */
 function showSpeakers(view, names, id) {
   const fields = view.speakers.map((label, place) => {
-    const input = make("input", { value: names[label] ?? "", placeholder: label });
+    const input = make("input", { value: names[label] ?? "" });
     input.addEventListener("input", () => {
       if (input.value.trim()) names[label] = input.value.trim();
       else delete names[label];
