@@ -1,6 +1,6 @@
 """`make bench`: every row of the table, both sides in one run.
 
-    python -m benchmarks.bench [startup throughput fairness align live long workers gpu]
+    python -m benchmarks.bench [startup throughput fairness align live long workers telemetry gpu]
 
 Prints a table and writes build/bench.json. The GPU row needs a GPU; without one it is left out.
 """
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from rich.console import Console
 from rich.table import Table
 
-from . import align, fairness, gpu, live, long_audio, startup, throughput, workers
+from . import align, fairness, gpu, live, long_audio, startup, telemetry, throughput, workers
 from .common import REPOSITORY, Row, machine, save
 
 
@@ -41,6 +41,7 @@ PARTS: dict[str, Callable[[], Iterable[Row]]] = {
     "live": live.run,
     "long": long_audio.run,
     "workers": workers.run,
+    "telemetry": telemetry.run,
     "gpu": gpu.run,
 }
 
