@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from pydantic import SecretStr
 
 from brokers import S3_KEY, s3_server
 from memory_cluster import MemoryBucket
-from whisperx_api_server.distributed.bucket import ObjectBucket, S3Settings, open_bucket
+from whisperx_api_server.distributed.bucket import ObjectBucket, S3Settings, _store, open_bucket
 from whisperx_api_server.distributed.protocols import Bucket
 from whisperx_api_server.errors import Unavailable
 
@@ -153,3 +155,38 @@ def test_bucket_is_unavailable_while_the_store_is_away(tmp_path: Path) -> None:
             assert stored.data == b"1"
 
     asyncio.run(scenario())
+
+
+class FullStore(BaseHTTPRequestHandler):
+    """Answers writes as versitygw and MinIO do on a full disk; the bucket has nothing else."""
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(507, "Insufficient Storage")
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def test_full_store_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("obstore")
+    recording = tmp_path / "recording"
+    recording.write_bytes(b"audio")
+
+    async def scenario(url: str) -> None:
+        bucket = ObjectBucket(_store(s3_settings(url)))
+        for call in (
+            bucket.put("runs/1/request.json", b""),
+            bucket.create("runs/1/end", b""),
+            bucket.upload("runs/1/audio/0", recording),
+        ):
+            with pytest.raises(Unavailable, match="object store is full: try") as error:
+                await call
+            assert error.value.retry_after
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), FullStore) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        asyncio.run(scenario(f"http://127.0.0.1:{server.server_port}"))
+        server.shutdown()

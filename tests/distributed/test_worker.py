@@ -156,6 +156,42 @@ def test_a_run_fails_when_every_worker_that_tries_it_dies(tmp_path: Path) -> Non
     play(tmp_path, scene)
 
 
+def test_a_record_that_the_broker_would_drop_is_queued_again(tmp_path: Path) -> None:
+    async def scene(cluster: Cluster) -> None:
+        replica = await cluster.replica()
+        running = asyncio.create_task(replica.run("english"))
+        await until(lambda: cluster.queued == 1)
+        (record,) = (record for broker in cluster.brokers for record in broker.records)
+        record.count = 3  # its workers died while it waited
+        doomed = await cluster.worker("doomed")
+        doomed.world.hold.stage = "transcribe"
+        await until(doomed.world.hold.entered.is_set)
+        (again,) = (record for broker in cluster.brokers for record in broker.records)
+        assert again is not record
+        assert len([key for key in cluster.objects("runs/") if "/attempts/" in key]) == 1
+        await doomed.kill()
+        await cluster.worker("last")
+        _, text = await running
+        assert text.startswith("red door.")
+
+    play(tmp_path, scene)
+
+
+def test_a_run_of_an_unknown_kind_fails_at_once(tmp_path: Path) -> None:
+    async def scene(cluster: Cluster) -> None:
+        replica = await cluster.replica()
+        running = asyncio.create_task(replica.run("english"))
+        await until(lambda: cluster.queued == 1)
+        (record,) = (record for broker in cluster.brokers for record in broker.records)
+        record.value = record.value.replace(b"transcribe", b"transcribe_backwards")
+        await cluster.worker()
+        with pytest.raises(VersionMismatch):
+            await running
+        await until(lambda: not cluster.queued)
+
+    play(tmp_path, scene)
+
+
 @pytest.mark.parametrize("damaged", ["request.json", "end"])
 def test_a_run_of_another_version_fails_at_once(tmp_path: Path, damaged: str) -> None:
     async def scene(cluster: Cluster) -> None:

@@ -21,7 +21,6 @@ from .protocols import Log
 from .wire import (
     NOTICE,
     End,
-    Kind,
     Notice,
     PublishedEvent,
     Result,
@@ -109,7 +108,7 @@ class Attempt:
     def __init__(
         self,
         stored: StoredRequest,
-        kind: Kind,
+        kind: str,
         *,
         runner: Runner,
         text: TextService,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _CHUNK_BYTES = 8 << 20
 _RETRY_AFTER = 10.0
+_FULL = "507 Insufficient Storage"  # obstore has no error of its own for it
 _DAY = 24 * 3600
 _WRITE_ATTEMPTS = 5
 
@@ -221,6 +222,10 @@ def _translated() -> Iterator[None]:
             raise DiskFull from error
         raise _unavailable() from error
     except BaseError as error:
+        if _FULL in str(error):
+            raise Unavailable(
+                "the server's object store is full: try again later", retry_after=_RETRY_AFTER
+            ) from error
         raise _unavailable() from error
 
 

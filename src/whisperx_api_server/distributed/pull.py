@@ -65,6 +65,10 @@ def is_suspect(count: int) -> bool:
     return count > 1
 
 
+MOST_DELIVERIES = 4
+"""Deliveries after which a record is replaced: a broker drops it after 5, by default."""
+
+
 def may_try(earlier: int, most: int) -> bool:
     """Whether a run may be tried once more after that many attempts that did not end."""
     return earlier < most

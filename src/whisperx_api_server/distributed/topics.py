@@ -136,7 +136,7 @@ async def _configure_groups(client: AIOKafkaClient, settings: KafkaSettings) -> 
         "share.record.lock.duration.ms": str(round(settings.lock_seconds * 1000)),
     }
     await alter_group_configs(client, groups, essential)
-    # Workers give up first; a record beyond the limit would vanish without an error.
+    # Workers replace a record before; one beyond the limit would vanish without an error.
     try:
         await alter_group_configs(client, groups, {"share.delivery.count.limit": _DELIVERIES})
     except RpcError as error:  # Apache Kafka 4.2 has it as a setting of the broker, 5 by default

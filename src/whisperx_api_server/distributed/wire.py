@@ -11,7 +11,7 @@ import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Generic, Literal, TypeVar, get_args
 
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import to_json
@@ -37,6 +37,8 @@ T = TypeVar("T")
 
 Kind = Literal["transcribe", "diarize", "detect_language", "translate", "generate"]
 """The method of `Runner` or `TextService` that a run is for."""
+
+KINDS = get_args(Kind)
 
 ModelStage = Literal["transcription", "alignment", "diarization"]
 """The stages whose models clients can load and unload."""
@@ -74,10 +76,15 @@ class Wire(Generic[T]):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
-    """A record of the queues: the run that a worker is to compute."""
+    """A record of the queues: the run that a worker is to compute.
+
+    `kind` is a `Kind`, or one that only newer versions know. `suspect`: a record of it was
+    delivered more than once before this one replaced it.
+    """
 
     run: str
-    kind: Kind
+    kind: str
+    suspect: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -29,6 +29,7 @@ from .models import WorkerModels
 from .protocols import Delivery, Log, Queue
 from .wire import (
     CONTROL,
+    KINDS,
     TASK,
     Cancelled,
     Control,
@@ -210,8 +211,8 @@ class Worker:
             logger.error("a record of the queue is not understood: %s", error)
             await queue.accept(delivery)
             return
-        if self._draining.is_set():
-            await self._queue_again(queue, delivery)
+        if self._draining.is_set() or delivery.count >= pull.MOST_DELIVERIES:
+            await self._queue_again(queue, delivery, task)
             return
         held = self._held.get(task.run)
         if held is not None:  # its lock was lost, or a replica has queued it once more
@@ -243,6 +244,8 @@ class Worker:
         """Compute a run unless it is decided or gone."""
         run, delivery = held.task.run, held.delivery
         try:
+            if held.task.kind not in KINDS:
+                raise ValueError("its kind is not known")
             stored, end = await asyncio.gather(
                 until_available(lambda: self._files.request(run)),
                 until_available(lambda: self._files.end(run)),
@@ -271,7 +274,7 @@ class Worker:
     async def _try(self, held: _Held, stored: StoredRequest, delivery: Delivery | None) -> None:
         """Compute a run, or fail it after too many attempts."""
         run = held.task.run
-        if delivery is None or not pull.is_suspect(delivery.count):
+        if delivery is None or not (held.task.suspect or pull.is_suspect(delivery.count)):
             await self._compute(held, stored)
             return
         async with self._one_suspect:
@@ -319,11 +322,12 @@ class Worker:
         """Stop a run, and queue it again: a record that is released would count as a crash."""
         await _stop(held)
         if held.delivery is not None:
-            await self._queue_again(held.queue, held.delivery)
+            await self._queue_again(held.queue, held.delivery, held.task)
 
-    async def _queue_again(self, queue: Queue, delivery: Delivery) -> None:
+    async def _queue_again(self, queue: Queue, delivery: Delivery, task: Task) -> None:
+        suspect = task.suspect or pull.is_suspect(delivery.count)
         try:
-            await queue.send(delivery.value)
+            await queue.send(TASK.dump(replace(task, suspect=suspect)))
             await queue.accept(delivery)
         except Unavailable as error:  # it is delivered again once its lock ends
             logger.warning("a run is not handed on: %s", error.message)
@@ -344,8 +348,6 @@ class Worker:
                 await self._drop(self._held[run])
             case ModelOrder():
                 self._models.follow(message)
-            case _:
-                return
 
     async def _give_up(self, held: _Held) -> None:
         """Stop a run, and remove its record; one that comes meanwhile is delivered again."""
