@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import sys
 import uuid
@@ -44,6 +45,14 @@ PROMPT = "a-prompt-that-is-nobody-elses"
 
 def is_ready(server: Server) -> bool:
     return server.http.get("/ready").status_code == 200
+
+
+def is_busy(worker: Server) -> bool:
+    metrics = worker.http.get("/metrics").raise_for_status().text
+    counts = re.findall(
+        r"^whisperx_(?:requests_active|lane_running_entries)\S* (\S+)$", metrics, re.MULTILINE
+    )
+    return any(map(float, counts))
 
 
 @dataclass
@@ -99,17 +108,26 @@ class Machines:
 
         return asyncio.run(count())
 
-    def holding(self, count: int = 1) -> int:
-        """Let that many windows pass, and return which worker has the run by then."""
+    def settle(self) -> None:
+        """Wait until no worker has a run, nor a window of one that is over."""
+        self.allow()
+        eventually(lambda: not any(map(is_busy, self.workers)))
+
+    def begin(self, replica: Server, audio: bytes, windows: int, **fields: Any) -> tuple[str, int]:
+        """A job that waits for its gate after that many windows, and which worker has it."""
+        self.settle()
+        for gate in self.gates:
+            gate.allow(0)
+        job = submit(replica, audio, **fields)
         before = [len(gate.passed) for gate in self.gates]
         for gate in self.gates:
-            gate.allow(count)
+            gate.allow(windows)
 
         def passed() -> list[int]:
             return [len(gate.passed) - old for gate, old in zip(self.gates, before, strict=True)]
 
-        eventually(lambda: max(passed()) == count)
-        return passed().index(count)
+        eventually(lambda: max(passed()) == windows)
+        return job, passed().index(windows)
 
 
 @pytest.fixture(scope="module")
@@ -179,8 +197,7 @@ def test_any_replica_answers_for_a_job(machines: Machines) -> None:
 
 def test_any_replica_cancels_a_job(machines: Machines) -> None:
     here, there = machines.replicas
-    job = submit(here, sentences(5))
-    machines.holding(1)
+    job, _ = machines.begin(here, sentences(5), 1)
     assert there.http.delete(f"{PATH}/{job}").json()["status"] == "cancelled"
     assert status(here, job)["status"] == "cancelled"
     machines.allow()
@@ -188,9 +205,9 @@ def test_any_replica_cancels_a_job(machines: Machines) -> None:
 
 def test_a_worker_that_is_killed_costs_no_answer(machines: Machines) -> None:
     replica = machines.replicas[0]
+    machines.settle()
     kept = machines.kept_windows()
-    job = submit(replica, sentences(6))
-    holder = machines.holding(3)
+    job, holder = machines.begin(replica, sentences(6), 3)
     eventually(lambda: machines.kept_windows() == kept + 3)
     survivor = machines.gates[1 - holder]
     before = len(survivor.passed)
@@ -205,8 +222,7 @@ def test_a_worker_that_is_killed_costs_no_answer(machines: Machines) -> None:
 
 def test_a_worker_that_hangs_loses_its_run_to_another(machines: Machines) -> None:
     replica = machines.replicas[0]
-    job = submit(replica, sentences(5))
-    holder = machines.holding(1)
+    job, holder = machines.begin(replica, sentences(5), 1)
     process = machines.workers[holder].process
     process.send_signal(signal.SIGSTOP)
     try:
@@ -232,12 +248,11 @@ def test_a_broker_that_is_killed_delays_events_only(
         pytest.skip("the broker is not the tests' own")
     broker: Kafka = request.getfixturevalue("real_kafka")
     replica = machines.replicas[0]
-    job = submit(replica, sentences(4))
-    machines.holding(1)
+    job, _ = machines.begin(replica, sentences(4), 1)
     broker.server.stop()
     machines.allow()
     broker.server.start()
-    eventually(lambda: status(replica, job)["status"] == "completed", seconds=60)
+    eventually(lambda: status(replica, job)["status"] == "completed")
     assert replica.http.get(f"{PATH}/{job}/result").json()["text"] == text(4)
     assert replica.transcribe(sentences(1)).json()["text"] == text(1)
 
@@ -245,8 +260,7 @@ def test_a_broker_that_is_killed_delays_events_only(
 def test_a_replica_that_is_killed_costs_no_job(machines: Machines) -> None:
     doomed, other = machines.replicas
     with Receiver() as receiver:
-        job = submit(doomed, sentences(4), callback_url=receiver.url)
-        machines.holding(1)
+        job, _ = machines.begin(doomed, sentences(4), 1, callback_url=receiver.url)
         doomed.process.send_signal(signal.SIGKILL)
         doomed.process.wait()
         machines.allow()
