@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +32,34 @@ def is_idle(server: Server) -> bool:
         and all(lane["requests"] == lane["waiting"] == lane["in_flight"] == 0 for lane in lanes)
         and server.temp_files() == []
     )
+
+
+class Client:
+    """Sends a request and can hang up."""
+
+    def __init__(self, server: Server, audio: bytes, **fields: str) -> None:
+        boundary = uuid.uuid4().hex
+        parts = [
+            f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+            for name, value in fields.items()
+        ]
+        head = (
+            "".join(parts) + f'--{boundary}\r\nContent-Disposition: form-data; name="file"; '
+            'filename="a.wav"\r\n\r\n'
+        )
+        self._connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+        self._connection.request(
+            "POST",
+            PATH,
+            head.encode() + audio + f"\r\n--{boundary}--\r\n".encode(),
+            {
+                "Content-Type": f"multipart/form-data; boundary={boundary}",
+                "Authorization": server.http.headers.get("authorization", ""),
+            },
+        )
+
+    def hang_up(self) -> None:
+        self._connection.close()
 
 
 class Events:

@@ -25,7 +25,7 @@ WHISPER = FIXTURES / "models" / "whisper"
 ALIGNER = FIXTURES / "models" / "aligner"
 PARAKEET = FIXTURES / "models" / "parakeet.nemo"
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 """Seconds until a test fails because something did not happen: more than a busy machine needs."""
 
 

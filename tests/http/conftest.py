@@ -12,6 +12,8 @@ from playwright.sync_api import Browser, sync_playwright
 
 import diarizer_fixture
 from browser import CHROMIUM, launch
+from gated import Gate
+from live import is_idle
 from real_speech import DICKENS, Recording, excerpt, folder
 from server import (
     FAKE,
@@ -24,7 +26,7 @@ from server import (
     real_settings,
     serving,
 )
-from support import ALIGNER, FIXTURES, PARAKEET, WHISPER
+from support import ALIGNER, FIXTURES, PARAKEET, WHISPER, eventually
 from whisperx_api_server.domain import Samples
 
 LIMITS = {"LIMITS__AUDIO_SECONDS": "600", "LIMITS__UPLOAD_BYTES": str(32 * 1024**2)}
@@ -111,6 +113,13 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         browser = launch(playwright, tmp_path_factory.mktemp("browser"))
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def settled(server: Server, gate: Gate) -> None:
+    """A module's `server` on its `gate` has nothing under way: no window counts in two tests."""
+    gate.allow()
+    eventually(lambda: is_idle(server))
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ from gated import Gate
 from live import PATH, is_idle
 from receiver import Receiver
 from server import FAKE, Server
-from support import eventually
+from support import PATIENCE, eventually
 from tones import CHUNK, SPACING, sentences, text
 from whisperx_api_server.domain import Job, Segment, Transcript
 from whisperx_api_server.jobs.store import DiskJobStore
@@ -28,6 +28,9 @@ from whisperx_api_server.jobs.store import DiskJobStore
 SECRET = "whsec_c29tZXRoaW5nIHRoYXQgbm9ib2R5IGtub3dz"
 
 GRANULARITIES = "timestamp_granularities[]"
+
+
+pytestmark = pytest.mark.usefixtures("settled")
 
 
 @pytest.fixture(scope="module")
@@ -408,9 +411,10 @@ def test_finished_jobs_outlive_a_crash_and_unfinished_ones_fail(tmp_path: Path) 
 def test_only_so_many_jobs_are_kept(tmp_path: Path) -> None:
     settings = FAKE | {"JOBS__DIRECTORY": str(tmp_path / "jobs"), "JOBS__MAX_COUNT": "2"}
     with Server(tmp_path, settings) as server:
-        jobs = [submit(server, sentences(count)) for count in (1, 2, 3)]
-        for job in jobs[1:]:
-            wait_for(server, job)
+        jobs = []
+        for count in (1, 2, 3):
+            jobs.append(submit(server, sentences(count)))
+            wait_for(server, jobs[-1])
 
         eventually(lambda: server.http.get(jobs[0]["status_url"]).status_code == 404)
         assert status(server, jobs[1])["status"] == status(server, jobs[2])["status"] == "completed"
@@ -470,7 +474,7 @@ def test_a_second_server_with_the_same_directory_does_not_start(tmp_path: Path) 
     settings = FAKE | {"JOBS__DIRECTORY": str(tmp_path / "jobs")}
     with Server(tmp_path / "first", settings):
         second = Server(tmp_path / "second", settings)
-        assert second.process.wait(60) != 0
+        assert second.process.wait(PATIENCE) != 0
         second.http.close()
 
     (line,) = second.log.strip().splitlines()

@@ -501,7 +501,7 @@ def test_a_shutdown_does_not_wait_beyond_its_grace(tmp_path: Path, gate: Gate) -
         eventually(lambda: any(each["requests"] for each in loaded(server, "models")))
         server.process.send_signal(signal.SIGTERM)
         try:
-            assert server.process.wait(60) == 0
+            assert server.process.wait(PATIENCE) == 0
         finally:
             gate.allow()
         answer = stuck.result()

@@ -22,6 +22,9 @@ RETRY = {"x-stainless-retry-count": "1"}
 """What OpenAI's SDK sends with each try after the first."""
 
 
+pytestmark = pytest.mark.usefixtures("settled")
+
+
 @pytest.fixture(scope="module")
 def gate(tmp_path_factory: pytest.TempPathFactory) -> Gate:
     return Gate(tmp_path_factory.mktemp("gate"))
@@ -227,7 +230,7 @@ def test_the_sdk_s_retry_after_a_timeout_finishes_the_work(server: Server, gate:
     client = OpenAI(
         base_url=f"{server.url}/v1",
         api_key="key-of-ann",
-        max_retries=2,
+        max_retries=5,
         timeout=2,
         _strict_response_validation=True,
     )
