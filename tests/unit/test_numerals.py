@@ -42,6 +42,13 @@ from whisperx_api_server.transcript.numerals import (
         ),
         ("en", "call 555-1234", "call five five five one two three four"),
         ("en", "1-0-0-0-1 0-1-803", "One zero zero zero one zero one eight zero three"),
+        ("en", "1-0-0-0-1 902-10", "One zero zero zero one nine zero two one zero"),
+        ("de", "Seiten 902-910 4-5-6", "Seiten neun null zwei neun eins null vier fünf sechs"),
+        (
+            "en",
+            "pages 902-910 and 4-5-6",
+            "pages nine hundred and two nine hundred and ten and four five six",
+        ),
         ("en", "the 1990s, MP3, COVID-19", "the nineteen nineties, MP three, COVID-nineteen"),
         ("en", "Yes. 12% agree", "Yes. Twelve percent agree"),
         # where there are no words for it the digits stay

@@ -70,6 +70,10 @@ _SPACED = r"\d{1,3}(?:[ \u00a0\u202f]\d{3})+(?:[.,]\d+)?(?!\d)"  # 10 000
 _SCALE = r"(?:hundred|thousand|million|billion|trillion)"
 
 
+_DICTATED = r"\d(?:[–-]\d){2,}"
+"""Digits that were spoken one by one."""
+
+
 def has_numerals(text: str) -> bool:
     """Whether a text contains digits."""
     return any(character.isdecimal() for character in text)
@@ -212,6 +216,9 @@ def _readings(numeral: re.Match[str], language: str) -> Iterator[str]:
     if sign and sign != "%" and (money := re.fullmatch(r"(\d+)[.,](\d\d)", number)):
         whole, cents = map(int, money.groups())
         yield f"{say(whole)}{units[whole != 1]} {say(cents)}"
+    if _is_dictated(numeral):
+        yield from _digit_readings(number, language, say)
+        return
     for reading in _number_readings(number, language, say):
         if numeral["plural"]:
             yield f"{reading[:-1]}ies" if reading.endswith("y") else f"{reading}s"
@@ -221,6 +228,14 @@ def _readings(numeral: re.Match[str], language: str) -> Iterator[str]:
         yield reading + units[number != "1" or bool(numeral["scale"])]
         if language == "en" and " and " in reading:
             yield reading.replace(" and ", " ") + units[1]
+
+
+def _is_dictated(numeral: re.Match[str]) -> bool:
+    """Whether a numeral with hyphens is beside digits that were spoken one by one."""
+    before, after = numeral.string[: numeral.start()], numeral.string[numeral.end() :]
+    return bool(re.fullmatch(r"\d+(?:[–-]\d+)+", numeral["number"])) and bool(
+        re.search(rf"{_DICTATED}\s$", before) or re.match(rf"\s{_DICTATED}", after)
+    )
 
 
 def _ordinal(reading: str, numeral: re.Match[str], language: str) -> str:
@@ -235,7 +250,7 @@ def _ordinal(reading: str, numeral: re.Match[str], language: str) -> str:
 
 def _number_readings(number: str, language: str, say: Callable[..., str]) -> Iterator[str]:
     gap = "" if language in SPACELESS_LANGUAGES else " "
-    digits = gap.join(say(int(digit)) for digit in number if digit.isdecimal())
+    by_digit = partial(_digit_readings, number, language, say)
     value = _value(number, language)
     if value is not None:
         if isinstance(value, Decimal):
@@ -248,7 +263,7 @@ def _number_readings(number: str, language: str, say: Callable[..., str]) -> Ite
             (number[0] == "0" and len(number) > 1)
             or (len(number) > MAX_CARDINAL_DIGITS and not number.endswith("000"))
         ):
-            yield digits
+            yield next(by_digit())
         else:
             yield say(value)
             if number.isdecimal():
@@ -256,7 +271,7 @@ def _number_readings(number: str, language: str, say: Callable[..., str]) -> Ite
         if number.isdecimal():
             if len(number) == 4:
                 yield gap.join(say(int(pair)) for pair in (number[:2], number[2:]))
-            yield from _digit_readings(digits, language)
+            yield from by_digit()
         return
     parts = re.split(r"\D+", number)
     if re.fullmatch(r"\d{1,2}:\d{2}", number):
@@ -266,13 +281,15 @@ def _number_readings(number: str, language: str, say: Callable[..., str]) -> Ite
         or any(part[0] == "0" and len(part) > 1 for part in parts)
         or [len(part) for part in parts] in ([3, 4], [3, 3, 4], [3, 1, 1], [1, 1, 3])
     ):
-        yield from _digit_readings(digits, language)  # a telephone number
+        yield from by_digit()  # a telephone number
     elif re.fullmatch(r"\d{1,4}([/.–-])\d{1,2}\1\d{1,4}|\d{1,4}[–-]\d{1,4}", number):
         # a date or a range
         yield gap.join(next(_number_readings(str(int(part)), language, say)) for part in parts)
 
 
-def _digit_readings(digits: str, language: str) -> Iterator[str]:
+def _digit_readings(number: str, language: str, say: Callable[..., str]) -> Iterator[str]:
+    gap = "" if language in SPACELESS_LANGUAGES else " "
+    digits = gap.join(say(int(digit)) for digit in number if digit.isdecimal())
     yield digits
     if language == "en":
         yield digits.replace("zero", "oh")
