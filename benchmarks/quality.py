@@ -11,10 +11,11 @@ import importlib.metadata
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from .common import REPOSITORY, TESTS, machine
 
@@ -23,9 +24,11 @@ if TYPE_CHECKING:
     from real_speech import Recording
     from word_quality import Comparison, TimeDifferences
 
+T = TypeVar("T")
+
 PAGE = REPOSITORY / "docs" / "quality.md"
 
-PACKAGES = ("ctranslate2", "faster-whisper", "onnxruntime", "numpy", "scipy")
+PACKAGES = ("onnxruntime", "numpy", "scipy")
 
 TIMED_PER_LANGUAGE = 2
 """Recordings of each language whose word times are compared."""
@@ -34,10 +37,9 @@ TIMED_PER_LANGUAGE = 2
 def main() -> int:
     """Run, write the page and print it; 1 if the server is worse than allowed."""
     sys.path.insert(0, str(TESTS))
-    from diarization_quality import measure_meetings
     from real_speech import FOLDER, folder
     from server import Server, base_settings
-    from word_quality import compare, compare_times, unpacked_base
+    from word_quality import compare, compare_times, engines, unpacked_base
 
     allowed = float(os.environ.get("ALLOWED", "0.3"))
     clips = [clip for clip in folder().values() if clip.kind in ("speech", "numbers") and clip.text]
@@ -48,12 +50,40 @@ def main() -> int:
         directory = Path(name)
         with Server(directory, base_settings(directory)) as server:
             weights = unpacked_base(server)
-            compared = compare(server, weights, clips)
-            times = compare_times(server, weights, _first_of_each_language(clips))
-    page = _page(compared, times, measure_meetings())
+            compared = _followed("words", len(clips), compare(server, engines(weights), clips))
+            timed = _first_of_each_language(clips)
+            times = _followed("word times", len(timed), compare_times(server, weights, timed))
+        speakers, absent = _measured_speakers(directory)
+    page = _page(compared, times, speakers, absent)
     PAGE.write_text(page, encoding="utf-8")
     print(page)
     return 1 if _is_worse(compared, allowed) else 0
+
+
+def _followed(name: str, count: int, results: Iterable[T]) -> list[T]:
+    """All results; prints how many there are after each, and the seconds since the first began."""
+    begun = time.monotonic()
+    found = []
+    for result in results:
+        found.append(result)
+        print(f"{name}: {len(found)} of {count}, {time.monotonic() - begun:.0f} s", flush=True)
+    return found
+
+
+def _measured_speakers(
+    directory: Path,
+) -> tuple[dict[str, list[SpeakerErrors]], dict[str, str]]:
+    """The errors of each diarizer, and why others were not measured."""
+    from diarization_quality import diarizers, measure_meetings, meetings
+
+    speakers: dict[str, list[SpeakerErrors]] = {}
+    absent: dict[str, str] = {}
+    for name, found in diarizers(directory):
+        if isinstance(found, str):
+            absent[name] = found
+        else:
+            speakers[name] = _followed(name, len(meetings()), measure_meetings(found))
+    return speakers, absent
 
 
 def _is_worse(compared: Sequence[Comparison], allowed: float) -> bool:
@@ -80,27 +110,31 @@ def _first_of_each_language(clips: Sequence[Recording]) -> list[Recording]:
 def _page(
     compared: Sequence[Comparison],
     times: Sequence[TimeDifferences],
-    speakers: Sequence[SpeakerErrors],
+    speakers: Mapping[str, Sequence[SpeakerErrors]],
+    absent: Mapping[str, str],
 ) -> str:
     from word_quality import DELAYS, FEW_TOKENS
 
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
     where = ", ".join(f"{name} {value}" for name, value in machine().items())
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
+    not_measured = "".join(f"\n\n{name} was not measured: {why}." for name, why in absent.items())
     return f"""# Quality
 
 Written by `make quality` on {datetime.now(UTC):%Y-%m-%d}: Whisper `base` in int8 and the diarizer
 `onnx`, as `make serve` starts them, on the recordings of `../shared/real`.
 
-Packages: {versions}. Machine: {where}.
+Machine and packages: {where}, {versions}.
 
 ## Words
 
-Word error rate (WER) in percent; characters in Chinese, Japanese and Korean. faster-whisper is its
-sequential mode with the same weights, int8 and beam 5. A language with fewer than {FEW_TOKENS}
+Word error rate (WER) in percent; characters in Chinese, Japanese and Korean. All engines have the
+same weights, int8 and beam 5; faster-whisper in its sequential mode, WhisperX with pyannote's voice
+activity detection. A language with fewer than {FEW_TOKENS}
 tokens is transcribed once with each of {", ".join(map(str, DELAYS))} ms of silence before its
 recordings, and its errors are the mean, because such a delay changes single words
-([decision](decisions/small-sets-of-speech.md)). A difference has its 95 % interval (paired
-bootstrap over recordings); if that contains 0, neither is better on these recordings.
+([decision](decisions/small-sets-of-speech.md)). The difference from faster-whisper has its 95 %
+interval (paired bootstrap over recordings); if that contains 0, neither is better on these
+recordings.
 
 {_words(compared)}
 
@@ -115,7 +149,11 @@ or end differs by more than 0.3 s. Neither is the truth.
 
 Diarization error rate over all speech, overlaps included, without collar, in percent of the speech.
 
-{_speakers(speakers)}
+{_speakers(speakers)}{not_measured}
+
+By recording, this server:
+
+{_meetings(next(iter(speakers.values())))}
 """
 
 
@@ -123,6 +161,8 @@ def _words(compared: Sequence[Comparison]) -> str:
     """One row for each language and kind, and one for all."""
     from real_speech import error_rate
     from word_quality import difference
+
+    others = tuple(compared[0].others)
 
     def row(label: str, members: Iterable[Comparison]) -> list[object]:
         chosen = list(members)
@@ -132,7 +172,7 @@ def _words(compared: Sequence[Comparison]) -> str:
             len(chosen),
             sum(each.ours[1] for each in chosen),
             f"{error_rate(each.ours for each in chosen):.1f}",
-            f"{error_rate(each.other for each in chosen):.1f}",
+            *(f"{error_rate(each.others[name] for each in chosen):.1f}" for name in others),
             "{:+.1f} ({:+.1f} to {:+.1f})".format(*difference(chosen)),
             f"{right}/{len(chosen)}",
         ]
@@ -142,7 +182,7 @@ def _words(compared: Sequence[Comparison]) -> str:
         for field in ("language", "kind")
         for key in sorted({getattr(each.recording, field) for each in compared})
     ]
-    header = ["", "recordings", "tokens", "WER", "faster-whisper", "difference", "language right"]
+    header = ["", "recordings", "tokens", "WER", *others, "difference", "language right"]
     return _table(header, [*rows, row("all", compared)])
 
 
@@ -156,16 +196,24 @@ def _times(times: Sequence[TimeDifferences]) -> str:
     return _table(["", "words", "more than 0.3 s apart"], rows)
 
 
-def _speakers(speakers: Sequence[SpeakerErrors]) -> str:
+PARTS = ("DER", "missed", "false alarm", "confusion")
+
+
+def _speakers(speakers: Mapping[str, Sequence[SpeakerErrors]]) -> str:
+    """One row for each diarizer."""
     from diarization_quality import total
 
-    return _table(
-        ["", "DER", "missed", "false alarm", "confusion"],
-        [
-            [each.name, *(f"{100 * part / each.speech:.1f}" for part in each.parts)]
-            for each in [*speakers, total(speakers)]
-        ],
-    )
+    rows = [[name, *_percent(total(measured))] for name, measured in speakers.items()]
+    return _table(["", *PARTS], rows)
+
+
+def _meetings(measured: Sequence[SpeakerErrors]) -> str:
+    """One row for each recording."""
+    return _table(["", *PARTS], [[each.name, *_percent(each)] for each in measured])
+
+
+def _percent(errors: SpeakerErrors) -> list[str]:
+    return [f"{100 * part / errors.speech:.1f}" for part in errors.parts]
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

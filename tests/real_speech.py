@@ -52,11 +52,13 @@ class Recording:
         """At 16 kHz, mono."""
         return decode(self.path)
 
+    def late(self, milliseconds: int) -> Samples:
+        """The samples after that much silence."""
+        return np.concatenate([silence(milliseconds / 1000), self.samples])
+
     def delayed(self, milliseconds: int) -> bytes:
         """The file; with a delay, a WAV file that begins with that much silence."""
-        if milliseconds == 0:
-            return self.path.read_bytes()
-        return wav(np.concatenate([silence(milliseconds / 1000), self.samples]))
+        return wav(self.late(milliseconds)) if milliseconds else self.path.read_bytes()
 
 
 def _carried(package: str, path: str) -> Path:

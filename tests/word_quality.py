@@ -1,13 +1,12 @@
-"""The word errors and word times of a server beside faster-whisper's sequential mode."""
+"""The word errors and word times of a server beside faster-whisper and WhisperX."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +30,23 @@ APART = 0.3
 """Seconds between two times of a word that count as a difference."""
 
 
+FASTER_WHISPER = "faster-whisper"
+
+Engine = Callable[[Recording, int], str]
+"""Transcribes a recording after that many milliseconds of silence."""
+
+
 @dataclass(frozen=True)
 class Comparison:
-    """What a server and faster-whisper heard in a recording with a text.
+    """What a server and other engines heard in a recording with a text.
 
-    `ours` and `other` are (mean errors over the delays, tokens of the reference);
+    `ours` and each of `others` are (mean errors over the delays, tokens of the reference);
     `language_right` is true if all of the server's answers have the right language.
     """
 
     recording: Recording
     ours: tuple[float, int]
-    other: tuple[float, int]
+    others: Mapping[str, tuple[float, int]]
     language_right: bool
 
 
@@ -61,18 +66,38 @@ def mean_errors(recording: Recording, texts: Sequence[str]) -> tuple[float, int]
     return sum(wrong) / len(wrong), counts[0]
 
 
+def engines(weights: Path) -> dict[str, Engine]:
+    """faster-whisper's sequential mode and WhisperX, in int8 with beam 5.
+
+    `weights` is the model's directory. WhisperX cuts at pyannote's voice activity, its default.
+    """
+    import whisperx
+    from faster_whisper import WhisperModel
+
+    whisper = WhisperModel(str(weights), device="cpu", compute_type="int8")
+    pipeline: Any = whisperx.load_model(
+        str(weights), device="cpu", compute_type="int8", vad_method="pyannote"
+    )
+
+    def faster_whisper(recording: Recording, delay: int) -> str:
+        segments, _ = whisper.transcribe(recording.late(delay), beam_size=5)
+        return " ".join(segment.text for segment in segments)
+
+    def whisper_x(recording: Recording, delay: int) -> str:
+        found = pipeline.transcribe(recording.late(delay), batch_size=1)
+        return " ".join(segment["text"] for segment in found["segments"])
+
+    return {FASTER_WHISPER: faster_whisper, "WhisperX": whisper_x}
+
+
 def compare(
     server: Server,
-    weights: Path,
+    others: Mapping[str, Engine],
     recordings: Sequence[Recording],
     *,
     workers: int = 2,
-) -> list[Comparison]:
-    """The server beside faster-whisper's sequential mode: the same model, int8 and beam 5.
-
-    Both transcribe each recording with the same `delays`. `weights` is the model's directory.
-    """
-    from faster_whisper import WhisperModel
+) -> Iterator[Comparison]:
+    """Yield the server beside other engines; each transcribes a recording with its `delays`."""
 
     def ours(file: bytes) -> dict[str, Any]:
         answer = server.transcribe(file, response_format="verbose_json")
@@ -80,28 +105,21 @@ def compare(
         heard: dict[str, Any] = answer.json()
         return heard
 
-    def other(file: bytes) -> str:
-        segments, _ = model.transcribe(BytesIO(file), beam_size=5)
-        return " ".join(segment.text for segment in segments)
-
     chosen = delays(recordings)
-    files = [[each.delayed(ms) for ms in chosen[each.language]] for each in recordings]
     with ThreadPoolExecutor(workers) as pool:
-        pending = [[pool.submit(ours, file) for file in versions] for versions in files]
-    model = WhisperModel(str(weights), device="cpu", compute_type="int8")
-    compared = []
-    for recording, versions, futures in zip(recordings, files, pending, strict=True):
-        answers = [future.result() for future in futures]
-        name = language_name(recording.language).lower()
-        compared.append(
-            Comparison(
+        for recording in recordings:
+            late = chosen[recording.language]
+            answers = list(pool.map(ours, [recording.delayed(ms) for ms in late]))
+            name = language_name(recording.language).lower()
+            yield Comparison(
                 recording,
                 mean_errors(recording, [answer["text"] for answer in answers]),
-                mean_errors(recording, [other(file) for file in versions]),
+                {
+                    engine: mean_errors(recording, [transcribe(recording, ms) for ms in late])
+                    for engine, transcribe in others.items()
+                },
                 all(answer["language"] == name for answer in answers),
             )
-        )
-    return compared
 
 
 def difference(compared: Sequence[Comparison]) -> tuple[float, float, float]:
@@ -110,13 +128,16 @@ def difference(compared: Sequence[Comparison]) -> tuple[float, float, float]:
     The interval is that of recordings drawn with replacement: the paired bootstrap of Bisani and
     Ney, "Bootstrap estimates for confidence intervals in ASR performance evaluation" (2004).
     """
-    more = np.array([each.ours[0] - each.other[0] for each in compared])
+    other = [each.others[FASTER_WHISPER] for each in compared]
+    more = np.array(
+        [each.ours[0] - wrong for each, (wrong, _) in zip(compared, other, strict=True)]
+    )
     counts = np.array([each.ours[1] for each in compared])
     drawn = np.random.default_rng(0).integers(len(more), size=(RESAMPLINGS, len(more)))
     rates = 100 * more[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
     low, high = np.percentile(rates, [2.5, 97.5]).tolist()
     return (
-        error_rate(each.ours for each in compared) - error_rate(each.other for each in compared),
+        error_rate(each.ours for each in compared) - error_rate(other),
         low,
         high,
     )
@@ -136,12 +157,11 @@ class TimeDifferences:
 
 def compare_times(
     server: Server, weights: Path, recordings: Sequence[Recording]
-) -> list[TimeDifferences]:
-    """The server's word times beside faster-whisper's; the same model, int8 and beam 5."""
+) -> Iterator[TimeDifferences]:
+    """Yield the server's word times beside faster-whisper's; the same model, int8 and beam 5."""
     from faster_whisper import WhisperModel
 
     model = WhisperModel(str(weights), device="cpu", compute_type="int8")
-    compared = []
     for recording in recordings:
         ours = [
             (word["word"].strip(), word["start"], word["end"])
@@ -163,8 +183,7 @@ def compare_times(
         apart = sum(
             abs(one[1] - two[1]) > APART or abs(one[2] - two[2]) > APART for one, two in pairs
         )
-        compared.append(TimeDifferences(recording.language, len(pairs), apart))
-    return compared
+        yield TimeDifferences(recording.language, len(pairs), apart)
 
 
 def unpacked_base(server: Server) -> Path:

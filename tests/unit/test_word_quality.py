@@ -9,7 +9,15 @@ import pytest
 
 from real_speech import RATE, Recording, noise
 from support import wav
-from word_quality import DELAYS, FEW_TOKENS, Comparison, delays, difference, mean_errors
+from word_quality import (
+    DELAYS,
+    FASTER_WHISPER,
+    FEW_TOKENS,
+    Comparison,
+    delays,
+    difference,
+    mean_errors,
+)
 
 
 def recording(text: str, language: str = "en") -> Recording:
@@ -17,7 +25,8 @@ def recording(text: str, language: str = "en") -> Recording:
 
 
 def comparison(ours: float, other: float, tokens: int = 10) -> Comparison:
-    return Comparison(recording(""), (ours, tokens), (other, tokens), language_right=True)
+    others = {FASTER_WHISPER: (other, tokens)}
+    return Comparison(recording(""), (ours, tokens), others, language_right=True)
 
 
 def test_errors_are_the_mean_over_the_answers() -> None:
