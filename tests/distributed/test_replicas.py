@@ -123,7 +123,7 @@ async def process(
         limits=LimitSettings(upload_bytes=1000, queue_seconds=10),
         settings=settings,
     )
-    policy = UrlFetchSettings(allow_private_hosts=True, timeout=5)
+    policy = UrlFetchSettings(allow_private_hosts=True, timeout=PATIENCE)
     service = LocalService(
         AdmittedRunner(made.runner, made.admission, timeout=0),
         active=ActiveRequests(),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from live import PATH
+from live import PATH, is_idle
 from realtime import SPEECH, live
 from server import LOCKED_KEY, Server
 from support import eventually
@@ -45,6 +45,12 @@ def access_lines(server: Server, request_id: str) -> list[dict[str, Any]]:
     """The access log's JSON lines of a request."""
     lines = [json.loads(line) for line in server.log.splitlines() if line.startswith("{")]
     return [line for line in lines if line["request_id"] == request_id and "route" in line]
+
+
+@pytest.fixture(autouse=True)
+def _settled(fake_server: Server) -> None:
+    """What earlier tests sent is not counted."""
+    eventually(lambda: is_idle(fake_server))
 
 
 def test_a_request_moves_the_metrics_of_all_that_it_uses(fake_server: Server) -> None:

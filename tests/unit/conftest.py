@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,14 @@ import pytest
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(scope="module")
+def without_collector() -> Iterator[None]:
+    """Pauses of the collector depend on what else the test process holds."""
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.fixture

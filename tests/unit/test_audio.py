@@ -19,6 +19,7 @@ import pytest
 from numpy.typing import NDArray
 
 from live import until
+from support import PATIENCE
 from whisperx_api_server.audio import decode as audio
 from whisperx_api_server.audio.decode import AudioDecoder
 from whisperx_api_server.audio.ffmpeg import find_ffmpeg
@@ -534,7 +535,7 @@ async def test_a_decoder_that_hangs_is_killed(
     fake_ffmpeg("echo $$ > pid; exec sleep 60")
 
     with pytest.raises(Unavailable, match="decoding took longer"):
-        async with AudioDecoder(max_seconds=9, timeout=0.5, workdir=workdir).open(path):
+        async with AudioDecoder(max_seconds=9, timeout=2, workdir=workdir).open(path):
             pass
 
     assert not is_running(await started(tmp_path / "pid"))
@@ -613,7 +614,7 @@ async def test_a_short_recording_does_not_wait_for_long_ones(
         try:
             while files(tmp_path, "*.busy") < 4:  # noqa: ASYNC110 (other processes write them)
                 await asyncio.sleep(0.01)
-            assert await asyncio.wait_for(decode(short), 30) == 1.0
+            assert await asyncio.wait_for(decode(short), PATIENCE) == 1.0
             assert not any(task.done() for task in waiting)
         finally:
             (tmp_path / "done").touch()

@@ -11,6 +11,7 @@ import pytest
 from starlette.types import Message
 
 from live import until
+from support import PATIENCE
 from whisperx_api_server.domain import OutputOptions, Segment, Transcript, WindowTranscript
 from whisperx_api_server.errors import TranscriptionFailed
 from whisperx_api_server.pipeline.events import Finished, ResultEvent, SegmentsLabelled, WindowDone
@@ -74,7 +75,7 @@ def test_a_reader_that_leaves_is_dropped(leave: Callable[[Connection], None]) ->
         responding = respond(connection, source)
         await until(lambda: len(connection.sent) >= 3)
         leave(connection)
-        await asyncio.wait_for(responding, 20)
+        await asyncio.wait_for(responding, PATIENCE)
         assert source.closed == ["source", "upload"]
 
     asyncio.run(scenario())

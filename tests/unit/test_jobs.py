@@ -14,6 +14,7 @@ import pytest
 
 from live import until
 from receiver import Receiver
+from support import PATIENCE
 from whisperx_api_server.active_requests import ActiveRequests
 from whisperx_api_server.audio.uploads import DiskBlobStore
 from whisperx_api_server.audio.urls import UrlFetcher, UrlFetchSettings
@@ -108,7 +109,7 @@ class Place:
         secret: str | None = "secret",
         retry_window: float = 600,
     ) -> AsyncIterator[LocalService]:
-        policy = UrlFetchSettings(allow_private_hosts=True, timeout=5)
+        policy = UrlFetchSettings(allow_private_hosts=True, timeout=PATIENCE)
         made = LocalService(
             cast("Runner", ScriptedRunner(work)),
             active=self.active,

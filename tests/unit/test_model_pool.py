@@ -270,7 +270,7 @@ def test_a_model_that_never_returns_holds_up_no_other() -> None:
         await until(model.closed.is_set)
         assert await doubled(world, "a") == 4
 
-    play(scene, ttl=300, close_timeout=0.05)
+    play(scene, ttl=300, close_timeout=0.5)
 
 
 def test_unloading_a_model_that_never_returns_is_answered() -> None:
@@ -281,7 +281,7 @@ def test_unloading_a_model_that_never_returns_is_answered() -> None:
         model.may_end.set()
         await until(model.closed.is_set)
 
-    play(scene, close_timeout=0.05)
+    play(scene, close_timeout=0.5)
 
 
 def test_models_that_never_return_take_no_thread_of_the_default_executor() -> None:

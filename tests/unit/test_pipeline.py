@@ -32,6 +32,7 @@ from pipeline_world import (
     sentences,
     unwatched,
 )
+from support import PATIENCE
 from whisperx_api_server.audio.uploads import DiskBlobStore
 from whisperx_api_server.backends.base import Capabilities, Detection
 from whisperx_api_server.backends.fake import FakeVoiceDetector, say
@@ -130,12 +131,12 @@ def test_who_leaves_is_dropped_at_once(stage: str) -> None:
             asyncio.create_task(world.text("english", diarize=SPEAKERS, client=f"c{n}"))
             for n in range(3)
         ]
-        assert await asyncio.to_thread(world.hold.entered.wait, 10)
+        assert await asyncio.to_thread(world.hold.entered.wait, PATIENCE)
         for _ in range(20):  # so that more of each gets queued behind it
             await asyncio.sleep(0)
         for task in leaving:
             task.cancel()
-        done, pending = await asyncio.wait(leaving, timeout=10)
+        done, pending = await asyncio.wait(leaving, timeout=PATIENCE)
         assert not pending
         assert all(task.cancelled() for task in done)
         world.assert_nothing_left()
@@ -173,7 +174,7 @@ def test_a_remembered_run_does_not_keep_its_recording(
         try:
             world.hold.stage = "transcribe"
             watching = asyncio.create_task(watch())
-            assert await asyncio.to_thread(world.hold.entered.wait, 10)
+            assert await asyncio.to_thread(world.hold.entered.wait, PATIENCE)
             if ending == "is withdrawn":
                 watching.cancel()
                 await asyncio.wait([watching])
@@ -237,7 +238,7 @@ def test_short_recordings_are_diarized_between_the_steps_of_long_ones() -> None:
         assert {turn.speaker for turn in short.turns} == {"SPEAKER_00", "SPEAKER_01"}
         assert not long.done()
         long.cancel()
-        assert await asyncio.to_thread(closed.wait, 10)
+        assert await asyncio.to_thread(closed.wait, PATIENCE)
         world.assert_nothing_left()
 
     play(scene)
@@ -263,7 +264,7 @@ def test_a_poisoned_window_fails_its_own_request_only() -> None:
         world.hold.stage = "transcribe"
         names = ["english", "poisoned", "french"] * 3
         tasks = [asyncio.create_task(world.text(name)) for name in names]
-        assert await asyncio.to_thread(world.hold.entered.wait, 10)
+        assert await asyncio.to_thread(world.hold.entered.wait, PATIENCE)
         world.hold.go.set()
         answers = await asyncio.gather(*tasks, return_exceptions=True)
         for name, answer in zip(names, answers, strict=True):
@@ -301,7 +302,7 @@ def test_beyond_the_bound_nothing_is_even_decoded() -> None:
     async def scene(world: World) -> None:
         world.hold.stage = "transcribe"
         first = asyncio.create_task(world.text("english"))
-        assert await asyncio.to_thread(world.hold.entered.wait, 10)
+        assert await asyncio.to_thread(world.hold.entered.wait, PATIENCE)
         with pytest.raises(Overloaded) as refused:
             await world.text("german")
         assert refused.value.retry_after is not None
@@ -327,7 +328,7 @@ def test_a_run_that_waits_for_room_is_decoded_once_and_in_turn() -> None:
 
         world.hold.stage = "transcribe"
         first = asyncio.create_task(world.text("english"))
-        assert await asyncio.to_thread(world.hold.entered.wait, 10)
+        assert await asyncio.to_thread(world.hold.entered.wait, PATIENCE)
         waiting = []
         for name in ("french", "german"):
             waiting.append(asyncio.create_task(waits(name)))
@@ -427,6 +428,7 @@ def twelve_hours() -> tuple[Checkpoint, Diarization]:
     return Checkpoint(windows=windows), Diarization(turns=turns, exclusive=turns)
 
 
+@pytest.mark.usefixtures("without_collector")
 def test_speakers_of_twelve_hours_are_labelled_once_and_not_on_the_loop(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

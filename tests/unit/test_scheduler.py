@@ -371,4 +371,4 @@ def test_an_error_that_requests_share_ends_none_of_those_that_still_wait() -> No
         waiting.set()
         return await other
 
-    assert asyncio.run(asyncio.wait_for(both(), 10)) == "cleaned up"
+    assert asyncio.run(asyncio.wait_for(both(), PATIENCE)) == "cleaned up"

@@ -68,7 +68,7 @@ def test_a_window_waits_for_a_model_that_is_loaded_again(caplog: pytest.LogCaptu
         may_load.clear()
         with pytest.raises(Unavailable):
             await engine.transcribe(window("white"), DecodeOptions(language="en"))
-        assert await asyncio.to_thread(loading.wait, 10)
+        assert await asyncio.to_thread(loading.wait, PATIENCE)
         waiting = asyncio.create_task(
             engine.transcribe(window("blue"), DecodeOptions(language="en"))
         )
@@ -80,5 +80,5 @@ def test_a_window_waits_for_a_model_that_is_loaded_again(caplog: pytest.LogCaptu
         "test", [Place(load=load, device=FairSemaphore(1))], limits=lambda _: BatchLimits()
     )
     lane.loaded.result(PATIENCE)
-    assert asyncio.run(asyncio.wait_for(scene(lane), 30)).strip() == "blue."
+    assert asyncio.run(asyncio.wait_for(scene(lane), PATIENCE)).strip() == "blue."
     lane.close().result(PATIENCE)

@@ -281,7 +281,7 @@ def test_delays_of_the_event_loop_are_counted() -> None:
 
 
 def test_webhooks_are_counted_by_their_result(tmp_path: Path) -> None:
-    policy = UrlFetchSettings(allow_private_hosts=True, timeout=5)
+    policy = UrlFetchSettings(allow_private_hosts=True, timeout=PATIENCE)
     fetcher = UrlFetcher(policy, uploads=DiskBlobStore(workdir=tmp_path, max_bytes=1))
     metrics = Metrics()
     webhooks = MeasuredWebhooks(metrics, fetcher, secret="secret", back_off=())
@@ -349,7 +349,7 @@ def test_queue_and_lanes_are_read_at_each_scrape() -> None:
                         for each in range(3)
                     ]
                     answers = [asyncio.wrap_future(lane.submit(entry)) for entry in entries]
-                    await asyncio.to_thread(begun.wait, 10)
+                    await asyncio.to_thread(begun.wait, PATIENCE)
                     busy = shown(metrics)
                     go_on.set()
                     await asyncio.gather(*answers)

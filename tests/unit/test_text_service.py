@@ -156,7 +156,7 @@ def test_a_sentence_does_not_wait_for_a_page() -> None:
         async with house() as it:
             it.engine.go.clear()
             page = asyncio.create_task(it.translate(PAGE, name="page"))
-            await asyncio.to_thread(it.engine.busy.wait, 10)
+            await asyncio.to_thread(it.engine.busy.wait, PATIENCE)
             sentence = asyncio.create_task(it.translate("bonjour", name="sentence"))
             before = it.pool.statuses()[0].waiting
             await it.until_waiting(before + 1)
@@ -174,7 +174,7 @@ def test_what_waits_is_dropped_when_the_client_leaves() -> None:
         async with house() as it:
             it.engine.go.clear()
             page = asyncio.create_task(it.translate(PAGE))
-            await asyncio.to_thread(it.engine.busy.wait, 10)
+            await asyncio.to_thread(it.engine.busy.wait, PATIENCE)
             page.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await page
@@ -204,7 +204,7 @@ def test_too_many_are_told_when_to_come_back(monkeypatch: pytest.MonkeyPatch) ->
         async with house() as it:
             it.engine.go.clear()
             waiting = [asyncio.create_task(it.translate(SENTENCE, name=f"{i}")) for i in range(2)]
-            await asyncio.to_thread(it.engine.busy.wait, 10)
+            await asyncio.to_thread(it.engine.busy.wait, PATIENCE)
             with pytest.raises(Overloaded) as refused:
                 await it.translate(SENTENCE)
             assert refused.value.retry_after is not None
@@ -323,7 +323,7 @@ def test_a_shutdown_waits_for_a_translation() -> None:
         async with house() as it:
             it.engine.go.clear()
             text = asyncio.create_task(it.translate(SENTENCE))
-            assert await asyncio.to_thread(it.engine.busy.wait, 10)
+            assert await asyncio.to_thread(it.engine.busy.wait, PATIENCE)
             draining = asyncio.create_task(it.active.drain(20))
             await asyncio.sleep(0)
             assert it.active.draining

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
@@ -42,12 +41,7 @@ WORD = 0.4
 WINDOWS = round(12 * 3600 / WINDOW)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _without_collector() -> Iterator[None]:
-    """Its pauses depend on what else the test process holds."""
-    gc.disable()
-    yield
-    gc.enable()
+pytestmark = pytest.mark.usefixtures("without_collector")
 
 
 def blocks_little(work: Callable[[], T]) -> T:

@@ -12,6 +12,7 @@ import pytest
 from openai import InvalidWebhookSignatureError, OpenAI
 
 from receiver import Receiver
+from support import PATIENCE
 from whisperx_api_server.audio.uploads import DiskBlobStore
 from whisperx_api_server.audio.urls import UrlFetcher, UrlFetchSettings
 from whisperx_api_server.config import load_settings
@@ -27,7 +28,7 @@ Make = Callable[..., Webhooks]
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
     def made(*, secret: str | None = SECRETS[0], private: bool = True, tries: int = 3) -> Webhooks:
-        policy = UrlFetchSettings(allow_private_hosts=private, timeout=5)
+        policy = UrlFetchSettings(allow_private_hosts=private, timeout=PATIENCE)
         fetcher = UrlFetcher(policy, uploads=DiskBlobStore(workdir=tmp_path, max_bytes=1))
         return Webhooks(fetcher, secret=secret, back_off=(0.001,) * (tries - 1))
 
