@@ -197,6 +197,17 @@ def test_laughter_says_nothing(
 
 
 @needs_folder
+def test_laughter_after_speech_adds_no_words(
+    base_server: Server, clips: dict[str, Recording]
+) -> None:
+    clip = clips["en_jfk"]
+
+    heard = hear(base_server, np.concatenate([clip.samples, clips["en_laughter"].samples]))
+
+    assert tokens(heard["text"], "en") == tokens(clip.text, "en")
+
+
+@needs_folder
 def test_speech_far_from_the_microphone_is_heard(base_server: Server) -> None:
     """The first seconds of a meeting, before a speaker is close to the microphone."""
     meeting = decode(FOLDER / "meetings" / "trn04.flac")[: 9 * RATE]

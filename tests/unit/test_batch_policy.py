@@ -92,10 +92,11 @@ def test_a_stream_alone_flows(base: float, slope: float, max_batch: int, count: 
     assert max(times[4:], default=0.0) <= 1.1 * bound + slope
 
 
-def test_a_stream_keeps_its_throughput_on_two_cores() -> None:
-    """Seconds of Whisper base, by size of batch; a few more or less for each batch."""
+@pytest.mark.parametrize("seed", range(20))
+def test_a_stream_flows_and_keeps_its_throughput_on_two_cores(seed: int) -> None:
+    """Seconds of Whisper base, by size of batch; up to 10 % more or less for each batch."""
     measured = [0.0, 1.68, 2.48, 3.25, 4.2, 5.1, 6.1, 7.2, 8.2, 9.2, 10.3, 11.3, 12.4]
-    noise = random.Random(1)
+    noise = random.Random(seed)
     first = 1.0  # a short clip, which has less to decode than a whole window
     policy: BatchPolicy = BatchPolicy(BatchQueue())
     policy.set_limits(BatchLimits(max_batch=16))
@@ -112,8 +113,7 @@ def test_a_stream_keeps_its_throughput_on_two_cores() -> None:
             times.append(measured[len(batch)])
             policy.succeeded(batch, measured[len(batch)] * noise.uniform(0.9, 1.1))
     assert total <= 1.1 * 20 * measured[12]
-    times.sort()
-    assert times[int(0.9 * len(times))] <= 2 * measured[1]
+    assert max(times) <= 2 * measured[1]
 
 
 def test_a_stream_has_whole_batches_where_they_take_no_time() -> None:

@@ -23,7 +23,7 @@ CONTENTION_STRETCH = 1.4
 of a batch of one. A new request pays the factor at most twice (for the batch in flight and its
 own), so a short clip takes at most about three times its idle latency."""
 
-WATCHED_STRETCH = 2.4
+WATCHED_STRETCH = 2.2
 """A streamed request's entries may extend a batch to this many times the duration of a batch of
 one, which limits the gap between two deltas. Whisper base on two cores then decodes three windows
 at a time in 1.9 times the duration of one, 6 % slower than twelve at a time."""

@@ -42,6 +42,7 @@ ENGLISH_ONLY = replace(CAPABILITIES, languages=frozenset({"en"}), tasks=frozense
 
 USUAL_PACE = 2.0  # text tokens per second of speech; fewer are doubtful
 LEAST_PACE = 0.5  # with fewer, a repetitive text is noise, such as laughter
+LEAST_PACE_OF_PART = 1.25  # half of what covers a window, in a part that was found without words
 MAX_DEPTH = 2  # unheard parts of unheard parts of a window are decoded, but no deeper
 
 
@@ -285,9 +286,12 @@ class WhisperTranscriber:
         """Decode a part at one end of a window; returns its segments if they are sure.
 
         If the whole window has the same text, it was spoken twice only if the rest of the window
-        has it too. Otherwise it was spoken once, and the decoder's attention misplaced it.
+        has it too. Otherwise it was spoken once, and the decoder's attention misplaced it. Fewer
+        tokens than `LEAST_PACE_OF_PART` are not speech: laughter is "Montreal. Forced. A liner."
         """
         found = self._again(part, whole, depth)
+        if sum(len(each.tokens) for each in found) < LEAST_PACE_OF_PART * part.speech_seconds:
+            return []
         known = letters_of(whole.segment.text)
         if all(letters_of(segment.text) not in known for segment in found):
             return found
