@@ -19,6 +19,7 @@ from .active_requests import ActiveRequests
 from .answers.common import Configuration
 from .audio.uploads import BlobStore, DiskBlobStore
 from .backends import ModelKey, find_backend
+from .background import running
 from .catalog import Catalog
 from .config import Settings, load_settings
 from .distributed.cluster import ClusterOpener, open_cluster
@@ -146,18 +147,14 @@ async def _running(
         stack.push_async_callback(services.service.close)
         if replica is not None:
             await stack.enter_async_context(replica.tending_jobs(services.service))
-        background = [
-            asyncio.create_task(services.loop_lag.watch()),
-            asyncio.create_task(services.pool.sweep_forever()),
-            asyncio.create_task(_preload(preloaded, services)),
-        ]
-        try:
-            yield
-        finally:
-            await services.active.drain(settings.shutdown_grace)
-            for task in background:
-                task.cancel()
-            await asyncio.gather(*background, return_exceptions=True)
+        background = running(
+            services.loop_lag.watch(),
+            services.pool.sweep_forever(),
+            _preload(preloaded, services),
+        )
+        await stack.enter_async_context(background)
+        stack.push_async_callback(services.active.drain, settings.shutdown_grace)
+        yield
 
 
 def build_services(

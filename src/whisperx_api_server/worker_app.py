@@ -16,6 +16,7 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from .backends import ModelKey
+from .background import running
 from .catalog import Catalog
 from .config import Settings
 from .distributed.cluster import ClusterOpener, member_name, open_cluster
@@ -114,18 +115,14 @@ async def _running(
         load, ready = partial(preload, preloaded, pool), asyncio.Event()
         app.state.metrics, app.state.drain = metrics, worker.drain
         app.state.check_ready = partial(_check_ready, ready, worker, opened.bucket)
-        tasks = [
-            asyncio.create_task(LoopLag(metrics.loop_lag.observe).watch()),
-            asyncio.create_task(pool.sweep_forever()),
-            asyncio.create_task(_work(worker, membership, load, ready)),
-        ]
-        try:
-            yield
-        finally:
-            await worker.drain(settings.shutdown_grace)
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        background = running(
+            LoopLag(metrics.loop_lag.observe).watch(),
+            pool.sweep_forever(),
+            _work(worker, membership, load, ready),
+        )
+        await stack.enter_async_context(background)
+        stack.push_async_callback(worker.drain, settings.shutdown_grace)
+        yield
 
 
 async def _work(

@@ -11,6 +11,7 @@ from uuid import uuid4
 from ..answers.server import LoadedModel
 from ..backends import ModelKey
 from ..backends.base import Stage
+from ..background import BackgroundTasks
 from ..catalog import Catalog
 from ..errors import NotFound, ServiceError, Unavailable, error_of
 from ..scheduling.model_pool import ModelPool
@@ -85,7 +86,7 @@ class WorkerModels:
         self._catalog = catalog
         self._pool = pool
         self._log = log
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._under_way = BackgroundTasks()
 
     def loaded(self) -> dict[ModelStage, list[LoadedModel]]:
         """What a heartbeat says of them."""
@@ -93,9 +94,7 @@ class WorkerModels:
 
     def follow(self, order: ModelOrder) -> None:
         """Load or unload a model, and answer when that is done."""
-        task = asyncio.create_task(self._follow(order))
-        self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
+        self._under_way.start(self._follow(order))
 
     async def _follow(self, order: ModelOrder) -> None:
         changed, failure = True, None

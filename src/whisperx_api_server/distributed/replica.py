@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from ..audio.uploads import DiskBlobStore
+from ..background import running
 from ..domain import Upload
 from ..errors import Unavailable, VersionMismatch
 from ..jobs.admission import AdmissionControl, LimitSettings
@@ -182,10 +183,5 @@ async def _running(*work: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
                 logger.exception("a task of the replica failed; it begins anew")
                 await asyncio.sleep(RESTART_INTERVAL)
 
-    tasks = [asyncio.create_task(run(each)) for each in work]
-    try:
+    async with running(*map(run, work)):
         yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Literal, cast
 
 from ..audio.uploads import BlobStore
+from ..background import BackgroundTasks
 from ..domain import Diarization, Transcript, TranscriptionRequest
 from ..errors import Unavailable, VersionMismatch
 from ..pipeline.events import Emit, Event, WindowDone
@@ -106,7 +107,7 @@ class KafkaRunner:
         self._notices = notices
         self._members = members
         self._leaving = False
-        self._deleting: set[asyncio.Task[None]] = set()
+        self._deleting = BackgroundTasks()
 
     def leave(self) -> None:
         """Leave the jobs that are under way to the other replicas."""
@@ -166,9 +167,7 @@ class KafkaRunner:
                 await self._cancel(run)
             raise
         if not request.waits:  # a job's are deleted once the job has ended
-            deleting = asyncio.create_task(self._files.discard(run))
-            self._deleting.add(deleting)
-            deleting.add_done_callback(self._deleting.discard)
+            self._deleting.start(self._files.discard(run))
         return end
 
     async def _followed(

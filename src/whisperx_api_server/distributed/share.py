@@ -19,6 +19,7 @@ from typing import TypeVar
 from aiokafka.client import AIOKafkaClient, CoordinationType
 from aiokafka.errors import KafkaError
 
+from ..background import BackgroundTasks
 from . import rpc
 from .protocols import Delivery
 from .rpc import Acknowledge
@@ -161,7 +162,7 @@ class _ShareSession:
         self._epoch = 0
         self._assigned = asyncio.Event()
         self._in_turn = asyncio.Lock()
-        self._tasks: set[asyncio.Task[object]] = set()
+        self._tasks = BackgroundTasks()
 
     async def open(self) -> None:
         await self._client.bootstrap()
@@ -185,9 +186,7 @@ class _ShareSession:
 
     async def close(self) -> None:
         """Leave the group and disconnect, which releases what is locked."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.cancel()
         with contextlib.suppress(*_FAILURES):
             if self._member_epoch > 0:
                 self._member_epoch = _LEAVES
@@ -197,9 +196,7 @@ class _ShareSession:
 
     def _background(self, work: Coroutine[None, None, _T]) -> asyncio.Task[_T]:
         """Start what its caller does not cancel: the broker counts a session's requests."""
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task = self._tasks.start(work)
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return task
 

@@ -6,17 +6,17 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from pydantic import Field
 
-from ..domain import Diarization, Transcript, TranscriptionRequest
+from ..domain import TranscriptionRequest
 from ..errors import Overloaded, Unavailable
 from ..pipeline.events import Emit, Event, Opened, StageBegan, WindowDone
-from ..pipeline.runner import Checkpoint, Runner
+from ..pipeline.runner import Checkpoint, RunKind, Runner, RunnerAround
 from ..setting_types import NonNegativeFloat, PositiveFloat, PositiveInt, Section
 
 HALF_LIFE = 60.0
@@ -209,7 +209,7 @@ class Admission:
         self._leave()
 
 
-class AdmittedRunner:
+class AdmittedRunner(RunnerAround):
     """A runner behind admission control, with a time limit for each request.
 
     A recording is admitted when it is opened, since its length is known then. While a request waits
@@ -221,40 +221,17 @@ class AdmittedRunner:
     """
 
     def __init__(self, runner: Runner, control: AdmissionControl, *, timeout: float) -> None:
-        self._runner = runner
+        super().__init__(runner)
         self._control = control
         self._timeout = timeout
 
-    async def run(
-        self, request: TranscriptionRequest, emit: Emit, checkpoint: Checkpoint
-    ) -> Transcript:
-        resumed = frozenset(checkpoint.windows)
-        async with self._admitted(request, emit, resumed=resumed) as admitted:
-            return await self._runner.run(request, admitted, checkpoint)
-
-    async def diarize(self, request: TranscriptionRequest, emit: Emit) -> Diarization:
-        async with self._admitted(request, emit) as admitted:
-            return await self._runner.diarize(request, admitted)
-
-    async def detect_language(
-        self, request: TranscriptionRequest, emit: Emit
-    ) -> Mapping[str, float]:
-        async with self._admitted(request, emit, most=DETECTION_SECONDS) as admitted:
-            return await self._runner.detect_language(request, admitted)
-
     @asynccontextmanager
-    async def _admitted(
-        self,
-        request: TranscriptionRequest,
-        emit: Emit,
-        *,
-        resumed: Collection[int] = (),
-        most: float = math.inf,
+    async def around(
+        self, kind: RunKind, request: TranscriptionRequest, emit: Emit, checkpoint: Checkpoint
     ) -> AsyncIterator[Emit]:
-        """Wrap `emit` to admit the recording when it is opened, as at most `most` seconds.
-
-        `resumed` are the windows of the checkpoint.
-        """
+        """Wrap `emit` to admit the recording when it is opened."""
+        resumed = frozenset(checkpoint.windows)
+        most = DETECTION_SECONDS if kind == "language_detection" else math.inf
         if not request.waits:
             self._control.check()
         admission: Admission | None = None

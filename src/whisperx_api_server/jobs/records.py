@@ -12,6 +12,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ..background import BackgroundTasks
 from ..domain import Job
 from ..errors import Interrupted, NotFound, TakenOver, Unavailable
 from . import states as job_states
@@ -53,7 +54,7 @@ class JobRecords:
         self._webhooks = webhooks
         self._settings = settings
         self._records: dict[str, JobRecord] = {}
-        self._background: set[asyncio.Task[None]] = set()
+        self._background = BackgroundTasks()
 
     def __contains__(self, job_id: str) -> bool:
         return job_id in self._records
@@ -140,19 +141,13 @@ class JobRecords:
             self.forget(job.id)
             await self._store.delete(job.id)
 
-    def in_background(self, work: Coroutine[Any, Any, None]) -> None:
+    def in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run `work` until it ends or the records are closed."""
-        task = asyncio.create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        return self._background.start(work)
 
     async def close(self) -> None:
         """Cancel the jobs, the deliveries and the other work that is under way."""
-        tasks = [record.task for record in self._records.values() if record.task]
-        tasks += self._background
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._background.cancel()
 
     async def _keep(self, job: Job) -> bool:
         """Store a job that has ended; False if another process has it, so it is given up.

@@ -327,7 +327,7 @@ class LocalService:
 
     def _begin(self, job: Job, request: TranscriptionRequest, resources: AsyncExitStack) -> None:
         record = self._records.add(job)
-        record.task = asyncio.create_task(self._run_job(record, request, resources))
+        record.task = self._records.in_background(self._run_job(record, request, resources))
 
     async def _run_job(
         self, record: JobRecord, request: TranscriptionRequest, resources: AsyncExitStack

@@ -1,13 +1,18 @@
-"""The protocol of what computes a request, on this machine or on another."""
+"""The protocol of runners, which compute requests on this machine or on another."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 from ..domain import Diarization, Transcript, TranscriptionRequest, WindowTranscript
 from .events import Emit
+
+RunKind = Literal["transcription", "diarization", "language_detection"]
+"""The method of a `Runner`."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -41,3 +46,32 @@ class Runner(Protocol):
         self, request: TranscriptionRequest, emit: Emit
     ) -> Mapping[str, float]:
         """Return the probability of each language in the first speech; empty for silence."""
+
+
+class RunnerAround(ABC):
+    """A runner around another one; `around` is the context of each of its calls."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+
+    @abstractmethod
+    def around(
+        self, kind: RunKind, request: TranscriptionRequest, emit: Emit, checkpoint: Checkpoint
+    ) -> AbstractAsyncContextManager[Emit]:
+        """Return the context of a call; its value is the `emit` of the inner runner."""
+
+    async def run(
+        self, request: TranscriptionRequest, emit: Emit, checkpoint: Checkpoint
+    ) -> Transcript:
+        async with self.around("transcription", request, emit, checkpoint) as inner:
+            return await self._runner.run(request, inner, checkpoint)
+
+    async def diarize(self, request: TranscriptionRequest, emit: Emit) -> Diarization:
+        async with self.around("diarization", request, emit, Checkpoint()) as inner:
+            return await self._runner.diarize(request, inner)
+
+    async def detect_language(
+        self, request: TranscriptionRequest, emit: Emit
+    ) -> Mapping[str, float]:
+        async with self.around("language_detection", request, emit, Checkpoint()) as inner:
+            return await self._runner.detect_language(request, inner)

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Literal
 
-from ..domain import Diarization, Transcript, TranscriptionRequest
+from ..domain import TranscriptionRequest
 from ..errors import Cancelled, Overloaded
 from ..pipeline.events import Emit, Event, Opened, StageBegan, WindowDone
-from ..pipeline.runner import Checkpoint, Runner
+from ..pipeline.runner import Checkpoint, RunKind, Runner, RunnerAround
 from .metrics import Metrics
 
-Kind = Literal["transcription", "diarization", "language_detection"]
 
-
-class MeasuredRunner:
+class MeasuredRunner(RunnerAround):
     """A runner whose runs, and their seconds of audio, are counted.
 
     The audio of a run is accepted once a stage begins after it was opened, and refused if the run
@@ -27,31 +24,15 @@ class MeasuredRunner:
     def __init__(
         self, runner: Runner, metrics: Metrics, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._runner = runner
+        super().__init__(runner)
         self._metrics = metrics
         self._clock = clock
 
-    async def run(
-        self, request: TranscriptionRequest, emit: Emit, checkpoint: Checkpoint
-    ) -> Transcript:
-        """See `Runner.run`."""
-        async with self._measured("transcription", emit) as measured:
-            return await self._runner.run(request, measured, checkpoint)
-
-    async def diarize(self, request: TranscriptionRequest, emit: Emit) -> Diarization:
-        """See `Runner.diarize`."""
-        async with self._measured("diarization", emit) as measured:
-            return await self._runner.diarize(request, measured)
-
-    async def detect_language(
-        self, request: TranscriptionRequest, emit: Emit
-    ) -> Mapping[str, float]:
-        """See `Runner.detect_language`."""
-        async with self._measured("language_detection", emit) as measured:
-            return await self._runner.detect_language(request, measured)
-
     @asynccontextmanager
-    async def _measured(self, kind: Kind, emit: Emit) -> AsyncIterator[Emit]:
+    async def around(
+        self, kind: RunKind, _request: TranscriptionRequest, emit: Emit, _checkpoint: Checkpoint
+    ) -> AsyncIterator[Emit]:
+        """Count the run, and wrap `emit` to count its audio."""
         metrics, begun = self._metrics, self._clock()
         duration = reached = 0.0
         admitted: float | None = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -28,10 +28,10 @@ from opentelemetry.trace import (
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from ..backends import ModelKey
-from ..domain import Diarization, Transcript, TranscriptionRequest
+from ..domain import TranscriptionRequest
 from ..errors import Cancelled, ServiceError
 from ..pipeline.events import Emit, Event, Progress
-from ..pipeline.runner import Checkpoint, Runner
+from ..pipeline.runner import Checkpoint, RunKind, Runner, RunnerAround
 from ..scheduling.observation import BatchDone, ModelLoaded, Observation
 from ..trace_context import trace_context
 
@@ -161,31 +161,18 @@ class Tracing:
                 pass
 
 
-class TracedRunner:
+class TracedRunner(RunnerAround):
     """A runner whose runs are traced."""
 
     def __init__(self, runner: Runner, tracing: Tracing) -> None:
-        self._runner = runner
+        super().__init__(runner)
         self._tracing = tracing
 
-    async def run(
-        self, request: TranscriptionRequest, emit: Emit, checkpoint: Checkpoint
-    ) -> Transcript:
-        """See `Runner.run`."""
-        async with self._tracing.run("transcription", request, emit) as traced:
-            return await self._runner.run(request, traced, checkpoint)
-
-    async def diarize(self, request: TranscriptionRequest, emit: Emit) -> Diarization:
-        """See `Runner.diarize`."""
-        async with self._tracing.run("diarization", request, emit) as traced:
-            return await self._runner.diarize(request, traced)
-
-    async def detect_language(
-        self, request: TranscriptionRequest, emit: Emit
-    ) -> Mapping[str, float]:
-        """See `Runner.detect_language`."""
-        async with self._tracing.run("language_detection", request, emit) as traced:
-            return await self._runner.detect_language(request, traced)
+    def around(
+        self, kind: RunKind, request: TranscriptionRequest, emit: Emit, _checkpoint: Checkpoint
+    ) -> AbstractAsyncContextManager[Emit]:
+        """Return the span of a run."""
+        return self._tracing.run(kind, request, emit)
 
 
 def _nanoseconds(seconds: float) -> int:
