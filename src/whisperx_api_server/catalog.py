@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from .backends import ModelKey, declaration, find_backend
+from .backends import ModelKey, ask, declaration, find_backend
 from .backends.base import Capabilities, ModelSpec
 from .errors import ModelNotFound, NotConfigured, ServiceError
 
@@ -54,7 +54,7 @@ def configured(setting: str, shared: ModelSpec, engine: str | None = None) -> Mo
     Raises:
         NotConfigured: there is no such backend.
     """
-    published = engine and _published(find_backend(engine, "transcription"), setting)
+    published = engine and ask(find_backend(engine, "transcription"), "published_model", setting)
     if published:
         return replace(shared, name=published)
     path = Path(setting).expanduser().absolute()
@@ -124,7 +124,7 @@ class Catalog:
         if name in self.transcribers:
             return self._transcriber(name)
         for backend, module in self._modules.items():
-            published = _published(module, name)
+            published = ask(module, "published_model", name)
             if published is not None:
                 return self._transcriber(backend, published)
         for backend, module in self._modules.items():
@@ -138,11 +138,8 @@ class Catalog:
 
     def known_capabilities(self, key: ModelKey) -> Capabilities | None:
         """Return a transcription model's capabilities; None if they are unknown before loading."""
-        module = self._modules[key.backend]
-        known: Capabilities | None = None
-        if hasattr(module, "known_capabilities"):
-            known = module.known_capabilities(key.spec)
-        return known
+        backend = self._modules[key.backend]
+        return cast("Capabilities | None", ask(backend, "known_capabilities", key.spec))
 
     @property
     def aligns(self) -> bool:
@@ -179,10 +176,7 @@ class Catalog:
                 f"there is no align model for {language!r}: name one in ALIGNMENT__MODELS",
                 param="language",
             )
-        if not hasattr(self._aligners, "aligner_problem"):
-            return None
-        problem: ServiceError | None = self._aligners.aligner_problem(key.spec)
-        return problem
+        return cast("ServiceError | None", ask(self._aligners, "aligner_problem", key.spec))
 
     def diarizer(self, name: str | None = None) -> ModelKey:
         """The configured diarization pipeline.
@@ -261,14 +255,6 @@ class Catalog:
         return _HUB_ID.fullmatch(name) is not None and any(
             fnmatchcase(name, pattern) for pattern in self.allowed_models
         )
-
-
-def _published(module: Any, name: str) -> str | None:
-    """Return the model for a name, if the engine publishes it."""
-    if not hasattr(module, "published_model"):
-        return None
-    published: str | None = module.published_model(name)
-    return published
 
 
 def resolve_device(setting: Literal["auto", "cpu", "cuda"]) -> str:

@@ -37,13 +37,7 @@ from .model_settings import (
 )
 from .output_formats import OutputFormat
 from .scheduling.model_pool import PoolSettings, SchedulerSettings
-from .setting_types import (
-    JsonList,
-    LanguageCode,
-    NonNegativeFloat,
-    Section,
-    UserPath,
-)
+from .setting_types import JsonList, LanguageCode, NonNegativeFloat, Section, UserPath
 
 
 def _webhook_secret(value: SecretStr) -> SecretStr:

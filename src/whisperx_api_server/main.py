@@ -18,7 +18,7 @@ from . import __version__
 from .active_requests import ActiveRequests
 from .answers.common import Configuration
 from .audio.uploads import BlobStore, DiskBlobStore
-from .backends import ModelKey, find_backend
+from .backends import ModelKey, ask, find_backend
 from .background import running
 from .catalog import Catalog
 from .config import Settings, load_settings
@@ -266,7 +266,7 @@ def _describe(settings: Settings, catalog: Catalog) -> Configuration:
             "diarization": catalog.diarization,
             "vad": catalog.voice_detector().backend,
         },
-        "engine": dict(engine.engine_info()) if computes and hasattr(engine, "engine_info") else {},
+        "engine": dict(ask(engine, "engine_info") or {}) if computes else {},
         "default_model": catalog.default_model,
         "limits": settings.limits.model_dump(),
     }

@@ -17,12 +17,7 @@ from importlib.metadata import entry_points
 from typing import Any, cast
 
 from ..errors import NotConfigured, NotInstalled
-from .base import (
-    Declaration,
-    ModelSource,
-    ModelSpec,
-    Stage,
-)
+from .base import Declaration, ModelSource, ModelSpec, Stage
 
 ENTRY_POINT_GROUP = "whisperx_api_server.backends"
 
@@ -109,6 +104,12 @@ def find_backend(name: str, stage: Stage) -> Any:
     )
 
 
+def ask(backend: Any, function: str, *arguments: object) -> Any:
+    """Call an optional function of a backend (from `find_backend`); None if it has none."""
+    found = getattr(backend, function, None)
+    return None if found is None else found(*arguments)
+
+
 def declaration(backend: Any, stage: Stage) -> Declaration:
     """Return the declaration of a backend (from `find_backend`) for a stage."""
     declared: Mapping[Stage, Declaration] = getattr(backend, "DECLARATIONS", {})
@@ -117,10 +118,10 @@ def declaration(backend: Any, stage: Stage) -> Declaration:
 
 def model_source(key: ModelKey) -> ModelSource | None:
     """Return where a model's files come from; None if unknown. Reads the disk."""
-    module = find_backend(key.backend, key.stage)
-    if key.stage != "transcription" or not hasattr(module, "model_source"):
+    if key.stage != "transcription":
         return None
-    return cast("ModelSource", module.model_source(key.spec))
+    backend = find_backend(key.backend, key.stage)
+    return cast("ModelSource | None", ask(backend, "model_source", key.spec))
 
 
 def import_vendors(key: ModelKey) -> None:
@@ -132,13 +133,12 @@ def import_vendors(key: ModelKey) -> None:
     800,000, and a full collection over them stops all threads for 0.4 s.
     """
     _set_environment()
-    module = find_backend(key.backend, key.stage)
-    if hasattr(module, "import_vendors"):
-        before = len(sys.modules)
-        with suppress(NotInstalled):
-            module.import_vendors(key.stage, key.spec)
-        if len(sys.modules) > before:
-            gc.freeze()
+    backend = find_backend(key.backend, key.stage)
+    before = len(sys.modules)
+    with suppress(NotInstalled):
+        ask(backend, "import_vendors", key.stage, key.spec)
+    if len(sys.modules) > before:
+        gc.freeze()
 
 
 def free_device_memory() -> None:

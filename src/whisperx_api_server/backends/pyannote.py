@@ -26,19 +26,8 @@ from ..domain import (
     SpeakerTurn,
     VadOptions,
 )
-from ..errors import (
-    InvalidRequest,
-    ModelNotFound,
-    TranscriptionFailed,
-)
-from .base import (
-    Declaration,
-    Detection,
-    Diarizer,
-    ModelSpec,
-    Stage,
-    VoiceDetector,
-)
+from ..errors import InvalidRequest, ModelNotFound, TranscriptionFailed
+from .base import Declaration, Detection, Diarizer, ModelSpec, Stage, VoiceDetector
 from .binarize import BinarizeOptions, Binarizer, FrameDetection
 from .hub import snapshot, translate_hub_errors
 from .steps import in_steps

@@ -13,13 +13,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from ..domain import SAMPLE_RATE, Samples, VadOptions
-from .base import (
-    Declaration,
-    Detection,
-    ModelSpec,
-    Stage,
-    VoiceDetector,
-)
+from .base import Declaration, Detection, ModelSpec, Stage, VoiceDetector
 from .binarize import BinarizeOptions, Binarizer, FrameDetection
 from .vendors import package_file, require, translate_memory_errors
 

@@ -11,14 +11,7 @@ from typing import Any
 
 from ..domain import SPACELESS_LANGUAGES
 from ..errors import InvalidRequest, ServiceError
-from .base import (
-    Declaration,
-    GenerationOptions,
-    LanguageModel,
-    ModelSpec,
-    Stage,
-    Translator,
-)
+from .base import Declaration, GenerationOptions, LanguageModel, ModelSpec, Stage, Translator
 from .hub import translate_hub_errors
 from .json_schema import SchemaGuide
 from .vendors import require, translate_memory_errors

@@ -31,15 +31,7 @@ from ..errors import InvalidRequest, error_for_client
 from ..scheduling.model_pool import ModelPool
 from ..transcript.speakers import Labeller, match_known, rename
 from .chunking import Splitter, finish_window, loudest_window, stitch, without_words
-from .events import (
-    Emit,
-    Opened,
-    PartDiarized,
-    SegmentsLabelled,
-    Stage,
-    StageBegan,
-    WindowDone,
-)
+from .events import Emit, Opened, PartDiarized, SegmentsLabelled, Stage, StageBegan, WindowDone
 from .known_voices import embed_samples, open_samples
 from .language_vote import VotingTranscriber, language_probabilities
 from .runner import Checkpoint

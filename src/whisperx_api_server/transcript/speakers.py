@@ -10,14 +10,7 @@ from itertools import accumulate, pairwise
 
 import numpy as np
 
-from ..domain import (
-    SPACELESS_LANGUAGES,
-    Diarization,
-    Segment,
-    SpeakerTurn,
-    Word,
-    join_texts,
-)
+from ..domain import SPACELESS_LANGUAGES, Diarization, Segment, SpeakerTurn, Word, join_texts
 from .sentences import word_spans
 
 
