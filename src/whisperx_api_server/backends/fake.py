@@ -134,9 +134,9 @@ def hear(samples: Samples, offset: float = 0.0) -> list[HeardWord]:
     return heard
 
 
-def audible_runs(samples: Samples, threshold: float = AUDIBLE) -> list[tuple[int, int]]:
+def audible_runs(samples: Samples) -> list[tuple[int, int]]:
     """Return the (first, last) frames of each continuous sound."""
-    audible = _audible(samples, threshold)
+    audible = _audible(samples, AUDIBLE)
     edges = np.flatnonzero(np.diff(audible.astype(np.int8), prepend=0, append=0)).tolist()
     return list(zip(edges[::2], edges[1::2], strict=True))
 
@@ -172,7 +172,6 @@ class FakeTranscriber:
         return options.temperature
 
     def features(self, window: Window) -> list[HeardWord]:
-        """The words in the window."""
         return hear(window.samples, window.start)
 
     def transcribe(
@@ -352,23 +351,19 @@ class _Loudness:
         return []
 
 
-def load_transcriber(spec: ModelSpec) -> Transcriber:  # noqa: ARG001 - nothing to load
-    """The transcriber."""
+def load_transcriber(_spec: ModelSpec) -> Transcriber:
     return FakeTranscriber()
 
 
-def load_aligner(spec: ModelSpec) -> Aligner:  # noqa: ARG001 - nothing to load
-    """The aligner, for all languages."""
+def load_aligner(_spec: ModelSpec) -> Aligner:
     return FakeAligner()
 
 
-def load_diarizer(spec: ModelSpec) -> Diarizer:  # noqa: ARG001
-    """The diarizer."""
+def load_diarizer(_spec: ModelSpec) -> Diarizer:
     return FakeDiarizer()
 
 
-def load_voice_detector(spec: ModelSpec) -> VoiceDetector:  # noqa: ARG001
-    """The voice detector."""
+def load_voice_detector(_spec: ModelSpec) -> VoiceDetector:
     return FakeVoiceDetector()
 
 
