@@ -31,6 +31,11 @@ class Machines:
         self._stack = stack
         self.servers: list[Server] = []
 
+    @property
+    def brokers(self) -> str:
+        """The address of the broker."""
+        return self._settings["KAFKA__BOOTSTRAP_SERVERS"]
+
     def replica(self) -> Server:
         return self._start(Server(self._new_directory(), self._settings))
 

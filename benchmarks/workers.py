@@ -17,6 +17,7 @@ from pathlib import Path
 from . import simulated_backend
 from .common import TESTS, Row
 from .machines import Machines, machines, wait_until_ready
+from .queue_times import move, pick_up
 
 sys.path.insert(0, str(TESTS))
 
@@ -29,8 +30,11 @@ BATCH, WINDOW = 0.8, 0.05
 WINDOWS = 16
 """Windows of a recording."""
 
-RECORDINGS = 16
-"""Recordings for each worker."""
+RECORDINGS = 24
+"""Recordings for each worker, each a full batch."""
+
+IN_HAND = 3 * WINDOWS * 5
+"""`WORKER__IN_HAND`: the default's three full batches, of windows of 5 s instead of 30 s."""
 
 CLIPS = 30
 
@@ -49,6 +53,7 @@ def run() -> list[Row]:
             clip_alone = _latency(direct)
             alone = _speed(direct, 1)
         with machines(directory, {"LOG_LEVEL": "warning", "JOBS__RETRY_WINDOW": "0"}) as start:
+            engine["WORKER__IN_HAND"] = str(IN_HAND)
             found = _measure(start, engine, alone, clip_alone)
     return found
 
@@ -91,7 +96,21 @@ def _measure(
             unit="ms",
         )
     )
+    made.append(_time("a record's pick-up", pick_up(start.brokers), 0.010))
+    made.append(_time("a killed worker's run elsewhere", move(start.brokers, replica, workers), 1))
     return made
+
+
+def _time(name: str, seconds: float, limit: float) -> Row:
+    return Row(
+        name=f"workers: {name}, vs {1000 * limit:.0f} ms",
+        ours=1000 * seconds,
+        other=1000 * limit,
+        ratio=seconds / limit,
+        target=1.0,
+        better="lower",
+        unit="ms",
+    )
 
 
 def _speed(server: Server, workers: int) -> float:

@@ -11,7 +11,7 @@ from itertools import chain
 import pytest
 from hypothesis import settings
 
-from brokers import Kafka, kafka_server, s3_server
+from brokers import Kafka, Server, kafka_server, s3_server
 from fixtures.speech.speech import Speech
 from support import FIXTURES
 
@@ -64,13 +64,19 @@ def kafka_servers(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def s3_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def real_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A real S3 server."""
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3_url(request: pytest.FixtureRequest) -> str:
     """The URL of a real S3 server; `WHISPERX_TEST_S3` names one that runs already."""
     if running := os.environ.get("WHISPERX_TEST_S3"):
-        yield running
-        return
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
-        yield f"http://{server.address}"
+        return running
+    server: Server = request.getfixturevalue("real_s3")
+    return f"http://{server.address}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -10,15 +10,19 @@ import signal
 import sys
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from openai import RateLimitError
 from pydantic import SecretStr
 
 from brokers import S3_KEY, Kafka
+from brokers import Server as Process
 from gated import Gate
 from live import PATH, Events, deltas
 from receiver import Receiver
@@ -40,6 +44,7 @@ KEYS = {"key-of-ann": "ann", "key-of-bob": "bob"}
 ANN = {"authorization": "Bearer key-of-ann"}
 BOB = {"authorization": "Bearer key-of-bob"}
 QUEUES = 2
+QUEUE_SECONDS = 60
 PROMPT = "a-prompt-that-is-nobody-elses"
 
 
@@ -91,10 +96,10 @@ class Machines:
         for gate in self.gates:
             gate.allow()
 
-    def kept_windows(self) -> int:
-        """How many windows the checkpoints in the bucket have."""
+    def objects(self, prefix: str) -> list[bytes]:
+        """What the bucket has below a prefix."""
 
-        async def count() -> int:
+        async def contents() -> list[bytes]:
             bucket = await open_bucket(
                 S3Settings(
                     endpoint_url=self.settings["S3__ENDPOINT_URL"],
@@ -103,10 +108,23 @@ class Machines:
                     secret_access_key=SecretStr(S3_KEY),
                 )
             )
-            parts = [await bucket.get(key) for key in await bucket.list("memory")]
-            return sum(len(load_checkpoint([part.data]).windows) for part in parts if part)
+            found = [await bucket.get(key) for key in await bucket.list(prefix)]
+            return [each.data for each in found if each is not None]
 
-        return asyncio.run(count())
+        return asyncio.run(contents())
+
+    def kept_windows(self) -> int:
+        """How many windows the checkpoints in the bucket have."""
+        return sum(len(load_checkpoint([part]).windows) for part in self.objects("memory"))
+
+    def kill(self, place: int) -> None:
+        """End a worker as a crash does."""
+        self.workers[place].process.send_signal(signal.SIGKILL)
+        self.workers[place].process.wait()
+
+    def revive(self, place: int) -> None:
+        """Start a worker in place of one that was killed."""
+        self.workers[place] = self.worker(self.gates[place]).wait_until_healthy()
 
     def settle(self) -> None:
         """Wait until no worker has a run, nor a window of one that is over."""
@@ -143,6 +161,8 @@ def machines(
         "KAFKA__PREFIX": f"t{uuid.uuid4().hex}",
         "KAFKA__QUEUES": str(QUEUES),
         "KAFKA__LOCK_SECONDS": "3",
+        "KAFKA__MAX_ATTEMPTS": "2",
+        "LIMITS__QUEUE_SECONDS": str(QUEUE_SECONDS),
         "S3__ENDPOINT_URL": s3_url,
         "S3__BUCKET": f"t{uuid.uuid4().hex}",
         "S3__ACCESS_KEY_ID": S3_KEY,
@@ -165,6 +185,10 @@ def submit(replica: Server, audio: bytes, **fields: Any) -> str:
 def status(replica: Server, job: str) -> dict[str, Any]:
     answer = replica.http.get(f"{PATH}/{job}/status")
     return cast("dict[str, Any]", answer.raise_for_status().json())
+
+
+def has_completed(replica: Server, job: str) -> bool:
+    return bool(status(replica, job)["status"] == "completed")
 
 
 def test_a_stream_comes_window_by_window_from_a_worker(machines: Machines) -> None:
@@ -211,13 +235,65 @@ def test_a_worker_that_is_killed_costs_no_answer(machines: Machines) -> None:
     eventually(lambda: machines.kept_windows() == kept + 3)
     survivor = machines.gates[1 - holder]
     before = len(survivor.passed)
-    machines.workers[holder].process.send_signal(signal.SIGKILL)
+    machines.kill(holder)
     machines.allow()
     eventually(lambda: status(replica, job)["status"] == "completed")
     assert replica.http.get(f"{PATH}/{job}/result").json()["text"] == text(6)
     assert len(survivor.passed) - before == 3  # the others were in the checkpoint
-    machines.workers[holder].process.wait()
-    machines.workers[holder] = machines.worker(machines.gates[holder]).wait_until_healthy()
+    machines.revive(holder)
+
+
+def test_a_recording_that_kills_its_workers_fails_and_what_is_beside_it_completes(
+    machines: Machines,
+) -> None:
+    replica = machines.replicas[0]
+    poison = submit(replica, sentences(3))
+    first = machines.holding(1)
+    machines.kill(first)
+    eventually(lambda: len(machines.objects(f"runs/{poison}/attempts")) == 1)
+    innocents = [submit(replica, sentences(2 + each), language="en") for each in range(2)]
+    eventually(lambda: in_hand(replica) >= 3)
+    machines.kill(1 - first)
+    machines.allow()
+    machines.revive(first)
+    eventually(lambda: status(replica, poison)["status"] == "failed")
+    assert status(replica, poison)["error"]["code"] == "worker_lost"
+    for place, job in enumerate(innocents):
+        eventually(partial(has_completed, replica, job))
+        answer = replica.http.get(f"{PATH}/{job}/result")
+        assert answer.json()["text"] == text(2 + place)
+    machines.revive(1 - first)
+
+
+def test_a_flood_is_refused_by_every_replica(machines: Machines) -> None:
+    here, there = machines.replicas
+    for gate in machines.gates:
+        gate.allow(0)
+    windows = QUEUE_SECONDS // 10  # each of 5 s: two recordings fill the queue
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [
+            pool.submit(here.transcribe, sentences(windows), **CHUNK, **language)
+            for language in ({}, {"language": "en"})  # requests that share no run
+        ]
+
+        def admitted() -> float:
+            replicas = [each for each in there.info()["members"] if each["role"] == "replica"]
+            return float(sum(each["seconds"] for each in replicas))
+
+        eventually(lambda: admitted() >= QUEUE_SECONDS)
+        for client in (ANN, BOB):
+            with (
+                there.openai(api_key=client["authorization"].split()[1]) as openai,
+                pytest.raises(RateLimitError) as refused,
+            ):
+                openai.audio.transcriptions.create(
+                    model="whisper-1", file=("audio.wav", sentences(1))
+                )
+            assert 1 <= int(refused.value.response.headers["retry-after"]) <= 3600
+        machines.allow()
+        assert {answer.result().json()["text"] for answer in waiting} == {text(windows)}
+    eventually(lambda: admitted() == 0)
+    assert there.transcribe(sentences(1)).json()["text"] == text(1)
 
 
 def test_a_worker_that_hangs_loses_its_run_to_another(machines: Machines) -> None:
@@ -252,6 +328,32 @@ def test_a_broker_that_is_killed_delays_events_only(
     broker.server.stop()
     machines.allow()
     broker.server.start()
+    eventually(lambda: status(replica, job)["status"] == "completed")
+    assert replica.http.get(f"{PATH}/{job}/result").json()["text"] == text(4)
+    assert replica.transcribe(sentences(1)).json()["text"] == text(1)
+
+
+def test_a_store_that_is_away_refuses_new_requests_and_delays_runs(
+    machines: Machines, request: pytest.FixtureRequest
+) -> None:
+    if "WHISPERX_TEST_S3" in os.environ:
+        pytest.skip("the S3 server is not the tests' own")
+    store: Process = request.getfixturevalue("real_s3")
+    replica = machines.replicas[0]
+    job = submit(replica, sentences(4))
+    holder = machines.gates[machines.holding(1)]
+    before = len(holder.passed)
+    store.stop()
+    try:
+        refused = replica.transcribe(sentences(1))
+        assert refused.status_code == 503
+        assert "object store" in refused.json()["error"]["message"]
+        assert int(refused.headers["retry-after"]) > 0
+        machines.allow()
+        eventually(lambda: len(holder.passed) == before + 3)  # the worker goes on
+        assert status(replica, job)["status"] != "completed"
+    finally:
+        store.start()
     eventually(lambda: status(replica, job)["status"] == "completed")
     assert replica.http.get(f"{PATH}/{job}/result").json()["text"] == text(4)
     assert replica.transcribe(sentences(1)).json()["text"] == text(1)

@@ -62,6 +62,7 @@ class RunFiles:
         self._retry_window = retry_window
         self._in_use: set[str] = set()
         self._unwanted: set[str] = set()
+        self._without_request: set[str] = set()
 
     # -- requests -----------------------------------------------------------------------------
 
@@ -73,7 +74,7 @@ class RunFiles:
         *,
         replica: str,
     ) -> StoredRequest:
-        """Store a request, then its uploads: `delete_old` takes what has no request."""
+        """Store a request and its uploads, all at once."""
         packed = pack(request) if isinstance(request, TranscriptionRequest) else None
         stored = StoredRequest(
             request=request if packed is None else packed.request,
@@ -82,10 +83,19 @@ class RunFiles:
             submitted_at=time.time(),
             trace=dict(trace_context.get()),
         )
-        await self._bucket.put(_request_key(request.id), STORED_REQUEST.dump(stored))
-        for key, upload in packed.uploads.items() if packed is not None else ():
+
+        async def store_upload(key: str, upload: Upload) -> None:
             async with blobs.open(upload) as path:
                 await self._bucket.upload(key, path)
+
+        outcomes = await asyncio.gather(
+            self._bucket.put(_request_key(request.id), STORED_REQUEST.dump(stored)),
+            *(store_upload(*each) for each in (packed.uploads.items() if packed else ())),
+            return_exceptions=True,  # none goes on after this call
+        )
+        for outcome in outcomes:
+            if outcome is not None:
+                raise outcome
         return stored
 
     async def request(self, run: str) -> StoredRequest | None:
@@ -227,20 +237,26 @@ class RunFiles:
         await self._bucket.delete(_memory(stored))
 
     async def delete_old(self, seconds: float) -> None:
-        """Delete the parts of checkpoints that are older than that, and the runs left behind."""
+        """Delete the parts of checkpoints that are older than that, and the runs left behind.
+
+        What is without a request may still get one: it is deleted by the second call that finds it.
+        """
         oldest = time.time() - seconds
         for key in await self._bucket.list(MEMORY):
             written = _PART.search(key)
             if written is None or int(written["time"]) < oldest:
                 await self._bucket.delete(key)
         runs = {key.split("/")[1] for key in await self._bucket.list("runs")}
+        before, self._without_request = self._without_request, set()
         for run in runs:
             try:
                 stored = await self.request(run)
             except ValueError as error:
                 logger.warning("the request of run %s cannot be read: %s", run, error)
                 continue
-            if stored is None or stored.submitted_at < oldest:
+            if stored is None:
+                self._without_request.add(run)
+            if run in before if stored is None else stored.submitted_at < oldest:
                 await self.delete(run)
 
 
