@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from live import until
 from support import PATIENCE
 from whisperx_api_server import text_service
 from whisperx_api_server.active_requests import ActiveRequests
@@ -92,8 +93,7 @@ class House:
         return await self.text.generate(TextRequest(id="r", client="c", text=prompt, config=config))
 
     async def until_waiting(self, count: int) -> None:
-        while self.pool.statuses()[0].waiting != count:  # noqa: ASYNC110 - the pool has no event
-            await asyncio.sleep(0.001)
+        await until(lambda: self.pool.statuses()[0].waiting == count)
 
 
 @asynccontextmanager
