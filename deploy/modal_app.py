@@ -46,8 +46,8 @@ SETTINGS: Mapping[str, str] = {
 
 
 def server_image() -> modal.Image:
-    """Debian with ffmpeg and this package, CUDA's libraries coming with torch's wheels."""
-    image = modal.Image.debian_slim(python_version="3.11").apt_install("ffmpeg")
+    """Debian with this package; ffmpeg and CUDA's libraries come with the packages it needs."""
+    image = modal.Image.debian_slim(python_version="3.11")
     for name in BUILT_FROM:
         image = image.add_local_file(PROJECT / name, f"{PACKAGE}/{name}", copy=True)
     return (

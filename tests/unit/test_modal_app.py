@@ -58,12 +58,11 @@ def test_the_image_holds_the_package_with_its_extras(
     deployment: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = MagicMock()
-    for step in ("apt_install", "add_local_file", "add_local_dir", "uv_pip_install", "env"):
+    for step in ("add_local_file", "add_local_dir", "uv_pip_install", "env"):
         getattr(image, step).return_value = image
     monkeypatch.setattr(modal.Image, "debian_slim", MagicMock(return_value=image))
 
     assert deployment.server_image() is image
-    image.apt_install.assert_called_once_with("ffmpeg")
     copied = [call.args for call in image.add_local_file.call_args_list]
     copied += [call.args for call in image.add_local_dir.call_args_list]
     assert all(Path(local).exists() for local, _ in copied)

@@ -188,6 +188,14 @@ def test_compose_keeps_models_and_results_where_the_images_put_them(
         assert all(f"={volume}" in environment for volume in volumes)
 
 
+def test_the_settings_that_images_compose_files_and_documents_name_exist() -> None:
+    files = [*ROOT.glob("Dockerfile.*"), *ROOT.glob("compose*.yaml"), *ROOT.glob("deploy/*.py")]
+    text = documentation() + "".join(path.read_text(encoding="utf-8") for path in files)
+    named = set(re.findall(r"\b[A-Z]\w*__[A-Z]\w*", text))
+    assert {"KAFKA__BOOTSTRAP_SERVERS", "JOBS__DIRECTORY"} <= named
+    assert named - {name for name, _ in variables()} == set()
+
+
 def dockerfile(name: str) -> list[tuple[str, str]]:
     """(instruction, arguments) of each line, continued lines joined."""
     text = (ROOT / name).read_text(encoding="utf-8").replace("\\\n", " ")
