@@ -17,10 +17,10 @@ from whisperx_api_server.active_requests import ActiveRequests
 from whisperx_api_server.audio.uploads import DiskBlobStore
 from whisperx_api_server.backends.base import ModelSpec
 from whisperx_api_server.distributed.files import BucketUploads, RunFiles
+from whisperx_api_server.distributed.heartbeats import Membership
+from whisperx_api_server.distributed.kafka_runner import KafkaRunner, RunNotices
 from whisperx_api_server.distributed.members import Members
-from whisperx_api_server.distributed.membership import Membership
 from whisperx_api_server.distributed.models import WorkerModels, WorkersModels
-from whisperx_api_server.distributed.runner import KafkaRunner, RunNotices
 from whisperx_api_server.distributed.wire import Control, Heartbeat, OrderDone
 from whisperx_api_server.distributed.worker import Worker
 from whisperx_api_server.domain import AudioClip, Source, TranscriptionRequest, Upload

@@ -20,8 +20,8 @@ from .background import running
 from .catalog import Catalog
 from .config import Settings
 from .distributed.cluster import ClusterOpener, member_name, open_cluster
+from .distributed.heartbeats import Membership
 from .distributed.members import Members
-from .distributed.membership import Membership
 from .distributed.protocols import Bucket
 from .distributed.worker import Worker
 from .errors import Unavailable

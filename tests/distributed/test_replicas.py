@@ -44,7 +44,7 @@ from whisperx_api_server.jobs.webhooks import Webhooks
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A replica counts as gone after moments."""
     monkeypatch.setattr(members, "INTERVAL", 0.05)
-    monkeypatch.setattr("whisperx_api_server.distributed.membership.INTERVAL", 0.05)
+    monkeypatch.setattr("whisperx_api_server.distributed.heartbeats.INTERVAL", 0.05)
     monkeypatch.setattr(replica, "SILENT", 0.4)
     monkeypatch.setattr(replica, "ADOPTION_INTERVAL", 0.05)
     monkeypatch.setattr(replica, "RESTART_INTERVAL", 0.05)
@@ -454,7 +454,7 @@ def test_without_the_bucket_jobs_are_refused(tmp_path: Path) -> None:
 def test_without_workers_requests_are_refused_and_jobs_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("whisperx_api_server.distributed.runner.PATIENCE", 0.1)
+    monkeypatch.setattr("whisperx_api_server.distributed.kafka_runner.PATIENCE", 0.1)
 
     async def scene(cluster: Cluster) -> None:
         lonely = await cluster.replica()

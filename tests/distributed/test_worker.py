@@ -500,7 +500,7 @@ def test_events_whose_notices_are_lost_come_with_the_next_one(tmp_path: Path) ->
 def test_events_and_end_are_found_without_a_notice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("whisperx_api_server.distributed.runner.LOOK", 0.1)
+    monkeypatch.setattr("whisperx_api_server.distributed.kafka_runner.LOOK", 0.1)
 
     async def scene(cluster: Cluster) -> None:
         replica = await cluster.replica()

@@ -32,8 +32,8 @@ from whisperx_api_server.live.events import (
     ServerEvent,
 )
 from whisperx_api_server.live.messages import SessionConfig
+from whisperx_api_server.live.registry import LiveSessions
 from whisperx_api_server.live.session import MAX_ACTIONS, Ending, Session
-from whisperx_api_server.live.sessions import LiveSessions
 from whisperx_api_server.live.settings import LiveSettings
 from whisperx_api_server.scheduling.work import Entry, Work
 

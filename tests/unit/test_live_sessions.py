@@ -14,8 +14,8 @@ from whisperx_api_server.errors import NotConfigured, OriginRefused, Overloaded
 from whisperx_api_server.keys import ANONYMOUS, Caller, KeyRing
 from whisperx_api_server.live import secrets
 from whisperx_api_server.live.messages import SessionConfig
+from whisperx_api_server.live.registry import LiveSessions
 from whisperx_api_server.live.secrets import ClientSecrets
-from whisperx_api_server.live.sessions import LiveSessions
 from whisperx_api_server.live.settings import LiveSettings
 from whisperx_api_server.routers.realtime import check_origin
 from whisperx_api_server.wiring import build_catalog, build_pool, form_defaults

@@ -58,8 +58,8 @@ from whisperx_api_server.errors import (
     TranscriptionFailed,
     Unavailable,
 )
-from whisperx_api_server.jobs import runs
-from whisperx_api_server.jobs.runs import RunRegistry
+from whisperx_api_server.jobs import run_registry
+from whisperx_api_server.jobs.run_registry import RunRegistry
 from whisperx_api_server.pipeline import pipeline
 from whisperx_api_server.pipeline.events import (
     Emit,
@@ -158,7 +158,7 @@ def test_a_remembered_run_does_not_keep_its_recording(
 ) -> None:
     """Its disk space is freed with the last reference, not when the garbage collector runs."""
     monkeypatch.setattr(worker.logger, "disabled", True)  # pytest keeps what is logged
-    monkeypatch.setattr(runs.logger, "disabled", True)
+    monkeypatch.setattr(run_registry.logger, "disabled", True)
     name = "poisoned" if ending == "fails" else "english"
 
     async def scene(world: World) -> None:

@@ -22,8 +22,8 @@ from whisperx_api_server.domain import (
     WindowTranscript,
 )
 from whisperx_api_server.errors import TranscriptionFailed
-from whisperx_api_server.jobs import runs
-from whisperx_api_server.jobs.runs import Run, RunRegistry
+from whisperx_api_server.jobs import run_registry
+from whisperx_api_server.jobs.run_registry import Run, RunRegistry
 from whisperx_api_server.pipeline.events import (
     Emit,
     Finished,
@@ -180,7 +180,7 @@ def test_an_end_is_remembered_for_the_window_and_no_longer(
 def test_only_so_much_is_remembered(
     request_: TranscriptionRequest, monkeypatch: pytest.MonkeyPatch, name: str, bound: int
 ) -> None:
-    monkeypatch.setattr(runs, name, bound)
+    monkeypatch.setattr(run_registry, name, bound)
     made, runner = make(at_once)
 
     async def scenario() -> None:

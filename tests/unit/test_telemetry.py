@@ -40,8 +40,8 @@ from whisperx_api_server.scheduling.observation import Observation
 from whisperx_api_server.scheduling.work import Entry, Work
 from whisperx_api_server.scheduling.worker import Place
 from whisperx_api_server.telemetry.gpus import Gpus
+from whisperx_api_server.telemetry.measured_runs import MeasuredRunner
 from whisperx_api_server.telemetry.metrics import Metrics
-from whisperx_api_server.telemetry.runs import MeasuredRunner
 from whisperx_api_server.telemetry.services import MeasuredWebhooks
 from whisperx_api_server.telemetry.state import ServerState
 

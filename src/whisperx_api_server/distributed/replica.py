@@ -19,11 +19,11 @@ from ..jobs.service import LocalService
 from ..jobs.store import JobSettings
 from .cluster import Cluster
 from .files import RunFiles
+from .heartbeats import Membership
 from .job_store import BucketJobStore
+from .kafka_runner import KafkaRunner, RunNotices
 from .members import SILENT, Members, OtherReplicas
-from .membership import Membership
 from .models import WorkersModels
-from .runner import KafkaRunner, RunNotices
 from .wire import Control, Heartbeat, OrderDone, Withdrawn
 
 logger = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..active_requests import ActiveRequests
 from ..text_service import TextRequest
-from .runner import KafkaRunner
+from .kafka_runner import KafkaRunner
 
 
 class WorkersText:

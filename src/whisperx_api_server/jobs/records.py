@@ -16,7 +16,7 @@ from ..background import BackgroundTasks
 from ..domain import Job
 from ..errors import Interrupted, NotFound, TakenOver, Unavailable
 from . import states as job_states
-from .runs import Run
+from .run_registry import Run
 from .store import JobSettings, JobStore
 from .view import webhook_event
 from .webhooks import Webhooks

@@ -33,7 +33,7 @@ from ..scheduling.tracebacks import released
 from . import states as job_states
 from .admission import AdmissionControl
 from .records import JobRecord, JobRecords
-from .runs import RunRegistry
+from .run_registry import RunRegistry
 from .store import JobSettings, JobStore, SharedJobStore
 from .webhooks import Webhooks
 

@@ -24,8 +24,8 @@ from ..fields.transcription import FormDefaults, TranscriptionForm
 from ..jobs.admission import AdmissionControl
 from ..jobs.service import LocalService
 from ..keys import KeyRing
+from ..live.registry import LiveSessions
 from ..live.secrets import ClientSecrets
-from ..live.sessions import LiveSessions
 from ..loop_lag import LoopLag
 from ..scheduling.model_pool import ModelPool, Models
 from ..telemetry.metrics import Metrics

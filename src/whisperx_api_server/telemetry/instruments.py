@@ -10,8 +10,8 @@ from ..backends import ModelKey
 from ..errors import NotInstalled
 from ..pipeline.runner import Runner
 from ..scheduling.observation import Observation
+from .measured_runs import MeasuredRunner
 from .metrics import Metrics
-from .runs import MeasuredRunner
 
 if TYPE_CHECKING:
     from .tracing import Tracing

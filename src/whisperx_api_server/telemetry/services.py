@@ -10,8 +10,8 @@ from typing import Any
 from ..jobs.webhooks import Webhooks
 from ..live.events import Committed, Completed, Failed, ServerEvent
 from ..live.messages import SessionConfig
+from ..live.registry import LiveSessions
 from ..live.session import Session
-from ..live.sessions import LiveSessions
 from ..live.transcriber import Send
 from .metrics import Metrics
 

@@ -23,8 +23,8 @@ from ..pipeline.events import Emit, Event, WindowDone
 from ..pipeline.runner import Checkpoint
 from ..text_service import TextRequest
 from .files import RunFiles
+from .heartbeats import read_forever
 from .members import PATIENCE, Members
-from .membership import read_forever
 from .protocols import CaughtUp, Log, Queue
 from .topics import queue_number
 from .wire import (
