@@ -37,6 +37,9 @@ T = TypeVar("T")
 CHECKPOINT_INTERVAL = 2.0
 """Seconds between two parts of a checkpoint; as much is computed again after a crash, at most."""
 
+LINGER = 0.005
+"""Seconds in which events that follow each other, and the end, come together in one message."""
+
 RETRY_INTERVAL = 1.0
 """Seconds until the broker or the bucket is tried again."""
 
@@ -85,6 +88,7 @@ class Publisher:
         parts, ended = 0, False
         while not ended:
             await self._changed.wait()
+            await asyncio.sleep(LINGER)
             self._changed.clear()
             events, self._waiting = self._waiting, []
             if events:
