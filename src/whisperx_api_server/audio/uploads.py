@@ -87,7 +87,6 @@ class DiskBlobStore:
         param: str = "file",
         announced: int = 0,
     ) -> Upload:
-        """See `BlobStore.put`."""
         self._check_size(announced, param)
         upload = Upload(id=uuid.uuid4().hex, filename=filename)
         path = self._path(upload)
@@ -110,15 +109,12 @@ class DiskBlobStore:
 
     @asynccontextmanager
     async def open(self, upload: Upload) -> AsyncIterator[Path]:
-        """See `BlobStore.open`."""
         yield self._path(upload)
 
     def retain(self, upload: Upload) -> None:
-        """See `BlobStore.retain`."""
         self._holds[upload.id] += 1
 
     async def release(self, upload: Upload) -> None:
-        """See `BlobStore.release`."""
         self._holds[upload.id] -= 1
         if self._holds[upload.id] <= 0:
             del self._holds[upload.id]

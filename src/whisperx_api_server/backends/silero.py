@@ -37,7 +37,6 @@ class SileroDetector:
         self._session = session
 
     def start(self, options: VadOptions) -> Detection:
-        """See `VoiceDetector`."""
         binarizer = Binarizer(DEFAULTS.overridden(options), step=FRAME / SAMPLE_RATE)
         return FrameDetection(_Scorer(self._session), binarizer)
 
@@ -72,7 +71,6 @@ class _Scorer:
 
 
 def import_vendors(_stage: Stage, _spec: ModelSpec) -> None:
-    """See `backends.base`."""
     require("onnxruntime", extra="embedded")
 
 

@@ -68,7 +68,6 @@ class BucketJobStore:
         await self._bucket.put(job_key(job.id), _JOB.dump(stored))
 
     async def save(self, job: Job) -> None:
-        """See `JobStore.save`."""
         self._noted.pop(job.id, None)
         try:
             async with self._writing[job.id]:
@@ -116,7 +115,6 @@ class BucketJobStore:
                 logger.warning("the progress of job %s is not kept: %s", job_id, error.message)
 
     async def save_transcript(self, job_id: str, transcript: Transcript) -> None:
-        """See `JobStore.save_transcript`."""
         data = await asyncio.to_thread(lambda: b"\n".join(transcript_lines(transcript)))
         if await self._files.owner(job_id) != self._name:
             raise _taken_over()
@@ -161,7 +159,6 @@ class BucketJobStore:
         return [job for job in found if job is not None]
 
     async def transcript(self, job_id: str) -> Transcript | None:
-        """See `JobStore.transcript`."""
         found = await self._bucket.get(_transcript_key(job_id))
         if found is None:
             return None
@@ -174,11 +171,9 @@ class BucketJobStore:
             return None
 
     async def withdraw(self, job_id: str) -> None:
-        """See `SharedJobStore.withdraw`."""
         await self._log.append("control", job_id, CONTROL.dump(Withdrawn(job=job_id)))
 
     async def delete(self, job_id: str) -> None:
-        """See `JobStore.delete`."""
         try:
             await self._bucket.delete(_marks(job_id))
             await self._files.delete(job_id)

@@ -120,19 +120,16 @@ class KafkaRunner:
     async def run(
         self, request: TranscriptionRequest, emit: Emit, checkpoint: Checkpoint
     ) -> Transcript:
-        """See `Runner.run`."""
         end = await self._run(request, "transcribe", emit, checkpoint)
         return cast("Transcript", end.unwrap())
 
     async def diarize(self, request: TranscriptionRequest, emit: Emit) -> Diarization:
-        """See `Runner.diarize`."""
         end = await self._run(request, "diarize", emit, Checkpoint())
         return cast("Diarization", end.unwrap())
 
     async def detect_language(
         self, request: TranscriptionRequest, emit: Emit
     ) -> Mapping[str, float]:
-        """See `Runner.detect_language`."""
         end = await self._run(request, "detect_language", emit, Checkpoint())
         return cast("Mapping[str, float]", end.unwrap())
 

@@ -86,7 +86,6 @@ class OtherReplicas:
 
     @property
     def seconds(self) -> float:
-        """See `Others.seconds`."""
         return sum(
             each.seconds
             for each in self._members.all()

@@ -42,12 +42,10 @@ class ReplicaUploads(DiskBlobStore):
     """Uploads on this disk, and those of jobs that were taken up, which the bucket has."""
 
     def retain(self, upload: Upload) -> None:
-        """See `BlobStore.retain`."""
         if "/" not in upload.id:
             super().retain(upload)
 
     async def release(self, upload: Upload) -> None:
-        """See `BlobStore.release`."""
         if "/" not in upload.id:
             await super().release(upload)
 

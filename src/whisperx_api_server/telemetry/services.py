@@ -24,7 +24,6 @@ class MeasuredWebhooks(Webhooks):
         self._metrics = metrics
 
     async def deliver(self, url: str, event_id: str, event: Mapping[str, Any]) -> bool:
-        """See `Webhooks.deliver`."""
         delivered = await super().deliver(url, event_id, event)
         self._metrics.webhooks.labels("delivered" if delivered else "failed").inc()
         return delivered
@@ -41,7 +40,6 @@ class MeasuredLiveSessions(LiveSessions):
     def open(
         self, client: str, config: SessionConfig, send: Send, *, beta: bool
     ) -> Iterator[Session]:
-        """See `LiveSessions.open`."""
         committed: dict[str, float] = {}
 
         async def measured(event: ServerEvent) -> None:

@@ -44,7 +44,6 @@ class ServerState(Collector):
     gpus: Gpus = field(default_factory=Gpus)
 
     def collect(self) -> Iterable[Metric]:
-        """See `Collector`."""
         admission = self.admission
         yield _gauge("requests_active", "Requests and jobs under way.", self.active())
         yield _gauge("queue_audio_seconds", "Admitted audio not yet done.", admission.seconds)

@@ -27,7 +27,6 @@ DECLARATIONS: Mapping[Stage, Declaration] = {
 
 
 def import_vendors(_stage: Stage, _spec: ModelSpec) -> None:
-    """See `backends.base`."""
     for module in ("onnxruntime", "scipy.cluster.hierarchy", "scipy.optimize"):
         require(module, extra="embedded")
 

@@ -75,7 +75,6 @@ def supported_languages(name: str) -> frozenset[str]:
 
 
 def import_vendors(_stage: Stage, _spec: ModelSpec) -> None:
-    """See `backends.base`."""
     with _silenced():
         require("nemo.collections.asr.models", extra=EXTRA)
 

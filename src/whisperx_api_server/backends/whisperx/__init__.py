@@ -61,7 +61,6 @@ DISTRIBUTIONS = ("whisperx", "faster-whisper", "ctranslate2")
 
 
 def import_vendors(stage: Stage, spec: ModelSpec) -> None:
-    """See `backends.base`."""
     if stage == "alignment":
         modules = (
             "torch",
