@@ -18,9 +18,10 @@ from whisperx_api_server.audio.uploads import DiskBlobStore
 from whisperx_api_server.backends.base import ModelSpec
 from whisperx_api_server.distributed.files import BucketUploads, RunFiles
 from whisperx_api_server.distributed.heartbeats import Membership
-from whisperx_api_server.distributed.kafka_runner import KafkaRunner, RunNotices
+from whisperx_api_server.distributed.kafka_runner import KafkaRunner
 from whisperx_api_server.distributed.members import Members
 from whisperx_api_server.distributed.models import WorkerModels, WorkersModels
+from whisperx_api_server.distributed.notices import RunNotices
 from whisperx_api_server.distributed.wire import Control, Heartbeat, OrderDone
 from whisperx_api_server.distributed.worker import Worker
 from whisperx_api_server.domain import AudioClip, Source, TranscriptionRequest, Upload
@@ -114,7 +115,9 @@ class WorkerProcess:
 
 
 class Replica:
-    """The runner of an API process."""
+    """The runner of an API process; the others lose sight of it when `taking_part` is cancelled."""
+
+    taking_part: asyncio.Task[None]
 
     def __init__(self, cluster: Cluster, name: str) -> None:
         self.blobs = DiskBlobStore(workdir=cluster.directory, max_bytes=1000)
@@ -137,6 +140,7 @@ class Replica:
         return beat
 
     async def heed(self, message: Control) -> None:
+        self.notices.heed(message)
         if isinstance(message, OrderDone):
             self.models.heed(message)
 
@@ -187,6 +191,7 @@ class Cluster:
             asyncio.create_task(made.notices.read_forever()),
             asyncio.create_task(made.membership.take_part(made)),
         ]
+        made.taking_part = tasks[1]
 
         async def end() -> None:
             for task in tasks:

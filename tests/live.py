@@ -24,13 +24,23 @@ async def until(holds: Callable[[], bool]) -> None:
 
 def is_idle(server: Server) -> bool:
     """Whether nothing is under way, waits, or lies on disk."""
-    queue = server.info()["queue"]
+    info = server.info()
+    queue = info["queue"]
     lanes = queue["lanes"]
     return (
         queue["requests"] == 0
         and queue["seconds"] == 0
+        and all(member["runs"] == 0 for member in info["members"])
         and all(lane["requests"] == lane["waiting"] == lane["in_flight"] == 0 for lane in lanes)
         and server.temp_files() == []
+    )
+
+
+def is_computing(server: Server) -> bool:
+    """Whether windows wait for the transcriber, or a worker of MODE=kafka says that it has runs."""
+    info = server.info()
+    return any(lane["waiting"] for lane in info["queue"]["lanes"]) or any(
+        member["runs"] for member in info["members"]
     )
 
 

@@ -13,16 +13,19 @@ from fastapi import FastAPI
 
 from memory_cluster import Broker, MemoryBucket, MemoryLog, MemoryQueue
 from whisperx_api_server.config import load_settings
+from whisperx_api_server.distributed import heartbeats
 from whisperx_api_server.distributed.cluster import Cluster
 from whisperx_api_server.logging_setup import configure_logging
 from whisperx_api_server.main import create_app
 from whisperx_api_server.serving import Server
 from whisperx_api_server.worker_app import create_worker
 
+vars(heartbeats)["INTERVAL"] = 0.1  # what a worker has in hand is seen at once
+
 
 def main(port: int) -> None:
     settings = load_settings().model_copy(update={"mode": "kafka"})
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_format)
     brokers = [Broker() for _ in range(settings.kafka.queues)]
     log, bucket = MemoryLog(), MemoryBucket()
 

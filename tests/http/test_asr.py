@@ -42,10 +42,10 @@ def refused(answer: httpx.Response, status: int, param: str) -> str:
 # -- /asr ---------------------------------------------------------------------------------------
 
 
-def test_bazarr_gets_subtitles(fake_server: Server) -> None:
+def test_bazarr_gets_subtitles(either_server: Server) -> None:
     """The request of its `whisperai` provider, field for field."""
     answer = ask(
-        fake_server,
+        either_server,
         *("/asr", pcm(FRENCH)),
         task="transcribe",
         language="fr",
@@ -60,31 +60,31 @@ def test_bazarr_gets_subtitles(fake_server: Server) -> None:
     assert answer.headers["content-disposition"] == 'attachment; filename="audio_file.srt"'
 
 
-def test_bazarr_gets_a_translation(fake_server: Server) -> None:
+def test_bazarr_gets_a_translation(either_server: Server) -> None:
     query = {"task": "translate", "language": "fr", "output": "srt", "encode": "false"}
-    (cue,) = srt.parse(ask(fake_server, "/asr", pcm(FRENCH), **query).text)
+    (cue,) = srt.parse(ask(either_server, "/asr", pcm(FRENCH), **query).text)
     assert cue.content == "open door red."
 
 
-def test_text_is_the_default_and_the_language_is_detected(fake_server: Server) -> None:
-    assert ask(fake_server, "/asr", wav(FRENCH)).text == "ouvre porte rouge.\n"
-    assert ask(fake_server, "/asr", wav(FRENCH), language="").text == "ouvre porte rouge.\n"
-    assert ask(fake_server, "/asr", wav(SOUND), output="txt").text == f"{TEXT}\n"
+def test_text_is_the_default_and_the_language_is_detected(either_server: Server) -> None:
+    assert ask(either_server, "/asr", wav(FRENCH)).text == "ouvre porte rouge.\n"
+    assert ask(either_server, "/asr", wav(FRENCH), language="").text == "ouvre porte rouge.\n"
+    assert ask(either_server, "/asr", wav(SOUND), output="txt").text == f"{TEXT}\n"
 
 
-def test_the_prompt_reaches_the_decoder(fake_server: Server) -> None:
-    assert ask(fake_server, "/asr", wav(SOUND), initial_prompt="Door").text == (
+def test_the_prompt_reaches_the_decoder(either_server: Server) -> None:
+    assert ask(either_server, "/asr", wav(SOUND), initial_prompt="Door").text == (
         "red Door. blue house.\n"
     )
 
 
-def test_vtt_reads_back(fake_server: Server) -> None:
-    answer = ask(fake_server, "/asr", wav(SOUND), output="vtt")
+def test_vtt_reads_back(either_server: Server) -> None:
+    answer = ask(either_server, "/asr", wav(SOUND), output="vtt")
     assert " ".join(caption.text for caption in webvtt.from_string(answer.text)) == TEXT
 
 
-def test_tsv_has_whole_milliseconds(fake_server: Server) -> None:
-    answer = ask(fake_server, "/asr", wav(SOUND), output="tsv")
+def test_tsv_has_whole_milliseconds(either_server: Server) -> None:
+    answer = ask(either_server, "/asr", wav(SOUND), output="tsv")
 
     header, *rows = answer.text.removesuffix("\n").split("\n")
     assert header == "start\tend\ttext"
@@ -94,9 +94,9 @@ def test_tsv_has_whole_milliseconds(fake_server: Server) -> None:
     assert 0 < times[-1] <= 1000 * len(SOUND) / 16_000
 
 
-def test_json_is_openai_whisper_s_result(fake_server: Server) -> None:
-    plain = ask(fake_server, "/asr", wav(FRENCH), output="json").json()
-    timed = ask(fake_server, "/asr", wav(FRENCH), output="json", word_timestamps="true").json()
+def test_json_is_openai_whisper_s_result(either_server: Server) -> None:
+    plain = ask(either_server, "/asr", wav(FRENCH), output="json").json()
+    timed = ask(either_server, "/asr", wav(FRENCH), output="json", word_timestamps="true").json()
 
     assert set(plain) == {"text", "segments", "language"}
     assert (plain["text"], plain["language"]) == ("ouvre porte rouge.", "fr")
@@ -106,23 +106,23 @@ def test_json_is_openai_whisper_s_result(fake_server: Server) -> None:
     assert all({"start", "end", "probability"} <= set(word) for word in words)
 
 
-def test_speakers_are_labelled(fake_server: Server) -> None:
+def test_speakers_are_labelled(either_server: Server) -> None:
     query = {"diarize": "true", "max_speakers": "2"}
-    text = ask(fake_server, "/asr", wav(SOUND), **query).text
+    text = ask(either_server, "/asr", wav(SOUND), **query).text
     assert text == "[SPEAKER_00]: red door.\n[SPEAKER_01]: blue house.\n"
-    segments = ask(fake_server, "/asr", wav(SOUND), output="json", **query).json()["segments"]
+    segments = ask(either_server, "/asr", wav(SOUND), output="json", **query).json()["segments"]
     assert [segment["speaker"] for segment in segments] == ["SPEAKER_00", "SPEAKER_01"]
 
 
-def test_voice_activity_detection_is_always_on(fake_server: Server) -> None:
+def test_voice_activity_detection_is_always_on(either_server: Server) -> None:
     for wanted in ("true", "false"):
-        assert ask(fake_server, "/asr", wav(SOUND), vad_filter=wanted).text == f"{TEXT}\n"
+        assert ask(either_server, "/asr", wav(SOUND), vad_filter=wanted).text == f"{TEXT}\n"
 
 
 @pytest.mark.parametrize("cut", [0, 1])
-def test_headerless_audio_may_end_within_a_sample(fake_server: Server, cut: int) -> None:
+def test_headerless_audio_may_end_within_a_sample(either_server: Server, cut: int) -> None:
     content = pcm(np.concatenate([SOUND, silence(1)]))
-    answer = ask(fake_server, "/asr", content[: len(content) - cut], encode="false")
+    answer = ask(either_server, "/asr", content[: len(content) - cut], encode="false")
     assert answer.text == f"{TEXT}\n"
 
 
@@ -144,25 +144,25 @@ def test_headerless_audio_may_end_within_a_sample(fake_server: Server, cut: int)
     ],
 )
 def test_what_cannot_be_honoured_is_refused(
-    fake_server: Server, query: dict[str, str], status: int, param: str
+    either_server: Server, query: dict[str, str], status: int, param: str
 ) -> None:
-    assert param in refused(ask(fake_server, "/asr", wav(SOUND), **query), status, param)
+    assert param in refused(ask(either_server, "/asr", wav(SOUND), **query), status, param)
 
 
 @pytest.mark.parametrize("path", ["/asr", "/detect-language"])
-def test_the_recording_must_be_there_and_be_one(fake_server: Server, path: str) -> None:
+def test_the_recording_must_be_there_and_be_one(either_server: Server, path: str) -> None:
     two = [("audio_file", (name, wav(SOUND))) for name in ("a.wav", "b.wav")]
-    refused(fake_server.http.post(path, files=two), 400, "audio_file")
-    other = fake_server.http.post(path, files={"file": ("a.wav", wav(SOUND))})
+    refused(either_server.http.post(path, files=two), 400, "audio_file")
+    other = either_server.http.post(path, files={"file": ("a.wav", wav(SOUND))})
     refused(other, 400, "audio_file")
-    refused(ask(fake_server, path, b"no audio at all"), 400, "file")
-    refused(ask(fake_server, path, b"", encode="false"), 400, "file")
-    assert fake_server.temp_files() == []
+    refused(ask(either_server, path, b"no audio at all"), 400, "file")
+    refused(ask(either_server, path, b"", encode="false"), 400, "file")
+    assert either_server.temp_files() == []
 
 
-def test_limits_hold(fake_server: Server) -> None:
-    limit = fake_server.info()["limits"]["upload_bytes"]
-    answer = ask(fake_server, "/asr", bytes(limit + 1))
+def test_limits_hold(either_server: Server) -> None:
+    limit = either_server.info()["limits"]["upload_bytes"]
+    answer = ask(either_server, "/asr", bytes(limit + 1))
     assert answer.status_code == 413
 
 
@@ -170,9 +170,9 @@ def test_limits_hold(fake_server: Server) -> None:
 
 
 @pytest.mark.parametrize("encode", ["true", "false"])
-def test_bazarr_reads_the_language(fake_server: Server, encode: str) -> None:
+def test_bazarr_reads_the_language(either_server: Server, encode: str) -> None:
     content = pcm(FRENCH) if encode == "false" else wav(FRENCH)
-    answer = ask(fake_server, "/detect-language", content, encode=encode)
+    answer = ask(either_server, "/detect-language", content, encode=encode)
 
     assert answer.status_code == 200, answer.text
     found = answer.json()
@@ -180,14 +180,14 @@ def test_bazarr_reads_the_language(fake_server: Server, encode: str) -> None:
     assert 0.5 < found["confidence"] <= 1
 
 
-def test_the_language_is_that_of_the_first_speech(fake_server: Server) -> None:
+def test_the_language_is_that_of_the_first_speech(either_server: Server) -> None:
     late = np.concatenate([silence(40), *[FRENCH, silence(30)] * 3, say("red door"), silence(1)])
-    found = ask(fake_server, "/detect-language", wav(late)).json()
+    found = ask(either_server, "/detect-language", wav(late)).json()
     assert found["language_code"] == "fr"
 
 
-def test_silence_has_no_confidence(fake_server: Server) -> None:
-    assert ask(fake_server, "/detect-language", wav(silence(2))).json() == {
+def test_silence_has_no_confidence(either_server: Server) -> None:
+    assert ask(either_server, "/detect-language", wav(silence(2))).json() == {
         "detected_language": "english",
         "language_code": "en",
         "confidence": 0.0,

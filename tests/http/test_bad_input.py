@@ -83,25 +83,25 @@ def playlist(folder: Path) -> bytes:
     ],
 )
 def test_what_is_no_recording_is_refused(
-    fake_server: Server, tmp_path: Path, name: str, make: Callable[[Path], bytes]
+    either_server: Server, tmp_path: Path, name: str, make: Callable[[Path], bytes]
 ) -> None:
-    answer = fake_server.http.post(PATH, files={"file": (name, make(tmp_path))})
+    answer = either_server.http.post(PATH, files={"file": (name, make(tmp_path))})
 
-    check_refusal(fake_server, answer, 400, "invalid_audio", "file")
+    check_refusal(either_server, answer, 400, "invalid_audio", "file")
 
 
-def test_a_day_of_silence_in_a_few_kilobytes_is_too_long(fake_server: Server) -> None:
+def test_a_day_of_silence_in_a_few_kilobytes_is_too_long(either_server: Server) -> None:
     bomb = opus_bomb(24)
 
-    answer = fake_server.http.post(PATH, files={"file": ("day.m4a", bomb)})
+    answer = either_server.http.post(PATH, files={"file": ("day.m4a", bomb)})
 
     assert len(bomb) < 50_000
-    message = check_refusal(fake_server, answer, 413, "file_too_large", "file")
+    message = check_refusal(either_server, answer, 413, "file_too_large", "file")
     assert "seconds" in message
 
 
-def test_minutes_of_silence_in_a_few_kilobytes_are_an_empty_text(fake_server: Server) -> None:
-    answer = fake_server.transcribe(opus_bomb(0.05), response_format="verbose_json").json()
+def test_minutes_of_silence_in_a_few_kilobytes_are_an_empty_text(either_server: Server) -> None:
+    answer = either_server.transcribe(opus_bomb(0.05), response_format="verbose_json").json()
 
     assert (answer["text"], answer["segments"]) == ("", [])
     assert answer["duration"] == pytest.approx(180, abs=0.1)
@@ -120,21 +120,21 @@ def test_unusual_rates_and_channels_are_heard(
     "filename",
     ["../../../../tmp/evil.wav", "/etc/passwd", "C:\\boot.ini", "a\x00b.wav", "é" * 2000, " "],
 )
-def test_a_path_as_filename_is_only_a_name(fake_server: Server, filename: str) -> None:
-    answer = fake_server.http.post(PATH, files={"file": (filename, GOOD)})
+def test_a_path_as_filename_is_only_a_name(either_server: Server, filename: str) -> None:
+    answer = either_server.http.post(PATH, files={"file": (filename, GOOD)})
 
     assert answer.json()["text"] == TEXT
-    assert fake_server.temp_files() == []
-    assert not (fake_server.temp.parent / "evil.wav").exists()
+    assert either_server.temp_files() == []
+    assert not (either_server.temp.parent / "evil.wav").exists()
     assert not Path("/tmp/evil.wav").exists()
 
 
-def test_an_upload_over_the_limit_is_refused(fake_server: Server) -> None:
-    limit = fake_server.info()["limits"]["upload_bytes"]
+def test_an_upload_over_the_limit_is_refused(either_server: Server) -> None:
+    limit = either_server.info()["limits"]["upload_bytes"]
 
-    answer = fake_server.http.post(PATH, files={"file": ("a.wav", bytes(limit + 1))})
+    answer = either_server.http.post(PATH, files={"file": ("a.wav", bytes(limit + 1))})
 
-    check_refusal(fake_server, answer, 413, "file_too_large", "file")
+    check_refusal(either_server, answer, 413, "file_too_large", "file")
 
 
 # -- forms --------------------------------------------------------------------------------------
@@ -296,20 +296,20 @@ def test_headers_of_a_part_are_bounded(fake_server: Server) -> None:
 
 @pytest.mark.parametrize("path", [PATH, TRANSLATIONS])
 @pytest.mark.parametrize("sent", [0.0, 0.5, 0.99])
-def test_a_client_may_hang_up_in_the_middle(fake_server: Server, path: str, sent: float) -> None:
+def test_a_client_may_hang_up_in_the_middle(either_server: Server, path: str, sent: float) -> None:
     body = part("file", bytes(3_000_000), "a.wav") + END
     head = (
         f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {MULTIPART}\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     )
-    with socket.create_connection(("127.0.0.1", fake_server.port)) as connection:
+    with socket.create_connection(("127.0.0.1", either_server.port)) as connection:
         connection.sendall(head.encode() + body[: int(sent * len(body))])
         if sent:
-            eventually(lambda: bool(fake_server.temp_files()))
+            eventually(lambda: bool(either_server.temp_files()))
 
-    eventually(lambda: not fake_server.temp_files())
-    assert fake_server.transcribe(GOOD).json()["text"] == TEXT
-    assert "Traceback" not in fake_server.log
+    eventually(lambda: not either_server.temp_files())
+    assert either_server.transcribe(GOOD).json()["text"] == TEXT
+    assert "Traceback" not in either_server.log
 
 
 # -- fields -------------------------------------------------------------------------------------
@@ -441,9 +441,11 @@ def test_fields_that_contradict_each_other_are_refused(
     ],
 )
 def test_what_cannot_be_served_together_is_refused(
-    fake_server: Server, fields: dict[str, Any], param: str
+    either_server: Server, fields: dict[str, Any], param: str
 ) -> None:
-    check_refusal(fake_server, fake_server.transcribe(GOOD, **fields), 422, "invalid_value", param)
+    check_refusal(
+        either_server, either_server.transcribe(GOOD, **fields), 422, "invalid_value", param
+    )
 
 
 @pytest.mark.parametrize(
@@ -491,25 +493,25 @@ def test_a_model_name_does_not_tell_which_files_exist(
         "data:audio/wav;base64,AAAA",
     ],
 )
-def test_a_url_into_the_network_is_refused(fake_server: Server, url: str) -> None:
-    answer = fake_server.http.post(PATH, data={"audio_url": url}, files={"x": ("", b"")})
+def test_a_url_into_the_network_is_refused(either_server: Server, url: str) -> None:
+    answer = either_server.http.post(PATH, data={"audio_url": url}, files={"x": ("", b"")})
 
-    check_refusal(fake_server, answer, 400, "invalid_value", "audio_url")
+    check_refusal(either_server, answer, 400, "invalid_value", "audio_url")
 
 
-def test_empty_and_unknown_fields_are_absent(fake_server: Server) -> None:
-    answer = fake_server.transcribe(
+def test_empty_and_unknown_fields_are_absent(either_server: Server) -> None:
+    answer = either_server.transcribe(
         GOOD, language="", temperature="", num_speakers=" ", response_format="", colour="blue"
     )
 
     assert answer.json()["text"] == TEXT
 
 
-def test_a_language_may_be_named_in_several_ways(fake_server: Server) -> None:
+def test_a_language_may_be_named_in_several_ways(either_server: Server) -> None:
     recording = wav(np.concatenate([say("rouge porte", language="fr"), silence(0.5)]))
 
     for name in ("fr", "FR", "french", "fr-FR"):
-        answer = fake_server.transcribe(recording, language=name)
+        answer = either_server.transcribe(recording, language=name)
         assert answer.json()["text"] == "rouge porte."
 
 
@@ -517,9 +519,9 @@ def test_a_language_may_be_named_in_several_ways(fake_server: Server) -> None:
 
 
 @pytest.mark.parametrize("given", ["abc", "A.b_c-9", "x" * 128])
-def test_a_good_request_id_is_kept(fake_server: Server, given: str) -> None:
+def test_a_good_request_id_is_kept(either_server: Server, given: str) -> None:
     for path in ("/healthcheck", "/nowhere"):
-        answer = fake_server.http.get(path, headers={"X-Request-ID": given})
+        answer = either_server.http.get(path, headers={"X-Request-ID": given})
         assert answer.headers.get_list("x-request-id") == [given]
 
 

@@ -33,7 +33,7 @@ def recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ["text", "srt", "vtt", "aud", "json", "verbose_json", "vtt_json", "diarized_json"],
 )
 def test_a_server_writes_what_this_process_would(
-    fake_server: Server, monkeypatch: pytest.MonkeyPatch, output_format: str
+    either_server: Server, monkeypatch: pytest.MonkeyPatch, output_format: str
 ) -> None:
     for name, value in FAKE.items():
         monkeypatch.setenv(name, value)
@@ -41,13 +41,13 @@ def test_a_server_writes_what_this_process_would(
     here = run(*arguments)
     assert here[0] == 0
     assert "blue House" in here[1]
-    assert run(*arguments, "--url", fake_server.url) == here
-    assert run(*arguments, "--url", f"{fake_server.url}/v1/") == here
+    assert run(*arguments, "--url", either_server.url) == here
+    assert run(*arguments, "--url", f"{either_server.url}/v1/") == here
 
 
 @pytest.mark.usefixtures("recordings")
-def test_options_travel(fake_server: Server) -> None:
-    to = ("--url", fake_server.url)
+def test_options_travel(either_server: Server) -> None:
+    to = ("--url", either_server.url)
     assert run("transcribe", "b.wav", "--translate", *to)[1] == "red door.\n"
     options = ("--language", "de", "--word-timestamps", "-f", "verbose_json")
     transcript = json.loads(run("transcribe", "a.wav", *options, *to)[1])
@@ -58,24 +58,24 @@ def test_options_travel(fake_server: Server) -> None:
 
 
 def test_files_are_written_and_nothing_stays_on_the_server(
-    recordings: Path, fake_server: Server
+    recordings: Path, either_server: Server
 ) -> None:
-    before = fake_server.temp_files()
+    before = either_server.temp_files()
     (recordings / "long.wav").write_bytes(tones.sentences(40))
     names = ("a.wav", "c.wav", "long.wav", "gone.wav")
-    status, text, errors = run("transcribe", *names, "-o", "out", "--url", fake_server.url)
+    status, text, errors = run("transcribe", *names, "-o", "out", "--url", either_server.url)
     assert (status, text) == (1, "")
     assert sorted(path.name for path in (recordings / "out").iterdir()) == ["a.txt", "long.txt"]
     assert (recordings / "out" / "long.txt").read_text() == tones.text(40) + "\n"
     lines = sorted(errors.splitlines())
     assert lines[0].startswith("error: c.wav: the file cannot be decoded")
     assert lines[1] == "error: gone.wav: file not found"
-    assert fake_server.temp_files() == before
+    assert either_server.temp_files() == before
 
 
 @pytest.mark.usefixtures("recordings")
-def test_what_the_server_refuses_names_the_file(fake_server: Server) -> None:
-    status, _, errors = run("transcribe", "a.wav", "--model", "../x", "--url", fake_server.url)
+def test_what_the_server_refuses_names_the_file(either_server: Server) -> None:
+    status, _, errors = run("transcribe", "a.wav", "--model", "../x", "--url", either_server.url)
     assert status == 1
     assert errors.startswith("error: a.wav: there is no model '../x' here")
 
@@ -93,11 +93,11 @@ def test_a_server_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_proxy_is_not_asked_for_this_machine(
-    fake_server: Server, monkeypatch: pytest.MonkeyPatch
+    either_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
-    assert run("models", "list", "--url", fake_server.url)[0] == 0
+    assert run("models", "list", "--url", either_server.url)[0] == 0
 
 
 # keys

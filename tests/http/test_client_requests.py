@@ -37,10 +37,12 @@ def refused(answer: httpx.Response, status: int, param: str) -> str:
 
 @pytest.mark.parametrize("output", ["json", "text", "srt", "vtt", "aud", "diarized_json"])
 def test_granularity_segment_means_nothing_where_there_are_no_segments(
-    fake_server: Server, output: str
+    either_server: Server, output: str
 ) -> None:
-    plain = fake_server.transcribe(RECORDING, response_format=output)
-    asked = fake_server.transcribe(RECORDING, response_format=output, **{GRANULARITIES: "segment"})
+    plain = either_server.transcribe(RECORDING, response_format=output)
+    asked = either_server.transcribe(
+        RECORDING, response_format=output, **{GRANULARITIES: "segment"}
+    )
 
     assert asked.status_code == 200, asked.text
     assert asked.text == plain.text
@@ -49,41 +51,41 @@ def test_granularity_segment_means_nothing_where_there_are_no_segments(
 @pytest.mark.parametrize("model", ["gpt-4o-transcribe", "gpt-4o-mini-transcribe", "gpt-transcribe"])
 @pytest.mark.parametrize("granularities", [["word"], ["segment"], ["word", "segment"]])
 def test_gpt_models_ignore_granularities_with_json(
-    fake_server: Server, model: str, granularities: list[str]
+    either_server: Server, model: str, granularities: list[str]
 ) -> None:
     fields: dict[str, Any] = {"model": model, GRANULARITIES: granularities}
-    answer = fake_server.transcribe(RECORDING, response_format="json", **fields)
+    answer = either_server.transcribe(RECORDING, response_format="json", **fields)
 
     assert answer.status_code == 200, answer.text
     assert answer.json()["text"] == TEXT
     assert "words" not in answer.json()
 
 
-def test_whisper_models_name_the_format_that_has_word_times(fake_server: Server) -> None:
+def test_whisper_models_name_the_format_that_has_word_times(either_server: Server) -> None:
     for model in ("whisper-1", "tiny"):
-        answer = fake_server.transcribe(RECORDING, model=model, **{GRANULARITIES: "word"})
+        answer = either_server.transcribe(RECORDING, model=model, **{GRANULARITIES: "word"})
         assert "verbose_json" in refused(answer, 422, GRANULARITIES)
 
 
 @pytest.mark.parametrize("output", ["verbose_json", "srt", "vtt"])
 def test_whisper_1_ignores_stream_where_the_format_has_none(
-    fake_server: Server, output: str
+    either_server: Server, output: str
 ) -> None:
     fields = {"model": "whisper-1", "response_format": output}
-    whole = fake_server.transcribe(RECORDING, **fields)
-    streamed = fake_server.transcribe(RECORDING, stream="true", **fields)
+    whole = either_server.transcribe(RECORDING, **fields)
+    streamed = either_server.transcribe(RECORDING, stream="true", **fields)
 
     assert streamed.status_code == 200
     assert streamed.headers["content-type"] == whole.headers["content-type"]
     assert streamed.text == whole.text
     fields["model"] = "gpt-4o-transcribe"
-    refused(fake_server.transcribe(RECORDING, stream="true", **fields), 422, "stream")
+    refused(either_server.transcribe(RECORDING, stream="true", **fields), 422, "stream")
 
 
-def test_logprobs_are_in_verbose_json_too(fake_server: Server) -> None:
+def test_logprobs_are_in_verbose_json_too(either_server: Server) -> None:
     fields = {"model": "whisper-1", "include[]": "logprobs"}
-    verbose = fake_server.transcribe(RECORDING, response_format="verbose_json", **fields).json()
-    plain = fake_server.transcribe(RECORDING, response_format="json", **fields).json()
+    verbose = either_server.transcribe(RECORDING, response_format="verbose_json", **fields).json()
+    plain = either_server.transcribe(RECORDING, response_format="json", **fields).json()
 
     assert verbose["logprobs"] == plain["logprobs"]
     assert verbose["segments"]
@@ -92,48 +94,48 @@ def test_logprobs_are_in_verbose_json_too(fake_server: Server) -> None:
 # -- languages ----------------------------------------------------------------------------------
 
 
-def test_language_auto_is_detection(fake_server: Server) -> None:
+def test_language_auto_is_detection(either_server: Server) -> None:
     for auto in ("auto", " AUTO "):
-        verbose = fake_server.transcribe(FRENCH, language=auto, response_format="verbose_json")
+        verbose = either_server.transcribe(FRENCH, language=auto, response_format="verbose_json")
         assert verbose.json()["language"] == "french"
-    assert fake_server.transcribe(FRENCH, TRANSLATIONS, language="auto").json()["text"] == (
+    assert either_server.transcribe(FRENCH, TRANSLATIONS, language="auto").json()["text"] == (
         "red door."
     )
 
 
-def test_a_language_and_the_same_as_candidate_agree(fake_server: Server) -> None:
+def test_a_language_and_the_same_as_candidate_agree(either_server: Server) -> None:
     both: dict[str, Any] = {"language": "fr", "languages[]": ["fr", "French"]}
-    assert fake_server.transcribe(FRENCH, **both).json()["text"] == "rouge porte."
+    assert either_server.transcribe(FRENCH, **both).json()["text"] == "rouge porte."
     other: dict[str, Any] = {"language": "fr", "languages[]": ["fr", "de"]}
-    refused(fake_server.transcribe(FRENCH, **other), 422, "languages[]")
+    refused(either_server.transcribe(FRENCH, **other), 422, "languages[]")
 
 
 # -- spellings ----------------------------------------------------------------------------------
 
 
-def test_numbered_lists_are_lists(fake_server: Server) -> None:
+def test_numbered_lists_are_lists(either_server: Server) -> None:
     fields = {
         "response_format": "verbose_json",
         "timestamp_granularities[0]": "word",
         "timestamp_granularities[1]": "segment",
     }
-    answer = fake_server.transcribe(RECORDING, **fields).json()
+    answer = either_server.transcribe(RECORDING, **fields).json()
     assert answer["words"]
     assert answer["segments"]
-    assert fake_server.transcribe(FRENCH, **{"languages[0]": "fr"}).json()["languages"] == [
+    assert either_server.transcribe(FRENCH, **{"languages[0]": "fr"}).json()["languages"] == [
         {"code": "fr"}
     ]
     several = [(f"files[{n}]", (f"{n}.wav", RECORDING)) for n in range(2)]
-    answer = fake_server.http.post(TRANSCRIPTIONS, files=several, data={"model": "whisper-1"})
+    answer = either_server.http.post(TRANSCRIPTIONS, files=several, data={"model": "whisper-1"})
     assert [each["filename"] for each in answer.json()["results"]] == ["0.wav", "1.wav"]
 
 
-def test_space_around_a_value_is_no_part_of_it(fake_server: Server) -> None:
+def test_space_around_a_value_is_no_part_of_it(either_server: Server) -> None:
     fields: dict[str, Any] = {
         "response_format": " verbose_json\r\n",
         GRANULARITIES: [" word "],
     }
-    answer = fake_server.transcribe(RECORDING, **fields)
+    answer = either_server.transcribe(RECORDING, **fields)
     assert answer.status_code == 200, answer.text
     assert answer.json()["words"]
 
@@ -160,13 +162,13 @@ def test_space_around_a_value_is_no_part_of_it(fake_server: Server) -> None:
     ],
 )
 def test_a_translation_refuses_what_it_cannot_honour(
-    fake_server: Server, fields: dict[str, str], param: str
+    either_server: Server, fields: dict[str, str], param: str
 ) -> None:
-    answer = fake_server.transcribe(FRENCH, TRANSLATIONS, **fields)
+    answer = either_server.transcribe(FRENCH, TRANSLATIONS, **fields)
     assert param in refused(answer, 422, param)
 
 
-def test_a_translation_takes_fields_that_ask_for_nothing(fake_server: Server) -> None:
+def test_a_translation_takes_fields_that_ask_for_nothing(either_server: Server) -> None:
     fields = {
         "stream": "false",
         "diarize": "false",
@@ -178,21 +180,21 @@ def test_a_translation_takes_fields_that_ask_for_nothing(fake_server: Server) ->
         "known_speaker_names[]": "",
         "never_heard_of": "it",
     }
-    answer = fake_server.transcribe(FRENCH, TRANSLATIONS, **fields)
+    answer = either_server.transcribe(FRENCH, TRANSLATIONS, **fields)
     assert answer.json()["text"] == "red door."
 
 
-def test_a_translation_honours_the_source_language(fake_server: Server) -> None:
-    answer = fake_server.transcribe(FRENCH, TRANSLATIONS, language="French")
+def test_a_translation_honours_the_source_language(either_server: Server) -> None:
+    answer = either_server.transcribe(FRENCH, TRANSLATIONS, language="French")
     assert answer.json()["text"] == "red door."
-    refused(fake_server.transcribe(FRENCH, TRANSLATIONS, language="xx"), 400, "language")
+    refused(either_server.transcribe(FRENCH, TRANSLATIONS, language="xx"), 400, "language")
 
 
 # -- streams ------------------------------------------------------------------------------------
 
 
-def test_events_carry_their_type_as_name(fake_server: Server) -> None:
-    events = Events(fake_server, RECORDING, response_format="diarized_json")
+def test_events_carry_their_type_as_name(either_server: Server) -> None:
+    events = Events(either_server, RECORDING, response_format="diarized_json")
     lines = [line for line in events.response.iter_lines() if line]
 
     names = [line for line in lines if line.startswith("event: ")]
@@ -207,7 +209,7 @@ def test_events_carry_their_type_as_name(fake_server: Server) -> None:
 
 
 def test_a_known_speaker_keeps_letters_from_others_in_streams_and_answers(
-    fake_server: Server,
+    either_server: Server,
 ) -> None:
     """The known speaker is called A and appears last: nobody before may be called A."""
     audio = sentences(3, speakers=2)
@@ -218,10 +220,10 @@ def test_a_known_speaker_keeps_letters_from_others_in_streams_and_answers(
         **CHUNK,
     }
 
-    whole = fake_server.transcribe(audio, **fields).json()["segments"]
+    whole = either_server.transcribe(audio, **fields).json()["segments"]
     streamed = [
         each
-        for each in Events(fake_server, audio, **fields).rest()
+        for each in Events(either_server, audio, **fields).rest()
         if each["type"] == "transcript.text.segment"
     ]
 
@@ -232,21 +234,22 @@ def test_a_known_speaker_keeps_letters_from_others_in_streams_and_answers(
 # -- paths --------------------------------------------------------------------------------------
 
 
-def test_health_is_json(fake_server: Server) -> None:
-    answer = fake_server.http.get("/health")
+def test_health_is_json(either_server: Server) -> None:
+    answer = either_server.http.get("/health")
 
     assert answer.status_code == 200
     assert answer.json() == {"status": "healthy"}
 
 
-def test_groq_s_base_path_is_another_name_of_v1(fake_server: Server) -> None:
-    answer = fake_server.transcribe(RECORDING, f"/openai{TRANSCRIPTIONS}")
+def test_groq_s_base_path_is_another_name_of_v1(either_server: Server) -> None:
+    answer = either_server.transcribe(RECORDING, f"/openai{TRANSCRIPTIONS}")
     assert answer.json()["text"] == TEXT
-    listed = fake_server.http.get("/openai/v1/models").json()
-    assert listed == fake_server.http.get("/v1/models").json()
-    assert fake_server.http.get("/openai/v1/models/whisper-1").status_code == 200
-    assert fake_server.http.get("/openai/v1/nothing").status_code == 404
-    assert fake_server.http.get("/openai/health").status_code == 404
+    listed = either_server.http.get("/openai/v1/models").json()
+    assert listed == either_server.http.get("/v1/models").json()
+    assert either_server.http.get("/openai/v1/models/whisper-1").status_code == 200
+    assert either_server.http.get("/openai/v1/nothing").status_code == 404
+    assert either_server.http.get("/openai/health").status_code == 404
     assert not any(
-        path.startswith("/openai") for path in fake_server.http.get("/openapi.json").json()["paths"]
+        path.startswith("/openai")
+        for path in either_server.http.get("/openapi.json").json()["paths"]
     )

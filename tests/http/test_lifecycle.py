@@ -187,25 +187,25 @@ def test_models_come_and_go_while_others_stay(preloading: Server, speech: Speech
     assert len(loaded(preloading, "align_models")) == 1
 
 
-def test_every_stage_is_managed(fake_server: Server) -> None:
+def test_every_stage_is_managed(either_server: Server) -> None:
     for stage, fields in (
         ("models", {"model": "large-v3"}),
         ("align_models", {"language": "de"}),
         ("diarize_models", {"model": "pyannote/speaker-diarization-community-1"}),
         ("diarize_models", {}),
     ):
-        answer = fake_server.http.post(f"/{stage}/load", data=fields)
+        answer = either_server.http.post(f"/{stage}/load", data=fields)
         assert answer.status_code == 200, answer.text
         shown = next(
-            each for each in loaded(fake_server, stage) if each["model"] == answer.json()["model"]
+            each for each in loaded(either_server, stage) if each["model"] == answer.json()["model"]
         )
         assert shown["state"] == "ready"
         assert shown["requests"] == 0
 
-        answer = fake_server.http.post(f"/{stage}/unload", params=fields)
+        answer = either_server.http.post(f"/{stage}/unload", params=fields)
         assert answer.json()["status"] == "unloaded"
-        assert shown["model"] not in [each["model"] for each in loaded(fake_server, stage)]
-        assert fake_server.http.post(f"/{stage}/unload", params=fields).status_code == 404
+        assert shown["model"] not in [each["model"] for each in loaded(either_server, stage)]
+        assert either_server.http.post(f"/{stage}/unload", params=fields).status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -224,10 +224,10 @@ def test_every_stage_is_managed(fake_server: Server) -> None:
     ],
 )
 def test_what_cannot_be_loaded_is_refused(
-    fake_server: Server, stage: str, fields: dict[str, str], status: int, code: str, param: str
+    either_server: Server, stage: str, fields: dict[str, str], status: int, code: str, param: str
 ) -> None:
     for action in ("load", "unload"):
-        answer = fake_server.http.post(f"/{stage}/{action}", params=fields)
+        answer = either_server.http.post(f"/{stage}/{action}", params=fields)
         error = answer.json()["error"]
         assert (answer.status_code, error["code"], error["param"]) == (status, code, param)
 

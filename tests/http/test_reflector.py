@@ -299,13 +299,15 @@ def test_bad_fields_are_named(
         assert "only supports English" in message
 
 
-def test_recordings_are_english_unless_said_otherwise(fake_server: Server) -> None:
+def test_recordings_are_english_unless_said_otherwise(either_server: Server) -> None:
     """What the fake engine hears, it spells in the language that it is asked for."""
     files = [("files", ("a.wav", wav(say("rouge porte", language="fr"))))]
 
     def text(**fields: str) -> str:
         data = {"model": "whisper-1", **fields}
-        heard: str = body_of(fake_server.http.post(TRANSCRIPTIONS, files=files, data=data))["text"]
+        heard: str = body_of(either_server.http.post(TRANSCRIPTIONS, files=files, data=data))[
+            "text"
+        ]
         return heard
 
     assert text() == "red door."
@@ -319,7 +321,7 @@ def test_other_clients_get_openais_shape(fake_server: Server, fields: dict[str, 
     assert set(body) == {"text", "usage", "languages"}
 
 
-def test_files_are_bounded_together(fake_server: Server) -> None:
+def test_files_are_bounded_together(either_server: Server) -> None:
     """Sent in chunks, so that no header says beforehand how large they are."""
     boundary = b"------------------------1"
     part = b'--%b\r\ncontent-disposition: form-data; name="files"; filename="a"\r\n\r\n' % boundary
@@ -331,9 +333,9 @@ def test_files_are_bounded_together(fake_server: Server) -> None:
 
     headers = {"content-type": f"multipart/form-data; boundary={boundary.decode()}"}
     for files, size, message in ((120, 10, "100 files"), (5, 9 * 1024**2, "bytes")):
-        answer = fake_server.http.post(TRANSCRIPTIONS, content=form(files, size), headers=headers)
+        answer = either_server.http.post(TRANSCRIPTIONS, content=form(files, size), headers=headers)
         assert message in error_of(answer, 413, "file_too_large", "files")
-    assert fake_server.temp_files() == []
+    assert either_server.temp_files() == []
 
 
 def test_no_file(parakeet_server: Server) -> None:
@@ -384,10 +386,10 @@ def test_a_url_without_audio(parakeet_server: Server, storage: Storage) -> None:
     error_of(answer, 400, "invalid_audio", "audio_file_url")
 
 
-def test_private_hosts_are_not_fetched(fake_server: Server, storage: Storage) -> None:
+def test_private_hosts_are_not_fetched(either_server: Server, storage: Storage) -> None:
     url = storage.put("inside.wav", say("red door"))
-    by_json = fake_server.http.post(FROM_URL, json={"audio_file_url": url})
-    by_query = fake_server.http.post("/diarize", params={"audio_file_url": url})
+    by_json = either_server.http.post(FROM_URL, json={"audio_file_url": url})
+    by_query = either_server.http.post("/diarize", params={"audio_file_url": url})
     for answer in (by_json, by_query):
         assert "not a public one" in error_of(answer, 400, "invalid_value", "audio_file_url")
 
@@ -464,8 +466,8 @@ def test_bad_diarize(
     error_of(answer, 400, code, param)
 
 
-def test_silence_has_no_speakers(fake_server: Server) -> None:
-    answer = fake_server.transcribe(wav(np.zeros(16_000, np.float32)), "/diarize")
+def test_silence_has_no_speakers(either_server: Server) -> None:
+    answer = either_server.transcribe(wav(np.zeros(16_000, np.float32)), "/diarize")
     assert body_of(answer) == {"diarization": []}
 
 
@@ -497,8 +499,8 @@ def test_a_page_is_translated_whole(parakeet_server: Server) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "Good morning."])
-def test_nothing_to_translate(fake_server: Server, text: str) -> None:
-    answer = fake_server.http.post(
+def test_nothing_to_translate(either_server: Server, text: str) -> None:
+    answer = either_server.http.post(
         "/translate", params={"text": text}, json={"source_language": "en", "target_language": "en"}
     )
     assert body_of(answer) == {"text": {"en": text}}
@@ -532,9 +534,9 @@ def test_bad_translate(
     error_of(answer, 400, code, param)
 
 
-def test_translate_without_text(fake_server: Server) -> None:
+def test_translate_without_text(either_server: Server) -> None:
     languages = {"source_language": "fr", "target_language": "en"}
-    answer = fake_server.http.post("/translate", json=languages)
+    answer = either_server.http.post("/translate", json=languages)
     error_of(answer, 400, "missing_required_parameter", "text")
 
 
@@ -583,8 +585,8 @@ def test_bad_llm(parakeet_server: Server, fields: dict[str, object], code: str, 
     error_of(parakeet_server.http.post("/llm", json=fields), 400, code, param)
 
 
-def test_llm_that_is_not_set(fake_server: Server) -> None:
-    answer = fake_server.http.post("/llm", json={"prompt": "hello"})
+def test_llm_that_is_not_set(either_server: Server) -> None:
+    answer = either_server.http.post("/llm", json={"prompt": "hello"})
     assert "LLM__MODEL" in error_of(answer, 501, "not_configured", None)
 
 

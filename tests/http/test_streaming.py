@@ -9,8 +9,8 @@ from itertools import pairwise
 import pytest
 
 from gated import Gate
-from live import Client, Events, deltas, is_idle
-from server import Server
+from live import Client, Events, deltas, is_computing, is_idle
+from server import Mode, Server, command_of
 from support import eventually, wav
 from tones import CHUNK, sentences, text
 from whisperx_api_server.backends.fake import silence
@@ -24,34 +24,29 @@ def gate(tmp_path_factory: pytest.TempPathFactory) -> Gate:
 
 
 @pytest.fixture(scope="module")
-def server(gate: Gate, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with Server(tmp_path_factory.mktemp("gated"), gate.settings()) as server:
+def server(mode: Mode, gate: Gate, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    directory = tmp_path_factory.mktemp("gated")
+    with Server(directory, gate.settings(), command=command_of(mode)) as server:
         yield server
         gate.allow()
 
 
-def unfinished(server: Server) -> int:
-    """Windows on the transcription lane; a batch counts until just after its results are out."""
-    lanes = server.info()["queue"]["lanes"]
-    return sum(lane["waiting"] + lane["in_flight"] for lane in lanes)
-
-
-def test_deltas_make_up_the_text(fake_server: Server) -> None:
+def test_deltas_make_up_the_text(either_server: Server) -> None:
     audio = sentences(7)
-    events = Events(fake_server, audio, **CHUNK).rest()
+    events = Events(either_server, audio, **CHUNK).rest()
 
     assert [each["type"] for each in events] == [
         *["transcript.text.delta"] * 7,
         "transcript.text.done",
     ]
     assert deltas(events) == events[-1]["text"] == text(7)
-    assert fake_server.transcribe(audio, **CHUNK).json()["text"] == text(7)
+    assert either_server.transcribe(audio, **CHUNK).json()["text"] == text(7)
     assert events[-1]["languages"] == [{"code": "en"}]
 
 
 @pytest.mark.parametrize("format", ["json", "text", "diarized_json"])
-def test_it_is_an_event_stream(fake_server: Server, format: str) -> None:
-    events = Events(fake_server, sentences(1), response_format=format)
+def test_it_is_an_event_stream(either_server: Server, format: str) -> None:
+    events = Events(either_server, sentences(1), response_format=format)
 
     assert events.response.status_code == 200
     assert events.response.headers["content-type"].startswith("text/event-stream")
@@ -62,21 +57,21 @@ def test_it_is_an_event_stream(fake_server: Server, format: str) -> None:
 
 def test_the_first_delta_comes_while_windows_wait(server: Server, gate: Gate) -> None:
     gate.allow(1)
+    before = len(gate.passed)
     events = Events(server, sentences(6), **CHUNK)
 
     assert events.next()["delta"] == text(1)
 
-    eventually(lambda: unfinished(server) == 5)
-    assert len(gate.passed) == 1
+    assert len(gate.passed) - before == 1
     gate.allow(2)
     assert deltas([events.next(), events.next()]) == text(3).removeprefix(text(1))
-    eventually(lambda: unfinished(server) == 3)
+    assert len(gate.passed) - before == 3
     gate.allow()
     assert events.rest()[-1]["text"] == text(6)
 
 
-def test_logprobs_come_with_each_delta(fake_server: Server) -> None:
-    events = Events(fake_server, sentences(3), **CHUNK, **{"include[]": "logprobs"}).rest()
+def test_logprobs_come_with_each_delta(either_server: Server) -> None:
+    events = Events(either_server, sentences(3), **CHUNK, **{"include[]": "logprobs"}).rest()
 
     done = events[-1]
     assert [each["token"] for each in done["logprobs"]] == [f" {word}" for word in text(3).split()]
@@ -90,10 +85,10 @@ def test_without_logprobs_there_are_none(fake_server: Server) -> None:
     assert not any("logprobs" in each for each in events)
 
 
-def test_diarized_segments_are_those_of_the_whole_answer(fake_server: Server) -> None:
+def test_diarized_segments_are_those_of_the_whole_answer(either_server: Server) -> None:
     audio = sentences(6, speakers=3)
-    events = Events(fake_server, audio, response_format="diarized_json", **CHUNK).rest()
-    whole = fake_server.transcribe(audio, response_format="diarized_json", **CHUNK).json()
+    events = Events(either_server, audio, response_format="diarized_json", **CHUNK).rest()
+    whole = either_server.transcribe(audio, response_format="diarized_json", **CHUNK).json()
 
     segments = [each for each in events if each["type"] == "transcript.text.segment"]
     assert segments == whole["segments"]
@@ -105,19 +100,20 @@ def test_diarized_segments_are_those_of_the_whole_answer(fake_server: Server) ->
 
 def test_diarized_segments_come_as_they_are_final(server: Server, gate: Gate) -> None:
     gate.allow(2)
+    before = len(gate.passed)
     events = Events(server, sentences(4, speakers=2), response_format="diarized_json", **CHUNK)
 
     early = [events.next() for _ in range(4)]
 
     assert [each["speaker"] for each in early if "speaker" in each] == ["A", "B"]
-    eventually(lambda: unfinished(server) == 2)
+    assert len(gate.passed) - before == 2
     gate.allow()
     later = events.rest()
     assert [each["speaker"] for each in later if "speaker" in each] == ["A", "B"]
 
 
-def test_silence_is_an_empty_text(fake_server: Server) -> None:
-    events = Events(fake_server, wav(silence(3))).rest()
+def test_silence_is_an_empty_text(either_server: Server) -> None:
+    events = Events(either_server, wav(silence(3))).rest()
 
     assert [(each["type"], each["text"]) for each in events] == [("transcript.text.done", "")]
 
@@ -164,11 +160,12 @@ def test_who_leaves_withdraws_the_request(server: Server, gate: Gate) -> None:
     events = Events(server, sentences(30), **CHUNK)
     events.next()
     assert server.info()["queue"]["requests"] == 1
+    eventually(lambda: is_computing(server))
 
     events.leave()
 
-    eventually(lambda: server.lane()["waiting"] == 0)
     eventually(lambda: server.info()["queue"]["requests"] == 0)
+    eventually(lambda: not is_computing(server))
     gate.allow()  # the window that is being computed
     eventually(lambda: is_idle(server))
     assert len(gate.passed) - before <= 2
@@ -178,11 +175,11 @@ def test_who_leaves_before_the_first_event_withdraws_it_too(server: Server, gate
     gate.allow(0)
     before = len(gate.passed)
     client = Client(server, sentences(8), stream="true", **CHUNK)
-    eventually(lambda: unfinished(server) == 8)
+    eventually(lambda: is_computing(server))
     client.hang_up()
 
     eventually(lambda: server.info()["queue"]["requests"] == 0)
-    assert server.lane()["waiting"] == 0
+    eventually(lambda: not is_computing(server))
     gate.allow()
     eventually(lambda: is_idle(server))
     assert len(gate.passed) - before <= 1
@@ -192,10 +189,11 @@ def test_an_unstreamed_request_is_withdrawn_likewise(server: Server, gate: Gate)
     gate.allow(0)
     before = len(gate.passed)
     client = Client(server, sentences(9), **CHUNK)
-    eventually(lambda: unfinished(server) == 9)
+    eventually(lambda: is_computing(server))
     client.hang_up()
 
     eventually(lambda: server.info()["queue"]["requests"] == 0)
+    eventually(lambda: not is_computing(server))
     gate.allow()
     eventually(lambda: is_idle(server))
     assert len(gate.passed) - before <= 1

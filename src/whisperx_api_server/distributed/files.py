@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -58,8 +58,8 @@ class RunFiles:
     """
 
     def __init__(self, bucket: Bucket, *, retry_window: float) -> None:
+        self.retry_window = retry_window
         self._bucket = bucket
-        self._retry_window = retry_window
         self._in_use: set[str] = set()
         self._unwanted: set[str] = set()
         self._without_request: set[str] = set()
@@ -107,6 +107,30 @@ class RunFiles:
         found = await self._bucket.get(_request_key(run))
         return None if found is None else STORED_REQUEST.load(found.data)
 
+    async def join(self, run: str, replica: str) -> bool:
+        """Make a replica the one that a run is computed for; False if the run is gone.
+
+        Raises:
+            ValueError: another version has stored the request, and it is not understood.
+        """
+        version: str | None = None
+        while version is None:
+            found = await self._bucket.get(_request_key(run))
+            if found is None:
+                return False
+            stored = replace(STORED_REQUEST.load(found.data), replica=replica)
+            data = STORED_REQUEST.dump(stored)
+            version = await self._bucket.replace(_request_key(run), data, found.etag)
+        return True
+
+    async def replica(self, run: str) -> str:
+        """The replica that a run is computed for; empty if the run is gone or not understood."""
+        try:
+            stored = await self.request(run)
+        except ValueError:
+            return ""
+        return "" if stored is None else stored.replica
+
     async def owner(self, job_id: str) -> str | None:
         """The replica that has a job; None if there is no such job."""
         found = await self._bucket.get(job_key(job_id))
@@ -145,8 +169,10 @@ class RunFiles:
         return await asyncio.to_thread(lambda: [*_read_events(run, lines)])
 
     async def notices(self, run: str) -> list[Notice]:
-        """What the topic `events` has said of a run by now."""
+        """What the topic `events` has said of a run by now; nothing if the run is gone."""
         keys = await self._bucket.list(run_prefix(run))
+        if _request_key(run) not in keys:
+            return []
         ended = _end_key(run) in keys
         below = f"{_events_prefix(run)}/"
         parts = Counter(key[len(below) :].split("/")[0] for key in keys if key.startswith(below))
@@ -201,7 +227,7 @@ class RunFiles:
 
         Parts that cannot be read are left out.
         """
-        oldest = time.time() - self._retry_window
+        oldest = time.time() - self.retry_window
         keys = [
             key
             for key in await self._bucket.list(_memory(stored))

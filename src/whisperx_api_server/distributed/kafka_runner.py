@@ -14,68 +14,38 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Literal, cast
+from uuid import uuid4
 
 from ..audio.uploads import BlobStore
 from ..background import BackgroundTasks
 from ..domain import Diarization, Transcript, TranscriptionRequest
 from ..errors import Unavailable, VersionMismatch
-from ..pipeline.events import Emit, Event, WindowDone
+from ..pipeline.events import Emit, Event
 from ..pipeline.runner import Checkpoint
 from ..text_service import TextRequest
 from .files import RunFiles
-from .heartbeats import read_forever
 from .members import PATIENCE, Members
-from .protocols import CaughtUp, Log, Queue
+from .notices import Following, Gone, Received, RunNotices
+from .protocols import Log, Queue
 from .topics import queue_number
 from .wire import (
     CONTROL,
-    NOTICE,
     TASK,
     AnyRequest,
     Cancelled,
     End,
+    Followed,
     Kind,
     Notice,
     RunEvent,
     Task,
-    event_name,
+    memory_name,
 )
 
 logger = logging.getLogger(__name__)
 
 LOOK = 5.0
 """Seconds without a notice after which the bucket is looked at."""
-
-
-class RunNotices:
-    """The messages of the topic `events`, handed to the runs of this process that wait for them."""
-
-    def __init__(self, log: Log) -> None:
-        self._log = log
-        self._waiting: dict[str, asyncio.Queue[Notice]] = {}
-        self.ready = asyncio.Event()
-
-    async def read_forever(self) -> None:
-        """Read the topic from now on."""
-        async for message in read_forever(self._log, "events", since="latest"):
-            if isinstance(message, CaughtUp):
-                self.ready.set()
-            elif message.key in self._waiting and message.value is not None:
-                try:
-                    notice = NOTICE.load(message.value)
-                except ValueError as error:  # of a newer version
-                    logger.warning("a notice of %s is not understood: %s", message.key, error)
-                    continue
-                self._waiting[message.key].put_nowait(notice)
-
-    @asynccontextmanager
-    async def of(self, run: str) -> AsyncIterator[asyncio.Queue[Notice]]:
-        """The notices of a run while the context is open."""
-        notices = self._waiting[run] = asyncio.Queue()
-        try:
-            yield notices
-        finally:
-            del self._waiting[run]
 
 
 class KafkaRunner:
@@ -144,78 +114,143 @@ class KafkaRunner:
         emit: Emit,
         checkpoint: Checkpoint,
     ) -> End:
-        run = request.id
+        """Run a request, or join an equal one of another replica; anew if that is gone."""
         self._check_workers(request)
+        received = Received(emit=emit, checkpoint=checkpoint)
+        job = request.id if request.waits else None
+        memory = memory_name(request, kind)
+        shares = bool(self._files.retry_window) and job is None and memory != request.id
+        joined = self._notices.equal(memory) if shares else None
+        while True:
+            run = joined or request.id
+            try:
+                async with self._seen_to(run, job) as following:
+                    if joined is not None:
+                        ended = await self._join(run, memory, following)
+                    else:
+                        ended = await self._begin(request, kind, following, checkpoint, memory)
+                    return await self._followed(request, run, following, received, ended)
+            except Gone:
+                logger.info("run %s is gone: request %s begins anew", run, request.id)
+                self._notices.forget(run)
+                if joined is None:
+                    request = replace(request, id=uuid4().hex)
+                joined = None
+
+    @asynccontextmanager
+    async def _seen_to(self, run: str, job: str | None) -> AsyncIterator[Following]:
+        """Follow a run; then delete it, or cancel it after an error, unless others see to it."""
+        async with self._notices.of(run, self._name) as following:
+            try:
+                async with self._files.in_use(run):
+                    yield following
+            except Gone:
+                raise
+            except BaseException:
+                ours = following.owner == self._name if run != job else await self._has_job(run)
+                if ours:
+                    await self._cancel(run)
+                raise
+            if run != job and following.owner == self._name:  # a job's go once the job has ended
+                self._deleting.start(self._delete(run, LOOK * following.joined))
+
+    async def _delete(self, run: str, delay: float) -> None:
+        """Delete a run that has ended, once those who share it have read the end too."""
+        await asyncio.sleep(delay)
+        await self._files.discard(run)
+
+    async def _begin(
+        self,
+        request: AnyRequest,
+        kind: Kind,
+        following: Following,
+        checkpoint: Checkpoint,
+        memory: str,
+    ) -> bool:
+        """Queue a run; returns whether its end is there already."""
+        run = request.id
+        stored = await self._files.request(run) if request.waits else None
+        ended = False
+        if stored is not None:  # a replica that is gone may have had the job
+            ended = await self._look(run, following, ended=False)
+        else:
+            stored = await self._files.store(request, kind, self._blobs, replica=self._name)
+        if checkpoint.windows:
+            await self._files.remember(stored, checkpoint.windows.values(), None)
+        queue = queue_number(request.client, request.waits, len(self._queues))
+        sending = self._queues[queue].send(TASK.dump(Task(run=run, kind=kind)))
+        if request.waits or memory == run:
+            await sending
+        else:
+            await asyncio.gather(sending, self._tell(run, memory))
+        return ended
+
+    async def _join(self, run: str, memory: str, following: Following) -> bool:
+        """Share a run of another replica; returns whether its end is there already.
+
+        Raises:
+            Gone: it has ended, or another version of the server has it.
+        """
         try:
-            async with self._files.in_use(run), self._notices.of(run) as notices:
-                stored = await self._files.request(run) if request.waits else None
-                ended = False
-                if stored is not None:  # a replica that is gone may have had the job
-                    ended = await self._look(run, notices, ended=False)
-                else:
-                    stored = await self._files.store(request, kind, self._blobs, replica=self._name)
-                if checkpoint.windows:
-                    await self._files.remember(stored, checkpoint.windows.values(), None)
-                queue = queue_number(request.client, request.waits, len(self._queues))
-                await self._queues[queue].send(TASK.dump(Task(run=run, kind=kind)))
-                end = await self._followed(request, notices, emit, checkpoint, ended)
-        except BaseException:
-            if not request.waits or await self._has_job(run):
-                await self._cancel(run)
-            raise
-        if not request.waits:  # a job's are deleted once the job has ended
-            self._deleting.start(self._files.discard(run))
-        return end
+            if not await self._files.join(run, self._name):
+                raise Gone
+        except ValueError as error:
+            raise Gone from error
+        following.joined = True
+        await self._tell(run, memory)
+        return await self._look(run, following, ended=False)
+
+    async def _tell(self, run: str, memory: str) -> None:
+        message = Followed(run=run, memory=memory, replica=self._name)
+        await self._log.append("control", run, CONTROL.dump(message))
 
     async def _followed(
         self,
         request: AnyRequest,
-        notices: asyncio.Queue[Notice],
-        emit: Emit,
-        checkpoint: Checkpoint,
+        run: str,
+        following: Following,
+        received: Received,
         ended: bool,
     ) -> End:
-        """Emit the events of a run, each once, until its end.
+        """Take the events of a run until its end.
 
-        An attempt that resumes repeats the events of the one before it.
+        Raises:
+            Gone: the run was cancelled or deleted before.
         """
-        run = request.id
         read: Counter[str] = Counter()
-        places: Counter[str] = Counter()
         while True:
             try:
                 async with asyncio.timeout(LOOK):
-                    notice = await notices.get()
+                    notice = await following.notices.get()
             except TimeoutError:
                 self._check_workers(request)
-                ended = await self._look(run, notices, ended=ended)
+                ended = await self._look(run, following, ended=ended)
                 continue
+            if notice is None:
+                raise Gone
             events, end = await self._read(notice, read)
-            for each in events:
-                name = event_name(each.event)
-                if each.place != places[name]:
-                    continue
-                places[name] += 1
-                if isinstance(each.event, WindowDone):
-                    transcript = each.event.transcript
-                    checkpoint.windows[transcript.window_index] = transcript
-                await emit(each.event)
+            await received.take(events)
             if end is not None:
                 return end
 
-    async def _look(self, run: str, notices: asyncio.Queue[Notice], *, ended: bool) -> bool:
+    async def _look(self, run: str, following: Following, *, ended: bool) -> bool:
         """Put what the topic has said of a run by now, for a message may have been lost.
 
         Its end is put if it was there at the look before, as `ended` says: the worker stores the
         last events beside it. Returns whether it is there now.
+
+        Raises:
+            Gone: nothing of the run is there.
         """
         try:
             found = await self._files.notices(run)
         except Unavailable as error:
             logger.warning("run %s cannot be looked at: %s", run, error.message)
             return ended
+        if not found:
+            raise Gone
         for notice in found:
-            notices.put_nowait(replace(notice, ended=notice.ended and ended))
+            following.notices.put_nowait(replace(notice, ended=notice.ended and ended))
         return any(notice.ended for notice in found)
 
     async def _read(self, notice: Notice, read: Counter[str]) -> tuple[list[RunEvent], End | None]:

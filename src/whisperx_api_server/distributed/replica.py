@@ -21,9 +21,10 @@ from .cluster import Cluster
 from .files import RunFiles
 from .heartbeats import Membership
 from .job_store import BucketJobStore
-from .kafka_runner import KafkaRunner, RunNotices
+from .kafka_runner import KafkaRunner
 from .members import SILENT, Members, OtherReplicas
 from .models import WorkersModels
+from .notices import RunNotices
 from .wire import Control, Heartbeat, OrderDone, Withdrawn
 
 logger = logging.getLogger(__name__)
@@ -127,7 +128,8 @@ class Replica:
         return replace(beat, seconds=round(self.admission.seconds, 3))
 
     async def heed(self, message: Control) -> None:
-        """Cancel a job of this process that a client withdraws elsewhere; hear what workers did."""
+        """Cancel a job of this process that a client withdraws elsewhere; hear what others did."""
+        self._notices.heed(message)
         if isinstance(message, OrderDone):
             self.models.heed(message)
         elif isinstance(message, Withdrawn) and self._service is not None:

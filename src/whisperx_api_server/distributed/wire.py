@@ -118,6 +118,19 @@ class Cancelled:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Followed:
+    """A replica follows a run, and from now on sees to it: cancels and deletes it.
+
+    Requests with the same `memory`, see `memory_name`, can join the run.
+    """
+
+    run: str
+    memory: str
+    replica: str
+    kind: Literal["followed"] = "followed"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Withdrawn:
     """A client withdraws a job; the replica that has it cancels it."""
 
@@ -148,7 +161,7 @@ class OrderDone:
     kind: Literal["order_done"] = "order_done"
 
 
-Control = Taken | Cancelled | Withdrawn | ModelOrder | OrderDone
+Control = Taken | Cancelled | Followed | Withdrawn | ModelOrder | OrderDone
 """A message of the topic `control`, which all processes read."""
 
 

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Annotated
 
 from pydantic import Field
@@ -369,9 +370,14 @@ class Worker:
                 stored = held.stored
                 if stored is None or stored.request.waits:
                     continue
-                if self._members.is_gone(stored.replica, PATIENCE):
-                    logger.info("run %s: its client is gone with its replica", held.task.run)
-                    await self._drop(held)
+                if not self._members.is_gone(stored.replica, PATIENCE):
+                    continue
+                replica = await until_available(partial(self._files.replica, held.task.run))
+                if replica not in ("", stored.replica):  # another one has joined the run
+                    held.stored = replace(stored, replica=replica)
+                    continue
+                logger.info("run %s: its client is gone with its replica", held.task.run)
+                await self._drop(held)
 
     async def _renew_forever(self) -> None:
         while True:
