@@ -18,6 +18,7 @@ from . import __version__
 from .active_requests import ActiveRequests
 from .answers.common import Configuration
 from .audio.uploads import BlobStore, DiskBlobStore
+from .audio.urls import UrlFetcher
 from .backends import ModelKey, ask, find_backend
 from .background import running
 from .catalog import Catalog
@@ -46,7 +47,6 @@ from .text_service import TextService
 from .wiring import (
     LAST_BATCH,
     build_catalog,
-    build_fetcher,
     build_instruments,
     build_pool,
     build_replica,
@@ -171,15 +171,17 @@ def build_services(
     active = ActiveRequests()
     admission = AdmissionControl(limits.queue_seconds) if replica is None else replica.admission
     metrics, pool = instruments.metrics, build_pool(settings, instruments.observe)
-    uploads: BlobStore
-    if replica is None:
-        uploads = DiskBlobStore(workdir=workdir, max_bytes=limits.upload_bytes)
-        fetcher = build_fetcher(settings, uploads)
-        runner = build_runner(settings, catalog, pool, admission, fetcher, uploads, workdir)
-    else:
-        uploads = replica.uploads
-        fetcher = build_fetcher(settings, uploads)
-        runner = AdmittedRunner(replica.runner, admission, timeout=limits.request_timeout)
+    uploads: BlobStore = (
+        DiskBlobStore(workdir=workdir, max_bytes=limits.upload_bytes)
+        if replica is None
+        else replica.uploads
+    )
+    fetcher = UrlFetcher(settings.url_fetch, uploads=uploads)
+    runner = (
+        build_runner(settings, catalog, pool, admission, fetcher, uploads, workdir)
+        if replica is None
+        else AdmittedRunner(replica.runner, admission, timeout=limits.request_timeout)
+    )
     return Services(
         service=LocalService(
             instruments.runner(runner),

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from .active_requests import ActiveRequests
 from .audio.decode import AudioDecoder
 from .audio.sources import SourceOpener
-from .audio.uploads import BlobStore, DiskBlobStore, UploadReader
+from .audio.uploads import DiskBlobStore, UploadReader
 from .audio.urls import UrlFetcher
 from .backends import BUILT_IN, ModelKey, declaration, find_backend
 from .backends.base import ModelSpec
@@ -134,11 +134,6 @@ def build_pool(settings: Settings, observe: ObserveModel = unobserved_model) -> 
     )
 
 
-def build_fetcher(settings: Settings, uploads: BlobStore) -> UrlFetcher:
-    """Build the client for URLs that requests name."""
-    return UrlFetcher(settings.url_fetch, uploads=uploads)
-
-
 def build_runner(
     settings: Settings,
     catalog: Catalog,
@@ -195,7 +190,7 @@ def build_worker(
         catalog,
         pool,
         admission,
-        build_fetcher(settings, downloads),
+        UrlFetcher(settings.url_fetch, uploads=downloads),
         BucketUploads(cluster.bucket, workdir),
         workdir,
     )

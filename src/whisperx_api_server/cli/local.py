@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from ..audio.uploads import DiskBlobStore
+from ..audio.urls import UrlFetcher
 from ..config import Settings
 from ..errors import ServiceError
 from ..fields.transcription import FormDefaults
@@ -22,7 +23,7 @@ from ..logging_setup import configure_logging
 from ..pipeline.events import Emit, Event, Progress
 from ..pipeline.runner import Checkpoint, Runner
 from ..routers.voice_samples import save_references
-from ..wiring import build_catalog, build_fetcher, build_pool, build_runner, form_defaults
+from ..wiring import build_catalog, build_pool, build_runner, form_defaults
 from .console import Report, clock
 from .form_fields import FormFields, Transcribe, TranscriptionFailure
 
@@ -45,7 +46,7 @@ async def local_engine(settings: Settings) -> AsyncIterator[Transcribe]:
         workdir = Path(directory)
         pool = build_pool(settings)
         uploads = DiskBlobStore(workdir=workdir, max_bytes=settings.limits.upload_bytes)
-        fetcher = build_fetcher(settings, uploads)
+        fetcher = UrlFetcher(settings.url_fetch, uploads=uploads)
         # The queue's limit is for many clients; here there is only one.
         admission = AdmissionControl(math.inf)
         runner = build_runner(settings, catalog, pool, admission, fetcher, uploads, workdir)

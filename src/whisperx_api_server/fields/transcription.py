@@ -251,9 +251,9 @@ class TranscriptionForm(ResultForm):
             source=source,
             model=form.model or defaults.model,
             decode=form.decode_options(task, defaults),
-            align=form._align_mode(output),
-            diarize=form._diarize_options(known_speakers) if form.diarizes(output) else None,
-            vad=form._vad_options(),
+            align=form.align_mode(output),
+            diarize=form.diarize_options(known_speakers) if form.diarizes(output) else None,
+            vad=form.vad_options(),
             batch_size=form.batch_size,
             chunk_size=form.chunk_size,
         )
@@ -297,7 +297,7 @@ class TranscriptionForm(ResultForm):
             logprobs="logprobs" in self.include,
         )
 
-    def _align_mode(self, output: OutputFormat) -> AlignMode:
+    def align_mode(self, output: OutputFormat) -> AlignMode:
         """Unless the client decides, words are timed if the answer may show their times."""
         if self.align:
             return AlignMode.FORCED
@@ -305,7 +305,7 @@ class TranscriptionForm(ResultForm):
             return AlignMode.OFF
         return AlignMode.AUTO if self.align is None else AlignMode.SEGMENTS
 
-    def _diarize_options(self, known_speakers: tuple[KnownSpeaker, ...]) -> DiarizeOptions:
+    def diarize_options(self, known_speakers: tuple[KnownSpeaker, ...]) -> DiarizeOptions:
         return DiarizeOptions(
             min_speakers=self.min_speakers,
             max_speakers=self.max_speakers,
@@ -314,7 +314,7 @@ class TranscriptionForm(ResultForm):
             known_speakers=known_speakers,
         )
 
-    def _vad_options(self) -> VadOptions:
+    def vad_options(self) -> VadOptions:
         vad = self.chunking_strategy
         if not isinstance(vad, ServerVad):
             return VadOptions()
