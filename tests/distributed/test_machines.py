@@ -247,8 +247,7 @@ def test_a_recording_that_kills_its_workers_fails_and_what_is_beside_it_complete
     machines: Machines,
 ) -> None:
     replica = machines.replicas[0]
-    poison = submit(replica, sentences(3))
-    first = machines.holding(1)
+    poison, first = machines.begin(replica, sentences(3), 1)
     machines.kill(first)
     eventually(lambda: len(machines.objects(f"runs/{poison}/attempts")) == 1)
     innocents = [submit(replica, sentences(2 + each), language="en") for each in range(2)]
@@ -340,8 +339,8 @@ def test_a_store_that_is_away_refuses_new_requests_and_delays_runs(
         pytest.skip("the S3 server is not the tests' own")
     store: Process = request.getfixturevalue("real_s3")
     replica = machines.replicas[0]
-    job = submit(replica, sentences(4))
-    holder = machines.gates[machines.holding(1)]
+    job, place = machines.begin(replica, sentences(4), 1)
+    holder = machines.gates[place]
     before = len(holder.passed)
     store.stop()
     try:
