@@ -102,7 +102,8 @@ class DecodeOptions:
     `language` None lets the transcriber detect it in each window, among `languages` unless that is
     empty. `temperature` 0 starts openai/whisper's fallback ladder; another value is sampled at
     once. `word_timestamps` asks for the decoder's own word times (`Segment.words`), `logprobs` for
-    `Segment.logprobs`.
+    `Segment.logprobs`. `draft`: speech goes on after the window, which will be decoded again, so
+    that a quick answer is worth more than a certain one; a doubtful text may be left out.
     """
 
     language: str | None = None
@@ -115,6 +116,7 @@ class DecodeOptions:
     beam_size: int = 5
     word_timestamps: bool = False
     logprobs: bool = False
+    draft: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -20,6 +20,8 @@ def entry(
     key: str = "k",
     padded_seconds: float = 1.0,
     max_batch: int | None = None,
+    draft: bool = False,
+    urgent: bool = False,
 ) -> AnyEntry:
     return Entry(
         work=WORK,
@@ -29,6 +31,8 @@ def entry(
         key=key,
         padded_seconds=padded_seconds,
         max_batch=max_batch,
+        draft=draft,
+        urgent=urgent,
     )
 
 
@@ -63,6 +67,23 @@ def test_a_client_with_many_requests_gets_no_more_turns() -> None:
     fill(queue, "calm", 4, client="calm")
     clients = [e.client for _ in range(2) for e in queue.take(4)]
     assert clients.count("calm") == 4
+
+
+def test_drafts_wait_while_an_urgent_entry_does_and_keep_their_turn() -> None:
+    queue = BatchQueue()
+    for name in "pq":
+        queue.add(entry(name, draft=True))
+    queue.add(entry("file", client="b"))
+    queue.add(entry("turn", client="c", urgent=True))
+    batches = [ids(queue.take(4)) for _ in range(2)]
+    assert batches == [[("file", 0), ("turn", 0)], [("p", 0), ("q", 0)]]
+
+
+def test_an_urgent_entry_takes_no_turn_of_a_file() -> None:
+    queue = BatchQueue()
+    for name in ("file", "turn"):
+        queue.add(entry(name, client=name, urgent=name == "turn"))
+    assert ids(queue.take(1)) == [("file", 0)]
 
 
 def test_a_share_limits_what_one_request_adds_but_not_new_requests() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -179,6 +180,19 @@ def test_a_doubtful_text_is_decoded_again_in_the_full_context(
     assert text_of(transcribe(5)).strip() == SAID
     assert model.contexts == [1500, N_FRAMES]
     assert transcriber.context_stats == ContextStats(short=True, windows=1, repeated=1)
+
+
+@pytest.mark.parametrize(("short", "text"), [(SURE, SAID), (TWICE, ""), (UNLIKELY, "")])
+def test_a_draft_is_decoded_once_with_half_the_silence(
+    vocabulary: Vocabulary, short: tuple[float, str], text: str
+) -> None:
+    """A doubtful one is left out."""
+    model, _, transcriber = scripted(vocabulary, short)
+    window = window_of(np.full(5 * RATE, 0.1, np.float32))
+    [draft] = transcriber.transcribe([window], [replace(ENGLISH, draft=True)], [None])
+    assert text_of(draft).strip() == text
+    assert model.contexts == [1000]
+    assert transcriber.context_stats.windows == 0
 
 
 def test_a_model_that_often_needs_the_full_context_always_gets_it(

@@ -47,14 +47,15 @@ class Agreement:
     def hear(self, text: str) -> str:
         """Take the next decoding, and return the words that became certain.
 
-        Punctuation at the end of a decoding stays open: the next word may change it.
+        The last word of a decoding is not confirmed by the next: it may have been cut. Punctuation
+        at the end of a decoding stays open: the next word may change it.
         """
         rest = _after(self._sent, _pieces(text))
         agreed = _common(self._last, rest)
         if agreed == len(rest):
             while agreed and _PUNCTUATION.fullmatch(rest[agreed - 1]):
                 agreed -= 1
-        self._last = rest[agreed:]
+        self._last = _without_last_word(rest[agreed:])
         return self._send(rest[:agreed])
 
     def finish(self, text: str) -> str:
@@ -64,6 +65,11 @@ class Agreement:
     def _send(self, pieces: Sequence[str]) -> str:
         self._sent += pieces
         return "".join(pieces)
+
+
+def _without_last_word(pieces: list[str]) -> list[str]:
+    words = [place for place, piece in enumerate(pieces) if not _PUNCTUATION.fullmatch(piece)]
+    return pieces[: words[-1]] if words else []
 
 
 def _pieces(text: str) -> list[str]:
@@ -93,11 +99,18 @@ def _after(sent: Sequence[str], pieces: list[str]) -> list[str]:
         for j, other in enumerate(columns, 1):
             previous, row[j] = (
                 row[j],
-                min(row[j] + 1, row[j - 1] + 1, previous + (word != other)),
+                min(row[j] + 1, row[j - 1] + 1, previous + _difference(word, other)),
             )
     # Of equally near places the last: a word that was heard otherwise is not said twice.
     nearest = min(range(len(row)), key=lambda place: (row[place], -place))
     return pieces[nearest:]
+
+
+def _difference(one: str, other: str) -> int:
+    """The cost of one piece in the place of another; a word never stands in for punctuation."""
+    if one == other:
+        return 0
+    return 1 if bool(_PUNCTUATION.fullmatch(one)) == bool(_PUNCTUATION.fullmatch(other)) else 2
 
 
 def _plain(piece: str) -> str:

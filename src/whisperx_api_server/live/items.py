@@ -22,6 +22,14 @@ FIRST = round(0.8 * SAMPLE_RATE)
 STEP = round(0.4 * SAMPLE_RATE)
 """New samples before it is decoded again: two decodings of nearly the same audio always agree."""
 
+PACE = 1.5
+"""New audio before it is decoded again, as a multiple of the time that the last draft took with its
+wait: on a busy lane drafts become rarer, so that the last decodings of turns find it free."""
+
+HESITATION = round(0.1 * SAMPLE_RATE)
+"""Samples of silence from which on a draft is not begun: a decoding that is final if the turn ends
+here comes at `TAIL`, and would wait for it."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ItemOptions:
@@ -66,27 +74,48 @@ class LiveWindow:
     language: str | None = None
     """The language in which it is decoded, once that is clear."""
     transcript: WindowTranscript | None = None
-    """The last decoding."""
+    """The last decoding, unless it was a draft."""
+    step: int = STEP
+    """New samples before the next draft."""
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the silence so far may be its end."""
+        return self.span.end - self.span.last_speech >= TAIL
 
     @property
     def is_due(self) -> bool:
         """Whether it has enough new audio, or a pause that may be its end."""
         span = self.span
         new = span.end - self.decoded
-        paused = span.end - span.last_speech >= TAIL
-        return not span.closed and (
-            (new > 0 and paused) or (new >= STEP and span.end - span.first >= FIRST)
-        )
+        if span.closed or self.is_paused:
+            return new > 0 and not span.closed
+        speaking = span.end - span.last_speech <= HESITATION
+        return speaking and new >= self.step and span.end - span.first >= FIRST
 
     @property
-    def is_decoded(self) -> bool:
-        """Whether its last decoding heard all of it."""
-        return self.span.closed and self.decoded == self.span.end
+    def decoding(self) -> Decoding:
+        """What is to be decoded of it now."""
+        draft = not self.span.closed and not self.is_paused
+        return Decoding(window=self, end=self.span.end, draft=draft)
 
-    def hear(self, transcript: WindowTranscript, end: int) -> str:
+    @property
+    def final(self) -> WindowTranscript | None:
+        """The decoding of all of it, if that was done before it closed."""
+        return self.transcript if self.decoded == self.span.end else None
+
+    def took(self, seconds: float) -> None:
+        """Note how long a draft took, its wait included."""
+        self.step = max(STEP, round(PACE * seconds * SAMPLE_RATE))
+
+    def skip(self, end: int) -> None:
+        """Note that the decoding of its audio up to `end` told nothing."""
+        self.decoded, self.transcript = end, None
+
+    def hear(self, transcript: WindowTranscript, end: int, *, draft: bool) -> str:
         """Take a decoding of its audio up to `end`; the delta of what became certain."""
         before = self.decoded
-        self.decoded, self.transcript = end, transcript
+        self.decoded, self.transcript = end, None if draft else transcript
         began = bool(self.agreement.text)
         new = self.agreement.hear(text_of(transcript))
         if new:
@@ -103,6 +132,25 @@ class LiveWindow:
         began = bool(self.agreement.text)
         new = self.agreement.finish(text_of(transcript))
         return item.send(new, begins_window=not began, language=transcript.language)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decoding:
+    """One decoding of a window, of its audio up to sample `end`."""
+
+    window: LiveWindow
+    end: int
+    draft: bool
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether another one is wanted by now: final where this is a draft, or of other audio."""
+        window = self.window
+        if window.item.abandoned:
+            return True
+        if self.draft:
+            return window.span.closed or window.is_paused
+        return window.span.closed and self.end != window.span.end
 
 
 def text_of(transcript: WindowTranscript) -> str:

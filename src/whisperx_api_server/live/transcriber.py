@@ -24,12 +24,15 @@ from .events import (
     SpokenLanguage,
     error_details,
 )
-from .items import Item, ItemOptions, LiveWindow
+from .items import Decoding, Item, ItemOptions, LiveWindow
 
 logger = logging.getLogger(__name__)
 
 CLEAR_SECONDS = 2 * SAMPLE_RATE
 """Samples from which on the language of a window that goes on is taken as its own."""
+
+DRAFT_BEAM = 1
+"""Beam of the decodings of speech that goes on: greedy, as they are to be quick."""
 
 Send = Callable[[ServerEvent], Awaitable[None]]
 
@@ -72,8 +75,7 @@ class LiveTranscriber:
         self._changed = asyncio.Event()
         self._answered = asyncio.Event()
         self._language: str | None = None  # of the item before
-        self._flight: asyncio.Task[WindowTranscript] | None = None
-        self._flight_window: tuple[LiveWindow, int] | None = None
+        self._flight: tuple[Decoding, asyncio.Task[WindowTranscript]] | None = None
         self._leases = AsyncExitStack()
         self._leased: tuple[str, Transcribing] | None = None
 
@@ -82,6 +84,7 @@ class LiveTranscriber:
     def grow(self, window: LiveWindow | None) -> None:
         """Note that the window that is open has grown, or that none is open."""
         self._growing = window
+        self._land()
         self._changed.set()
 
     def close(self, window: LiveWindow) -> None:
@@ -89,7 +92,7 @@ class LiveTranscriber:
         self._growing = None
         self._queue.append(window)
         self._answered.clear()
-        self._land(window.item)
+        self._land()
         self._changed.set()
 
     def end(self, item: Item) -> None:
@@ -102,7 +105,7 @@ class LiveTranscriber:
         """Drop an item, which its client cleared."""
         item.abandoned = True
         self._growing = None
-        self._land(item)
+        self._land()
         self._changed.set()
 
     async def until_answered(self) -> None:
@@ -121,12 +124,10 @@ class LiveTranscriber:
         windows = [each for each in (*self._queue, self._growing) if isinstance(each, LiveWindow)]
         return min((each.span.first for each in windows), default=self._buffer.end)
 
-    def _land(self, item: Item) -> None:
-        """Take a decoding of an item off its lane if it is stale: of less audio, or abandoned."""
-        if self._flight is not None and self._flight_window is not None:
-            window, end = self._flight_window
-            if window.item is item and (item.abandoned or end != window.span.end):
-                self._flight.cancel()
+    def _land(self) -> None:
+        """Take the decoding that is under way off its lane if it is stale."""
+        if self._flight is not None and self._flight[0].is_stale:
+            self._flight[1].cancel()
 
     # -- the transcriber's own task -----------------------------------------------------------
 
@@ -162,28 +163,26 @@ class LiveTranscriber:
 
     async def _decode(self, window: LiveWindow) -> None:
         """Decode a window as it is now, unless that has been done, and send what is certain."""
-        end = window.span.end
+        decoding = window.decoding
         try:
-            transcript = window.transcript if window.is_decoded else None
+            transcript = window.final if window.span.closed else None
             if transcript is None:
-                transcript = await self._fly(window, end)
+                transcript = await self._fly(decoding)
         except ServiceError as error:
             if not window.span.closed:
-                window.decoded = end
+                window.skip(decoding.end)
                 logger.info("a partial transcript failed: %s", error.message)
                 return
             self._queue.popleft()
             window.item.error = window.item.error or error
             return
-        if transcript is None or window.item.abandoned:
-            return
-        await self._take(window, transcript, end)
+        if transcript is not None and not decoding.is_stale:
+            await self._take(decoding, transcript)
 
-    async def _take(self, window: LiveWindow, transcript: WindowTranscript, end: int) -> None:
+    async def _take(self, decoding: Decoding, transcript: WindowTranscript) -> None:
+        window, end = decoding.window, decoding.end
         clear = not 0 < transcript.language_probability < MIN_PROBABILITY
         if window.span.closed:
-            if end != window.span.end:  # it was closed while the lane computed
-                return
             self._queue.popleft()
             if clear and transcript.segments:
                 self._language = transcript.language
@@ -191,30 +190,37 @@ class LiveTranscriber:
         else:
             if clear and end - window.span.first >= CLEAR_SECONDS and transcript.segments:
                 window.language = transcript.language
-            if not clear:
-                window.decoded, window.transcript = end, None
+            if not clear or (decoding.draft and not transcript.segments):
+                window.skip(end)
                 return
-            delta = window.hear(transcript, end)
+            delta = window.hear(transcript, end, draft=decoding.draft)
         if delta:
             await self._send(Delta(item_id=window.item.id, delta=delta))
 
-    async def _fly(self, window: LiveWindow, end: int) -> WindowTranscript | None:
-        """The transcript of a window up to `end`; None if that is no longer wanted."""
-        flight = asyncio.ensure_future(self._transcribe(window, end))
-        self._flight, self._flight_window = flight, (window, end)
+    async def _fly(self, decoding: Decoding) -> WindowTranscript | None:
+        """The transcript of a window; None if that is no longer wanted."""
+        flight = asyncio.ensure_future(self._transcribe(decoding))
+        self._flight = decoding, flight
+        clock = asyncio.get_running_loop().time
+        begun = clock()
         try:
             await asyncio.wait({flight})
+            if decoding.draft:
+                decoding.window.took(clock() - begun)
             return None if flight.cancelled() else flight.result()
         finally:
             flight.cancel()
-            self._flight = self._flight_window = None
+            self._flight = None
 
-    async def _transcribe(self, window: LiveWindow, end: int) -> WindowTranscript:
+    async def _transcribe(self, decoding: Decoding) -> WindowTranscript:
+        window, end = decoding.window, decoding.end
         options = window.item.options
         engine = await self._engine(options)
         decode = check_options(self._request(options), engine.capabilities)
         if decode.language is None and window.language is not None:
             decode = replace(decode, language=window.language)
+        if decoding.draft:
+            decode = replace(decode, draft=True, beam_size=DRAFT_BEAM, logprobs=False)
         span = window.span
         audio = Window(
             request_id=self._session_id,
@@ -231,12 +237,12 @@ class LiveTranscriber:
                 language_probability=0.0,
                 segments=(),
             )
-        transcript = await engine.transcribe(audio, decode)
+        transcript = await engine.transcribe(audio, decode, urgent=not decoding.draft)
         unclear = 0 < transcript.language_probability < MIN_PROBABILITY
         known = self._language
         if span.closed and unclear and decode.language is None and known is not None:
             again = replace(decode, language=known)
-            return await engine.transcribe(audio, again, repeated=True)
+            return await engine.transcribe(audio, again, repeated=True, urgent=True)
         return transcript
 
     async def _engine(self, options: ItemOptions) -> Transcribing:

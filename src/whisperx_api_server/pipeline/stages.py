@@ -149,6 +149,8 @@ class _Leased(Generic[M]):
         key: Hashable = None,
         padded_seconds: float = 1.0,
         repeated: bool = False,
+        draft: bool = False,
+        urgent: bool = False,
         worker: Worker[M] | None = None,
     ) -> Future[R]:
         """Queue one payload on the lane; with a worker, for that one only."""
@@ -162,6 +164,8 @@ class _Leased(Generic[M]):
             max_batch=self.request.batch_size,
             watched=self.request.watched,
             repeated=repeated,
+            draft=draft,
+            urgent=urgent,
             worker=worker,
         )
         return self.lane.submit(entry)
@@ -174,9 +178,17 @@ class Transcribing(_Leased[Transcriber]):
     capabilities: Capabilities
 
     async def transcribe(
-        self, window: Window, options: DecodeOptions, *, repeated: bool = False
+        self,
+        window: Window,
+        options: DecodeOptions,
+        *,
+        repeated: bool = False,
+        urgent: bool = False,
     ) -> WindowTranscript:
-        """Decode one window; `repeated`: it was decoded before, so it goes first."""
+        """Decode one window; `repeated`: it was decoded before, so it goes first.
+
+        `urgent`: a speaker waits for it, so drafts wait for it too.
+        """
         model = await self.model()
         transcript = await asyncio.wrap_future(
             self.queue(
@@ -185,6 +197,8 @@ class Transcribing(_Leased[Transcriber]):
                 key=model.batch_key(options),
                 padded_seconds=self._padded_seconds(window),
                 repeated=repeated,
+                draft=options.draft,
+                urgent=urgent,
             )
         )
         if options.suppress_numerals and not self.capabilities.spells_numerals:

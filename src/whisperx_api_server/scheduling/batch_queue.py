@@ -3,7 +3,8 @@
 Entries are grouped by client, then by request. A batch starts with the request whose turn it is
 and is filled in rounds, one entry per request and round, so that a request with one window joins
 beside a request with a thousand. Rounds after the first can be limited per request (`share`),
-because each further entry makes the batch longer for all others.
+because each further entry makes the batch longer for all others. Drafts keep their place while an
+urgent entry waits: it takes the turn of none but a draft.
 """
 
 from __future__ import annotations
@@ -74,8 +75,11 @@ class BatchQueue:
         """
         batch: list[AnyEntry] = []
         served: set[str] = set()
+        urgent = any(entry.urgent and _is_for(worker, entry) for entry in self._heads())
 
         def may_join(entry: AnyEntry) -> bool:
+            if urgent and entry.draft:
+                return False
             if entry.request_id in served:
                 limit = share(entry)
                 if limit is not None and len(batch) >= limit:
@@ -114,11 +118,7 @@ class BatchQueue:
 
     def has_work(self, worker: object) -> bool:
         """Whether a worker would find an entry."""
-        return any(
-            _is_for(worker, queue[0])
-            for requests in self._clients.values()
-            for queue in requests.values()
-        )
+        return any(_is_for(worker, entry) for entry in self._heads())
 
     def release(self, worker: object) -> None:
         """Let any worker take the entries that were for this one."""
@@ -143,6 +143,12 @@ class BatchQueue:
         self._clients.clear()
         self._count = 0
         return removed
+
+    def _heads(self) -> Iterator[AnyEntry]:
+        """The next entry of each request."""
+        for requests in self._clients.values():
+            for queue in requests.values():
+                yield queue[0]
 
     def _entries(self) -> Iterator[AnyEntry]:
         for requests in self._clients.values():

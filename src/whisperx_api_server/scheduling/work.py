@@ -37,6 +37,7 @@ class Entry(Generic[M, P, R]):
     Only entries with equal `work` and `key` share a batch. `max_batch` is the maximum size of a
     batch with this entry, None for no limit. `watched`: a client streams the results as they come.
     `repeated`: the window was computed before and holds up later ones, so it goes first.
+    `draft`: it will be computed again, with more audio; it waits while an `urgent` entry does.
     `worker`: the only worker that may compute it, None for any.
     `features` is set once their computation has started, `queued_at` by the lane's clock.
     """
@@ -50,6 +51,8 @@ class Entry(Generic[M, P, R]):
     max_batch: int | None = None
     watched: bool = False
     repeated: bool = False
+    draft: bool = False
+    urgent: bool = False
     worker: object | None = None
     future: Future[R] = field(default_factory=Future)
     features: Future[object | None] | None = None

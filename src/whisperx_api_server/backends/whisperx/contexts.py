@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 SILENCE = 8.0
 """Minimum seconds of silence after the speech."""
 
+DRAFT_SILENCE = 4.0
+"""The same for drafts. One in fifteen is then written twice, and left out as doubtful."""
+
 STEP = 5.0
 """Contexts are multiples of this many seconds, so that windows of similar length share a call."""
 
@@ -51,17 +54,17 @@ class Contexts:
         """What was counted. Thread-safe."""
         return ContextStats(short=self._short, windows=self._windows, repeated=self._repeated)
 
-    def groups(self, windows: Sequence[Window]) -> dict[int, list[int]]:
+    def groups(self, windows: Sequence[Window], *, draft: bool = False) -> dict[int, list[int]]:
         """Group windows by their context in frames of the spectrogram; returns their indices."""
         groups: defaultdict[int, list[int]] = defaultdict(list)
         for index, window in enumerate(windows):
-            groups[self._frames(window)].append(index)
+            groups[self._frames(window, DRAFT_SILENCE if draft else SILENCE)].append(index)
         return groups
 
-    def _frames(self, window: Window) -> int:
+    def _frames(self, window: Window, silence: float) -> int:
         if not self._short:
             return N_FRAMES
-        seconds = STEP * math.ceil((len(window.samples) / SAMPLE_RATE + SILENCE) / STEP)
+        seconds = STEP * math.ceil((len(window.samples) / SAMPLE_RATE + silence) / STEP)
         return min(round(seconds * SAMPLE_RATE / HOP), N_FRAMES)
 
     def count(self, *, windows: int, repeated: int, failed: int) -> None:

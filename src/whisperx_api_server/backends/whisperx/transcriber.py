@@ -87,11 +87,11 @@ class WhisperTranscriber:
         return self._contexts.stats
 
     def batch_key(self, options: DecodeOptions) -> Hashable:
-        """What one `generate` call shares: prompt length, beam, temperature. Thread-safe."""
+        """What one `generate` call shares, and whether it is a draft. Thread-safe."""
         context = self._vocabulary.context(options.prompt, options.hotwords)
         sampled = options.temperature > 0
         beam = max(options.beam_size, MIN_BEAM_TO_SAMPLE) if sampled else options.beam_size
-        return len(context), beam, options.temperature
+        return len(context), beam, options.temperature, options.draft
 
     def features(self, window: Window) -> Mel:
         """Compute the window's log-mel spectrogram, (n_mels, 3000). Thread-safe.
@@ -135,7 +135,7 @@ class WhisperTranscriber:
     ) -> list[WindowTranscript]:
         """Decode windows, those with equal contexts together.
 
-        Those with a doubtful text are decoded again in the full context.
+        Those with a doubtful text are decoded again in the full context, unless they are drafts.
         """
         found: dict[int, WindowTranscript] = {}
 
@@ -150,9 +150,12 @@ class WhisperTranscriber:
             found.update(zip(places, transcripts, strict=True))
             return [places[index] for index in doubtful]
 
-        groups = self._contexts.groups(windows)
-        full = groups.pop(N_FRAMES, [])
+        draft = options[0].draft
+        groups = self._contexts.groups(windows, draft=draft)
+        full = groups.pop(N_FRAMES, []) if not draft else []
         repeated = [place for frames, places in groups.items() for place in decode(places, frames)]
+        if draft:
+            return [found[place] for place in range(len(windows))]
         again = decode([*full, *repeated], N_FRAMES) if full or repeated else []
         self._contexts.count(
             windows=len(windows) - len(full),
@@ -171,8 +174,8 @@ class WhisperTranscriber:
     ) -> tuple[list[WindowTranscript], list[int]]:
         """Decode windows in one context, the frames of `mels`.
 
-        Returns their transcripts, and the indices of doubtful ones. If the context is short, these
-        have no text.
+        Returns their transcripts, and the indices of doubtful ones. These have no text if the
+        context is short, or if they are drafts.
         """
         encoded = EncodedBatch(self._model, mels)
         languages = self._languages(encoded, options)
@@ -193,7 +196,7 @@ class WhisperTranscriber:
             for place, decoding in decodings.items()
         ]
         around: dict[int, tuple[list[Segment], list[Segment]]] = {}
-        if self._fallback and depth < MAX_DEPTH:
+        if self._fallback and depth < MAX_DEPTH and not options[0].draft:
             heard, around = self._with_parts(encoded, heard, depth + 1)
         segments: dict[int, list[Segment]] = {}
         for one, segment in zip(heard, self._attention.detailed(encoded, heard), strict=True):
@@ -232,10 +235,12 @@ class WhisperTranscriber:
     ) -> tuple[dict[int, Decoding], list[int]]:
         """Decode the windows; returns those with speech, by their index, and the doubtful ones.
 
-        In a short context, a doubtful window is neither decoded again nor returned with a text.
+        In a short context, or as a draft, a doubtful window is neither decoded again nor returned
+        with a text.
         """
         beam, temperature = options[0].beam_size, options[0].temperature
-        if encoded.short:
+        once = encoded.short or options[0].draft
+        if once:
             decodings = self._search.generate(encoded, rows, PLAIN, beam, temperature)
         else:
             decodings = self._search.decode(encoded, rows, beam, temperature)
@@ -247,7 +252,7 @@ class WhisperTranscriber:
         found = {
             row.place: decoding
             for row, decoding in zip(rows, decodings, strict=True)
-            if not (encoded.short and row.place in doubtful)
+            if not (once and row.place in doubtful)
             and _is_speech(decoding, windows[row.place], options[row.place])
         }
         in_words = [place for place in found if options[place].suppress_numerals]
