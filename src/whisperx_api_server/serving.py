@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 ANSWER_TIME = 5
 """Seconds for connections to send their last answers after the grace period."""
 
+KEEP_ALIVE = 75
+"""Seconds until an idle connection is closed: longer than clients keep one, since a request that is
+sent while the server closes its connection fails. OpenAI's Python SDK keeps one for 5 s."""
 
 MAX_MESSAGE = 16 * 1024**2
 """Bytes of a WebSocket message beyond which the connection is closed; the session's limit is
@@ -59,6 +62,7 @@ class Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 timeout_graceful_shutdown=ANSWER_TIME,
+                timeout_keep_alive=KEEP_ALIVE,
                 ws=LiveProtocol,
                 ws_max_size=MAX_MESSAGE,
                 ws_per_message_deflate=False,

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
+from threading import Lock
 from types import ModuleType
 from typing import Any, cast
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, TypeAdapter
 
 from ..answers import asr, jobs, openai, reflector, server
@@ -255,6 +257,17 @@ _WEBHOOK: Json = {
 
 class DescribedApi(FastAPI):
     """FastAPI with the OpenAPI document completed."""
+
+    def setup(self) -> None:
+        """Serve the document, which is made on a thread: it takes 0.2 s of CPU time."""
+        making = Lock()
+
+        def document(_: Request) -> JSONResponse:
+            with making:
+                return JSONResponse(self.openapi())
+
+        assert self.openapi_url is not None
+        self.add_route(self.openapi_url, document, include_in_schema=False)
 
     def openapi(self) -> Json:
         """The document; made once."""
