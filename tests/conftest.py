@@ -25,6 +25,7 @@ EXPENSIVE = {
     "s3_url": "kafka",
     "kafka_servers": "kafka",
     "real_kafka": "kafka",
+    "real_s3": "kafka",
 }
 """Fixtures that take seconds to start, and the groups of their tests."""
 
