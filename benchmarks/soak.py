@@ -1,4 +1,4 @@
-"""`make soak`: ten minutes of mixed load with bad input and random hang-ups on a real server.
+"""`make soak`: ten minutes of mixed load, live too, with bad input and random hang-ups.
 
 The server is a process of its own on the fixture models; everything stays on the loopback. No
 request may be lost or answered wrongly, and in the end memory, temporary files and the queue must
@@ -8,6 +8,7 @@ be back where they began. `SOAK_SECONDS` (600) and `SOAK_SEED` (0) set length an
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 import json
 import os
@@ -24,6 +25,8 @@ from typing import Any
 import httpx
 import numpy as np
 import soundfile
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import WebSocketException
 
 from .common import RATE, TESTS
 
@@ -31,6 +34,8 @@ sys.path.insert(0, str(TESTS))
 
 from fixtures.speech.speech import Speech
 from live import PATH
+from realtime import MANUAL, pcm, transcription
+from realtime import PATH as LIVE_PATH
 from server import Server, real_settings
 from support import ALIGNER, FIXTURES, WHISPER, eventually
 
@@ -96,6 +101,7 @@ class Soak:
             (2, self.leave_stream),
             (1, self.withdraw_job),
             (2, self.bad_input),
+            (3, self.live),
         ]
 
     async def learn(self) -> None:
@@ -116,7 +122,7 @@ class Soak:
             begun = time.monotonic()
             try:
                 outcome = await act()
-            except (Wrong, httpx.HTTPError) as error:
+            except (Wrong, httpx.HTTPError, WebSocketException, OSError) as error:
                 outcome = "lost"
                 self.tally.complaints.append(f"{name}: {error!r:.300}")
             self.tally.outcomes[name][outcome] += 1
@@ -214,6 +220,23 @@ class Soak:
             raise Wrong(f"{fields} {answer.status_code}: {answer.text}")
         return "refused"
 
+    async def live(self) -> str:
+        """A live session, answered or cut at any moment; its deltas joined are its transcript."""
+        _, content = self._recording()
+        seconds = self._dice.choice([None, self._dice.uniform(0, 1.5)])
+        samples, _ = soundfile.read(io.BytesIO(content), dtype="float32")
+        url = f"{self._http.base_url}".replace("http", "ws", 1).rstrip("/") + LIVE_PATH
+        async with connect(url, proxy=None) as socket:
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._speak(socket, pcm(samples))
+            except TimeoutError:
+                if seconds is None:
+                    raise
+                socket.transport.abort()
+                return "left"
+        return "right"
+
     # -- how ----------------------------------------------------------------------------------
 
     def _recording(self) -> Recording:
@@ -222,6 +245,30 @@ class Soak:
             # Bytes behind the audio: the same sound, but no other request's upload.
             content += self._dice.randbytes(16)
         return name, content
+
+    async def _speak(self, socket: ClientConnection, content: bytes) -> None:
+        """Say all of it, faster than time, and wait for the transcript."""
+
+        async def send(kind: str, **fields: Any) -> None:
+            await socket.send(json.dumps({"type": kind, **fields}))
+
+        audio_format = {"type": "audio/pcm", "rate": RATE}
+        await send("session.update", session=transcription(format=audio_format, **MANUAL))
+        for first in range(0, len(content), RATE // 5):  # 0.1 s of 16-bit samples
+            audio = base64.b64encode(content[first : first + RATE // 5]).decode()
+            await send("input_audio_buffer.append", audio=audio)
+        await send("input_audio_buffer.commit")
+        heard = ""
+        async for message in socket:
+            event = json.loads(message)
+            heard += event.get("delta", "")
+            if event["type"].endswith(".completed"):
+                if heard != event["transcript"]:
+                    raise Wrong(f"{heard!r} was sent, the transcript is {event['transcript']!r}")
+                return
+            if event["type"] == "error" or event["type"].endswith(".failed"):
+                raise Wrong(str(event["error"]))
+        raise Wrong("the server ended a live session")
 
     async def _post(self, name: str, content: bytes, **fields: str) -> httpx.Response:
         return await self._http.post(PATH, files={"file": (name, content)}, data=fields)
