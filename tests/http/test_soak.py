@@ -20,4 +20,9 @@ def test_mixed_load_leaves_nothing_behind() -> None:
     )
     assert soak.returncode == 0, soak.stdout + soak.stderr
     rows = {line.split()[0]: line.split()[1:] for line in soak.stdout.splitlines() if line}
-    assert {"plain", "stream", "hang_up", "live"} <= rows.keys()  # the dice of that seed throw them early
+    assert {
+        "plain",
+        "stream",
+        "hang_up",
+        "live",
+    } <= rows.keys()  # the dice of that seed throw them early
