@@ -123,9 +123,8 @@ class DecodeOptions:
 class Upload:
     """A recording in a `BlobStore`; two are equal when their digests are.
 
-    `id` is the store's name for it; `filename` is the client's and never used as a path. `digest`
-    is the BLAKE2b of the content in hexadecimal; if empty, requests cannot share results. `size` is
-    in bytes.
+    `id` is the store's name for it; `filename` is the client's and never used as a path; `size` is
+    in bytes. `digest` is the content's BLAKE2b in hexadecimal; without it, no results are shared.
     """
 
     id: str = field(compare=False)
@@ -189,10 +188,9 @@ class TranscriptionRequest:
     """A recording and all parameters that affect its transcript.
 
     `client` is the name behind the API key: the scheduler is fair over clients, then requests.
-    `batch_size` limits the batches that this request's windows may join; `chunk_size` is the
-    maximum window in seconds. None is the configured value. The last two affect the time of
-    results only: `watched`, a client streams each window; `waits`, the request waits while the
-    queue is full instead of being refused.
+    `batch_size` limits the batches that its windows may join; `chunk_size` is the maximum window in
+    seconds. None is the configured value. The last two affect only when results come: `watched`, a
+    client streams each window; `waits`, it waits while the queue is full, and is not refused.
     """
 
     id: str

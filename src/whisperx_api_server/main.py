@@ -190,12 +190,7 @@ def build_services(
             blobs=uploads,
             store=job_store if replica is None else replica.jobs,
             shared=None if replica is None else replica.jobs,
-            webhooks=MeasuredWebhooks(
-                metrics,
-                fetcher,
-                secret=secret(settings.webhook_secret),
-                extra_headers=instruments.trace_headers,
-            ),
+            webhooks=_webhooks(settings, fetcher, instruments),
             settings=settings.jobs,
         ),
         live=_live_sessions(settings, catalog, active, pool, metrics),
@@ -218,6 +213,17 @@ def build_services(
         metrics=metrics,
         metrics_need_key=settings.metrics == "key",
         configuration=_describe(settings, catalog),
+    )
+
+
+def _webhooks(
+    settings: Settings, fetcher: UrlFetcher, instruments: Instruments
+) -> MeasuredWebhooks:
+    return MeasuredWebhooks(
+        instruments.metrics,
+        fetcher,
+        secret=secret(settings.webhook_secret),
+        extra_headers=instruments.trace_headers,
     )
 
 
