@@ -110,7 +110,7 @@ def test_an_unclear_window_holds_a_stream_up_for_few_windows() -> None:
             features: Sequence[object | None],
         ) -> list[WindowTranscript]:
             decoded.extend(window.index for window in windows)
-            if decoded == [0, 1, 2, 3, 4]:
+            if len(decoded) == 5:
                 self._hold("fifth")
             return super().transcribe(windows, options, features)
 
@@ -130,10 +130,11 @@ def test_an_unclear_window_holds_a_stream_up_for_few_windows() -> None:
         world.hold.stage = "fifth"
         request = world.request("long", batch_size=1, align=AlignMode.OFF)
         running = asyncio.create_task(world.run(request, emit))
-        await until(lambda: world.hold.entered.is_set() and waiting() == 16 + 1)
+        # All but five of 21 windows and of the second decoding, which may be the fifth already.
+        await until(lambda: world.hold.entered.is_set() and waiting() == 17)
         world.hold.go.set()
         await running
-        assert decoded[5] == 0
+        assert decoded.index(0, 1) <= 5
         assert sorted(decoded) == [0, *range(21)]
         assert texts == ["day night.", *["red door."] * 20]
 
