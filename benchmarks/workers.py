@@ -31,10 +31,7 @@ WINDOWS = 16
 """Windows of a recording."""
 
 RECORDINGS = 24
-"""Recordings for each worker, each a full batch."""
-
-IN_HAND = 3 * WINDOWS * 5
-"""`WORKER__IN_HAND`: the default's three full batches, of windows of 5 s instead of 30 s."""
+"""Recordings for each worker, each a full batch: more than a worker takes at once."""
 
 CLIPS = 30
 
@@ -53,7 +50,6 @@ def run() -> list[Row]:
             clip_alone = _latency(direct)
             alone = _speed(direct, 1)
         with machines(directory, {"LOG_LEVEL": "warning", "JOBS__RETRY_WINDOW": "0"}) as start:
-            engine["WORKER__IN_HAND"] = str(IN_HAND)
             found = _measure(start, engine, alone, clip_alone)
     return found
 
