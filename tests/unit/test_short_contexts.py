@@ -100,7 +100,7 @@ def words_of(transcript: WindowTranscript) -> list[Word]:
 class ScriptedModel:
     """A CTranslate2 model with one text for short contexts and one for the full one.
 
-    `contexts` are the frames of each `encode`, in order.
+    `contexts` are the frames of each `generate`, and `encoded` those of each `encode`, in order.
     """
 
     is_multilingual = True
@@ -114,14 +114,17 @@ class ScriptedModel:
         self._short = short
         self._full = full
         self.contexts: list[int] = []
+        self.encoded: list[int] = []
 
     def encode(self, storage: Any) -> Any:
         features = np.asarray(storage)
-        self.contexts.append(features.shape[-1])
-        return features
+        self.encoded.append(features.shape[-1])
+        return features[:, :, ::2].transpose(0, 2, 1)
 
     def generate(self, encoded: Any, prompts: Sequence[list[int]], **_: Any) -> list[Any]:
-        full = np.asarray(encoded).shape[-1] == N_FRAMES
+        frames = 2 * np.asarray(encoded).shape[1]
+        self.contexts.append(frames)
+        full = frames == N_FRAMES
         return [self._result(*(self._full if full else self._short)) for _ in prompts]
 
     def _result(self, logprob: float, text: str) -> Any:
@@ -152,7 +155,7 @@ def scripted(
 
 
 @pytest.mark.parametrize(
-    ("seconds", "context"), [(0.5, 10), (2, 10), (2.1, 15), (7, 15), (16, 25), (17.1, 30), (30, 30)]
+    ("seconds", "context"), [(0.5, 12), (4, 12), (4.1, 16), (8, 16), (20, 28), (20.1, 30), (30, 30)]
 )
 def test_a_context_holds_the_speech_and_eight_seconds(
     vocabulary: Vocabulary, seconds: float, context: float
@@ -160,6 +163,13 @@ def test_a_context_holds_the_speech_and_eight_seconds(
     model, transcribe, _ = scripted(vocabulary, SURE)
     assert text_of(transcribe(seconds)).strip() == SAID
     assert model.contexts == [context * 100]
+
+
+def test_the_encoder_gets_half_of_that_silence_and_30_s_of_it_once(vocabulary: Vocabulary) -> None:
+    model, transcribe, _ = scripted(vocabulary, SURE)
+    transcribe(5)
+    transcribe(16)
+    assert model.encoded == [900, N_FRAMES, 2000]
 
 
 @pytest.mark.parametrize(
@@ -178,7 +188,7 @@ def test_a_doubtful_text_is_decoded_again_in_the_full_context(
 ) -> None:
     model, transcribe, transcriber = scripted(vocabulary, short)
     assert text_of(transcribe(5)).strip() == SAID
-    assert model.contexts == [1500, N_FRAMES]
+    assert model.contexts == [1600, N_FRAMES]
     assert transcriber.context_stats == ContextStats(short=True, windows=1, repeated=1)
 
 
@@ -191,7 +201,7 @@ def test_a_draft_is_decoded_once_with_half_the_silence(
     window = window_of(np.full(5 * RATE, 0.1, np.float32))
     [draft] = transcriber.transcribe([window], [replace(ENGLISH, draft=True)], [None])
     assert text_of(draft).strip() == text
-    assert model.contexts == [1000]
+    assert model.contexts == [1200]
     assert transcriber.context_stats.windows == 0
 
 

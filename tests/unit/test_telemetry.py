@@ -322,9 +322,9 @@ def test_the_memory_of_gpus_is_what_the_driver_says(monkeypatch: pytest.MonkeyPa
 
 
 class ShortContextEngine:
-    """Has encoded 7 windows in a short context, and 2 of them again."""
+    """Encodes in 30 s after it encoded 7 windows in a short context, and 2 of them again."""
 
-    context_stats = ContextStats(short=True, windows=7, repeated=2)
+    context_stats = ContextStats(short=False, windows=7, repeated=2)
 
 
 def test_queue_and_lanes_are_read_at_each_scrape() -> None:
@@ -362,6 +362,7 @@ def test_queue_and_lanes_are_read_at_each_scrape() -> None:
         assert (busy["lane_running_entries"], busy["lane_waiting_entries"]) == (1, 2)
         assert busy["models_loaded"] == busy["lane_batch_limit"] == 1
         assert busy["model_memory_bytes"] >= 0
+        assert busy["short_contexts_enabled"] == 0
         assert (busy["short_contexts_total"], busy["short_contexts_repeated_total"]) == (7, 2)
         assert after["queue_audio_seconds"] == 0.0
         assert "models_loaded" not in after

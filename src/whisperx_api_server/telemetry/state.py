@@ -88,7 +88,7 @@ def _models(statuses: Iterable[ModelStatus]) -> Iterable[Metric]:
         return metric
 
     loaded, memory, waiting, running, limit = (Values() for _ in range(5))
-    short, repeated = Values(), Values()
+    enabled, short, repeated = Values(), Values(), Values()
     for status in statuses:
         if status.state != "ready":
             continue
@@ -101,6 +101,7 @@ def _models(statuses: Iterable[ModelStatus]) -> Iterable[Metric]:
         with suppress(Unavailable):  # unloaded meanwhile
             engine = status.lane.model
             if isinstance(engine, ShortContexts):
+                enabled[model] += engine.context_stats.short
                 short[model] += engine.context_stats.windows
                 repeated[model] += engine.context_stats.repeated
     yield metric("models_loaded", "Models that are loaded.", loaded)
@@ -108,6 +109,7 @@ def _models(statuses: Iterable[ModelStatus]) -> Iterable[Metric]:
     yield metric("lane_waiting_entries", "Entries that wait for a batch.", waiting)
     yield metric("lane_running_entries", "Entries of the batch that is computed.", running)
     yield metric("lane_batch_limit", "Maximum size of a batch at present.", limit)
+    yield metric("short_contexts_enabled", "1: encodes in short contexts; 0: in 30 s.", enabled)
     yield metric(
         "short_contexts", "Windows encoded in a short context.", short, CounterMetricFamily
     )

@@ -1,7 +1,8 @@
 """Short contexts: how much of Whisper's 30 s the encoder gets for a window.
 
 The encoder's cost follows its context, not the speech in it. A context of the speech and a few
-seconds of silence gives the same text; with less silence, the decoder says everything twice.
+seconds of silence gives the same text; with less silence, the decoder says everything twice. Half
+of that silence need not be encoded with the speech: its output is nearly the same each time.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 from ...domain import SAMPLE_RATE, Window
 from ..base import ContextStats
 from .decoding import Decoding
+from .encoding import FRAMES_PER_POSITION
 from .features import HOP, N_FRAMES
 from .search import Row
 
@@ -25,7 +27,10 @@ SILENCE = 8.0
 DRAFT_SILENCE = 4.0
 """The same for drafts. One in fifteen is then written twice, and left out as doubtful."""
 
-STEP = 5.0
+ENCODED_SILENCE = 4.0
+"""Seconds of it that are encoded with the speech."""
+
+STEP = 4.0
 """Contexts are multiples of this many seconds, so that windows of similar length share a call."""
 
 MIN_WINDOWS = 20
@@ -64,8 +69,7 @@ class Contexts:
     def _frames(self, window: Window, silence: float) -> int:
         if not self._short:
             return N_FRAMES
-        seconds = STEP * math.ceil((len(window.samples) / SAMPLE_RATE + silence) / STEP)
-        return min(round(seconds * SAMPLE_RATE / HOP), N_FRAMES)
+        return _frames_of(STEP * math.ceil((_seconds(window) + silence) / STEP))
 
     def count(self, *, windows: int, repeated: int, failed: int) -> None:
         """Count windows with a short context.
@@ -86,6 +90,23 @@ class Contexts:
                 self._failed,
                 self._windows,
             )
+
+
+def encoded_frames(window: Window, context: int) -> int:
+    """Frames of a window's spectrogram that are encoded in a context of so many frames."""
+    if context == N_FRAMES:
+        return N_FRAMES
+    return _frames_of(_seconds(window) + ENCODED_SILENCE)
+
+
+def _seconds(window: Window) -> float:
+    return len(window.samples) / SAMPLE_RATE
+
+
+def _frames_of(seconds: float) -> int:
+    """Frames of so many seconds, at most Whisper's; an even number, for whole positions."""
+    frames = seconds * SAMPLE_RATE / HOP
+    return min(FRAMES_PER_POSITION * math.ceil(frames / FRAMES_PER_POSITION), N_FRAMES)
 
 
 def is_doubtful(decoding: Decoding, row: Row) -> bool:

@@ -15,9 +15,9 @@ from ...domain import SAMPLE_RATE, DecodeOptions, Samples, Segment, Window, Wind
 from ...errors import InvalidRequest, TranscriptionFailed
 from ..base import MIN_SPEECH_PROBABILITY, Capabilities, ContextStats
 from ..vendors import translate_memory_errors
-from .contexts import Contexts, is_doubtful
+from .contexts import Contexts, encoded_frames, is_doubtful
 from .decoding import Decoding, letters_of
-from .encoding import EncodedBatch
+from .encoding import EncodedBatch, Encoder
 from .features import N_FRAMES, LogMel, Mel
 from .search import MIN_BEAM_TO_SAMPLE, PLAIN, BeamSearch, Row
 from .spelling import NumeralSpeller
@@ -65,6 +65,7 @@ class WhisperTranscriber:
         log_mel: Callable[[Samples], Mel] | None = None,
     ) -> None:
         self._model = model
+        self._encoder = Encoder(model)
         self._contexts = contexts
         self._fallback = fallback
         self._vocabulary = vocabulary
@@ -172,12 +173,13 @@ class WhisperTranscriber:
         *,
         depth: int,
     ) -> tuple[list[WindowTranscript], list[int]]:
-        """Decode windows in one context, the frames of `mels`.
+        """Decode windows in one context: the frames of `mels`, (batch, n_mels, frames).
 
         Returns their transcripts, and the indices of doubtful ones. These have no text if the
         context is short, or if they are drafts.
         """
-        encoded = EncodedBatch(self._model, mels)
+        frames = [encoded_frames(window, mels.shape[-1]) for window in windows]
+        encoded = EncodedBatch(self._encoder, mels, frames)
         languages = self._languages(encoded, options)
         rows = [
             self._row(place, window, wanted, language)
