@@ -155,9 +155,9 @@ def scripted(
 
 
 @pytest.mark.parametrize(
-    ("seconds", "context"), [(0.5, 12), (4, 12), (4.1, 16), (8, 16), (20, 28), (20.1, 30), (30, 30)]
+    ("seconds", "context"), [(0.5, 12), (2, 12), (2.1, 16), (6, 16), (18, 28), (18.1, 30), (30, 30)]
 )
-def test_a_context_holds_the_speech_and_eight_seconds(
+def test_a_context_holds_the_speech_and_ten_seconds(
     vocabulary: Vocabulary, seconds: float, context: float
 ) -> None:
     model, transcribe, _ = scripted(vocabulary, SURE)
@@ -165,11 +165,11 @@ def test_a_context_holds_the_speech_and_eight_seconds(
     assert model.contexts == [context * 100]
 
 
-def test_the_encoder_gets_half_of_that_silence_and_30_s_of_it_once(vocabulary: Vocabulary) -> None:
+def test_the_encoder_gets_6_s_of_that_silence_and_30_s_of_it_once(vocabulary: Vocabulary) -> None:
     model, transcribe, _ = scripted(vocabulary, SURE)
     transcribe(5)
     transcribe(16)
-    assert model.encoded == [900, N_FRAMES, 2000]
+    assert model.encoded == [1100, N_FRAMES, 2200]
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_a_doubtful_text_is_decoded_again_in_the_full_context(
 
 
 @pytest.mark.parametrize(("short", "text"), [(SURE, SAID), (TWICE, ""), (UNLIKELY, "")])
-def test_a_draft_is_decoded_once_with_half_the_silence(
+def test_a_draft_is_decoded_once_with_less_silence(
     vocabulary: Vocabulary, short: tuple[float, str], text: str
 ) -> None:
     """A doubtful one is left out."""

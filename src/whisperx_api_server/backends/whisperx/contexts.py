@@ -1,7 +1,7 @@
 """Short contexts: how much of Whisper's 30 s the encoder gets for a window.
 
 The encoder's cost follows its context, not the speech in it. A context of the speech and a few
-seconds of silence gives the same text; with less silence, the decoder says everything twice. Half
+seconds of silence gives the same text; with less silence, the decoder says everything twice. Much
 of that silence need not be encoded with the speech: its output is nearly the same each time.
 """
 
@@ -21,13 +21,13 @@ from .search import Row
 
 logger = logging.getLogger(__name__)
 
-SILENCE = 8.0
+SILENCE = 10.0
 """Minimum seconds of silence after the speech."""
 
 DRAFT_SILENCE = 4.0
 """The same for drafts. One in fifteen is then written twice, and left out as doubtful."""
 
-ENCODED_SILENCE = 4.0
+ENCODED_SILENCE = 6.0
 """Seconds of it that are encoded with the speech."""
 
 STEP = 4.0
@@ -96,7 +96,7 @@ def encoded_frames(window: Window, context: int) -> int:
     """Frames of a window's spectrogram that are encoded in a context of so many frames."""
     if context == N_FRAMES:
         return N_FRAMES
-    return _frames_of(_seconds(window) + ENCODED_SILENCE)
+    return min(_frames_of(_seconds(window) + ENCODED_SILENCE), context)
 
 
 def _seconds(window: Window) -> float:
