@@ -243,6 +243,22 @@ def test_a_worker_that_is_killed_costs_no_answer(machines: Machines) -> None:
     machines.revive(holder)
 
 
+def test_a_stream_whose_worker_is_killed_has_the_whole_text(machines: Machines) -> None:
+    machines.settle()
+    before = [len(gate.passed) for gate in machines.gates]
+    for gate in machines.gates:
+        gate.allow(1)
+    events = Events(machines.replicas[1], sentences(5, language="fr"), **CHUNK)
+    first = events.next()
+    passed = [len(gate.passed) for gate in machines.gates]
+    holder = 0 if passed[0] > before[0] else 1
+    machines.kill(holder)
+    machines.allow()
+    received = [first, *events.rest()]
+    assert deltas(received).strip() == received[-1]["text"] == text(5, language="fr")
+    machines.revive(holder)
+
+
 def test_a_recording_that_kills_its_workers_fails_and_what_is_beside_it_completes(
     machines: Machines,
 ) -> None:
