@@ -11,7 +11,7 @@ import pytest
 
 from cluster import Cluster, Replica, play
 from live import until
-from memory_cluster import MemoryQueue
+from memory_cluster import MemoryBucket, MemoryQueue
 from pipeline_world import World
 from pipeline_world import play as play_alone
 from whisperx_api_server.active_requests import ActiveRequests
@@ -134,6 +134,32 @@ def test_a_run_of_a_killed_worker_resumes_on_another(tmp_path: Path) -> None:
         assert windows_of(events) == list(range(count))
         assert len([each for each in events if isinstance(each, Opened)]) == 1
         assert second.world.hold.calls.count("transcribe") < count
+
+    play(tmp_path, scene)
+
+
+def test_a_checkpoint_is_deleted_though_the_run_ends_while_it_is_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("whisperx_api_server.distributed.attempt.CHECKPOINT_INTERVAL", 0.01)
+    put = MemoryBucket.put
+
+    async def answered_late(self: MemoryBucket, key: str, data: bytes) -> None:
+        await put(self, key, data)
+        if key.startswith("memory/"):
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(MemoryBucket, "put", answered_late)
+
+    async def scene(cluster: Cluster) -> None:
+        worker = await cluster.worker()
+        worker.world.hold.stage = "diarize"
+        replica = await cluster.replica()
+        running = asyncio.create_task(replica.run("english", diarize=DiarizeOptions()))
+        await until(lambda: bool(cluster.objects("memory/")))
+        worker.world.hold.go.set()
+        await running
+        await until(lambda: cluster.objects() == [])
 
     play(tmp_path, scene)
 

@@ -196,12 +196,12 @@ class Attempt:
             diarization = None if diarized else checkpoint.diarization
             if not new and diarization is None:
                 return
+            self._remembered = True  # also if the run ends while it is stored
             try:
                 await self._files.remember(self._stored, new, diarization)
             except Unavailable as error:
                 logger.warning("a checkpoint is not kept: %s", error.message)
                 return
-            self._remembered = True
             known.update(each.window_index for each in new)
             diarized = diarized or diarization is not None
 
