@@ -7,9 +7,9 @@ from typer.testing import CliRunner
 from whisperx_api_server.cli import app
 
 
-def run(*arguments: str) -> tuple[int, str, str]:
-    """Exit status, standard output and standard error of a command."""
-    result = CliRunner().invoke(app, list(arguments))
+def run(*arguments: str, given: bytes | None = None) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error of a command; `given` is its input."""
+    result = CliRunner().invoke(app, list(arguments), input=given)
     assert result.exception is None or isinstance(result.exception, SystemExit)
     return result.exit_code, result.stdout, result.stderr
 

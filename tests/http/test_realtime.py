@@ -650,6 +650,20 @@ def test_listen_prints_a_recording_as_it_is_spoken(base_server: Server) -> None:
     assert output.endswith("\n")
 
 
+@pytest.mark.parametrize("rate", ["16000", "8000"])
+def test_listen_plays_raw_audio_from_standard_input(fake_server: Server, rate: str) -> None:
+    """Half a sample at its end is dropped."""
+    spoken_loud = 10 * np.concatenate([say("red house"), silence(0.6), say("blue door")])
+    content = pcm(spoken_loud[:: 16_000 // int(rate)]) + b"\1"
+
+    status, output, errors = run(
+        *("listen", "-", "--rate", rate, "--url", fake_server.url), given=content
+    )
+
+    assert (status, errors) == (0, "")
+    assert output == "red house.\nblue door.\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
