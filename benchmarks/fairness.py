@@ -31,7 +31,7 @@ def run() -> list[Row]:
         idle = [send(upload) for upload in shorts]
         stop = threading.Event()
         client = threading.Thread(
-            target=_send_until, args=(running.url, wav(hour), stop), daemon=True
+            target=stream_until, args=(running.url, wav(hour), stop), daemon=True
         )
         client.start()
         while not any(lane["waiting"] > 10 for lane in running.info()["queue"]["lanes"]):
@@ -56,7 +56,7 @@ def run() -> list[Row]:
     ]
 
 
-def _send_until(url: str, upload: bytes, stop: threading.Event) -> None:
+def stream_until(url: str, upload: bytes, stop: threading.Event) -> None:
     """Ask for a stream and hang up when told to."""
     fields = {"language": "en", "stream": "true"}
     files = {"file": ("hour.wav", upload)}

@@ -16,10 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .common import RATE, TESTS, Row, base, server, wav
-from .spoken import Spoken, between
+from .fairness import stream_until
+from .spoken import Spoken, between, long_recording
 
 TOGETHER = 4
 """Sessions at a time, beside one alone."""
+
+LONG = 2 * 3600.0
+"""Seconds of the file beside which a session is measured: its windows wait all the time."""
 
 PIECE = RATE // 10
 """Samples in a message."""
@@ -47,6 +51,7 @@ def run() -> list[Row]:
         alone = [_play(running, each) for each in spoken]
         with ThreadPoolExecutor(TOGETHER) as sessions:
             together = list(sessions.map(lambda each: _play(running, each), spoken))
+        beside = _turns(_beside_a_file(running, spoken, LONG))
     words = [
         delay
         for heard, upload in zip(alone, uploads, strict=True)
@@ -60,13 +65,39 @@ def run() -> list[Row]:
         _row("live, one session: end of a word to its delta", words, 1.0, (live, uploaded)),
         _row("the same: end of a turn to its transcript", _turns(alone), 1.0),
         _row(f"{TOGETHER} sessions: end of a turn to its transcript", _turns(together), 1.5),
+        Row(
+            name=f"one session beside a {LONG / 3600:g}-hour file: p95 of a turn vs alone",
+            ours=_p95(beside),
+            other=_p95(_turns(alone)),
+            ratio=_p95(beside) / _p95(_turns(alone)),
+            target=2.5,
+            better="lower",
+            unit="s",
+        ),
     ]
+
+
+def _beside_a_file(running: Any, spoken: list[Spoken], seconds: float) -> list[_Heard]:
+    """Play the recordings one after the other while a file of so many seconds is transcribed."""
+    stop = threading.Event()
+    upload = wav(long_recording(seconds).samples)
+    client = threading.Thread(target=stream_until, args=(running.url, upload, stop), daemon=True)
+    client.start()
+    while not any(lane["waiting"] > 10 for lane in running.info()["queue"]["lanes"]):
+        time.sleep(0.2)
+    heard = [_play(running, each) for each in spoken]
+    waiting = running.lane()["waiting"]
+    stop.set()
+    client.join()
+    if not waiting:
+        raise RuntimeError("the file was over before the sessions: make it longer")
+    return heard
 
 
 def _row(
     name: str, delays: list[float], target: float, errors: tuple[float, float] | None = None
 ) -> Row:
-    p95 = statistics.quantiles(delays, n=20, method="inclusive")[-1]
+    p95 = _p95(delays)
     return Row(
         name=f"{name}, p95 (other: median)",
         ours=p95,
@@ -78,6 +109,10 @@ def _row(
         errors=errors,
         margin=1.0,
     )
+
+
+def _p95(delays: list[float]) -> float:
+    return statistics.quantiles(delays, n=20, method="inclusive")[-1]
 
 
 def _turns(heard: list[_Heard]) -> list[float]:
@@ -103,11 +138,9 @@ def _play(running: Any, spoken: Spoken) -> _Heard:
         begun = time.monotonic()
         speaker = threading.Thread(target=_speak, args=(session, spoken.samples, begun))
         speaker.start()
-        while speaker.is_alive() or len(texts) < len(stopped):
-            try:
-                event = session.receive(timeout=1)
-            except TimeoutError:
-                continue
+        processed = False  # events are answered in order: an update after the audio says so
+        while not processed or len(texts) < len(stopped):
+            event = session.receive(timeout=600)
             now = time.monotonic() - begun
             name = event["type"].rpartition(".")[2]
             if name == "speech_stopped":
@@ -117,6 +150,7 @@ def _play(running: Any, spoken: Spoken) -> _Heard:
             elif name == "completed":
                 texts[event["item_id"]] = event["transcript"]
                 heard.turns.append(now - stopped[event["item_id"]])
+            processed = processed or name == "updated"
     heard.text = " ".join(texts[item] for item in stopped)
     return heard
 
@@ -126,6 +160,7 @@ def _speak(session: Any, samples: NDArray[np.float32], begun: float) -> None:
     for first in range(0, len(whole), PIECE):
         time.sleep(max(0.0, begun + (first + PIECE) / RATE - time.monotonic()))
         session.say(whole[first : first + PIECE])
+    session.send("session.update", session={})
 
 
 def _delays(heard: _Heard, words: list[dict[str, Any]]) -> list[float]:

@@ -135,12 +135,13 @@ def test_wyoming_bridge(fake_server: Server, tmp_path: Path) -> None:
 
 
 def usable(name: str) -> str | None:
-    """The interpreter of that name, if it is there and runs."""
-    found = shutil.which(name)
-    if found is None:
-        return None
-    ran = subprocess.run([found, "--version"], capture_output=True, check=False)
-    return None if ran.returncode else found
+    """An interpreter of that name that runs; those of pyenv need not be on the path."""
+    installed = sorted(str(each) for each in Path.home().glob(".pyenv/versions/*/bin"))
+    for directory in (*os.get_exec_path(), *installed):
+        found = shutil.which(name, path=directory)
+        if found and not subprocess.run([found, "--version"], capture_output=True).returncode:
+            return found
+    return None
 
 
 @pytest.mark.parametrize("client", NODE_CLIENTS)
