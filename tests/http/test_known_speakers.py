@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 
+import numpy as np
 import openai
 import pytest
 from openai.types.audio import TranscriptionTextSegmentEvent
@@ -12,7 +13,7 @@ from openai.types.audio import TranscriptionTextSegmentEvent
 from fixtures.speech.speech import Speech, Utterance
 from server import Server
 from support import wav
-from whisperx_api_server.backends.fake import silence
+from whisperx_api_server.backends.fake import say, silence
 
 MODEL = "gpt-4o-transcribe-diarize"
 
@@ -120,3 +121,20 @@ def test_a_useless_reference_is_refused(
 
     assert refused.value.param == "known_speaker_references[]"
     assert message in refused.value.message
+
+
+def test_known_voices_of_the_fake_engine(either_server: Server) -> None:
+    spoken = [say("red door"), silence(1), say("night", speaker=1)]
+    sample = wav(say("house tree open blue red night door", speaker=1))
+    answer = either_server.transcribe(
+        wav(np.concatenate(spoken)),
+        model=MODEL,
+        response_format="diarized_json",
+        **{
+            "known_speaker_names[]": ["Beth"],
+            "known_speaker_references[]": [
+                f"data:audio/wav;base64,{base64.b64encode(sample).decode()}"
+            ],
+        },
+    )
+    assert [each["speaker"] for each in answer.json()["segments"]] == ["A", "Beth"]
