@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import openai
@@ -126,15 +127,12 @@ def test_a_useless_reference_is_refused(
 def test_known_voices_of_the_fake_engine(either_server: Server) -> None:
     spoken = [say("red door"), silence(1), say("night", speaker=1)]
     sample = wav(say("house tree open blue red night door", speaker=1))
-    answer = either_server.transcribe(
-        wav(np.concatenate(spoken)),
-        model=MODEL,
-        response_format="diarized_json",
-        **{
-            "known_speaker_names[]": ["Beth"],
-            "known_speaker_references[]": [
-                f"data:audio/wav;base64,{base64.b64encode(sample).decode()}"
-            ],
-        },
-    )
+    known: dict[str, Any] = {
+        "known_speaker_names[]": ["Beth"],
+        "known_speaker_references[]": [
+            f"data:audio/wav;base64,{base64.b64encode(sample).decode()}"
+        ],
+    }
+    audio = wav(np.concatenate(spoken))
+    answer = either_server.transcribe(audio, model=MODEL, response_format="diarized_json", **known)
     assert [each["speaker"] for each in answer.json()["segments"]] == ["A", "Beth"]
