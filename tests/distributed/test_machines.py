@@ -33,8 +33,8 @@ from whisperx_api_server.distributed.bucket import S3Settings, open_bucket
 from whisperx_api_server.distributed.connection import KafkaSettings
 from whisperx_api_server.distributed.kafka import open_kafka
 from whisperx_api_server.distributed.protocols import CaughtUp
+from whisperx_api_server.distributed.stored import load_checkpoint
 from whisperx_api_server.distributed.topics import topics
-from whisperx_api_server.distributed.wire import load_checkpoint
 
 WORKER = (
     *(sys.executable, "-m", "whisperx_api_server.cli", "worker"),

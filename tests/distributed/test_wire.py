@@ -10,26 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from whisperx_api_server.answers.server import LoadedModel
-from whisperx_api_server.distributed.topics import queue_number
-from whisperx_api_server.distributed.wire import (
-    CONTROL,
-    HEARTBEAT,
-    NOTICE,
+from whisperx_api_server.distributed.stored import (
     RUN_EVENT,
     STORED_REQUEST,
-    TASK,
-    Cancelled,
-    Control,
     End,
-    Heartbeat,
-    ModelOrder,
-    Notice,
-    OrderDone,
     RunEvent,
     StoredRequest,
-    Taken,
-    Task,
-    Withdrawn,
     dump_checkpoint,
     dump_end,
     end_of_failure,
@@ -37,6 +23,22 @@ from whisperx_api_server.distributed.wire import (
     load_end,
     memory_name,
     pack,
+)
+from whisperx_api_server.distributed.topics import queue_number
+from whisperx_api_server.distributed.wire import (
+    CONTROL,
+    HEARTBEAT,
+    NOTICE,
+    TASK,
+    Cancelled,
+    Control,
+    Heartbeat,
+    ModelOrder,
+    Notice,
+    OrderDone,
+    Taken,
+    Task,
+    Withdrawn,
 )
 from whisperx_api_server.domain import (
     DecodeOptions,

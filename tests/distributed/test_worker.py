@@ -16,8 +16,9 @@ from pipeline_world import World
 from pipeline_world import play as play_alone
 from whisperx_api_server.active_requests import ActiveRequests
 from whisperx_api_server.distributed.attempt import announce
+from whisperx_api_server.distributed.stored import End, RunEvent
 from whisperx_api_server.distributed.text import WorkersText
-from whisperx_api_server.distributed.wire import TASK, End, Notice, RunEvent, Task
+from whisperx_api_server.distributed.wire import TASK, Notice, Task
 from whisperx_api_server.domain import Diarization, DiarizeOptions, Transcript, WindowTranscript
 from whisperx_api_server.errors import (
     InvalidRequest,

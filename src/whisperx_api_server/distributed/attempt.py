@@ -18,17 +18,8 @@ from ..scheduling.tracebacks import log_and_release
 from ..text_service import TextRequest, TextService
 from .files import RunFiles
 from .protocols import Log
-from .wire import (
-    NOTICE,
-    End,
-    Notice,
-    PublishedEvent,
-    Result,
-    RunEvent,
-    StoredRequest,
-    end_of_failure,
-    event_name,
-)
+from .stored import End, PublishedEvent, Result, RunEvent, StoredRequest, end_of_failure, event_name
+from .wire import NOTICE, Notice
 
 logger = logging.getLogger(__name__)
 

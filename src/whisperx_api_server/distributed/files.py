@@ -21,16 +21,13 @@ from ..errors import NotFound, Unavailable
 from ..pipeline.runner import Checkpoint
 from ..trace_context import trace_context
 from .protocols import Bucket, StoredObject
-from .wire import (
+from .stored import (
     RUN_EVENT,
     STORED_REQUEST,
     AnyRequest,
     End,
-    Kind,
-    Notice,
     RunEvent,
     StoredRequest,
-    Wire,
     audio_prefix,
     dump_checkpoint,
     dump_end,
@@ -40,6 +37,7 @@ from .wire import (
     pack,
     run_prefix,
 )
+from .wire import Kind, Notice, Wire
 
 logger = logging.getLogger(__name__)
 

@@ -27,20 +27,9 @@ from .files import RunFiles
 from .members import PATIENCE, Members
 from .notices import Following, Gone, Received, RunNotices
 from .protocols import Log, Queue
+from .stored import AnyRequest, End, RunEvent, memory_name
 from .topics import queue_number
-from .wire import (
-    CONTROL,
-    TASK,
-    AnyRequest,
-    Cancelled,
-    End,
-    Followed,
-    Kind,
-    Notice,
-    RunEvent,
-    Task,
-    memory_name,
-)
+from .wire import CONTROL, TASK, Cancelled, Followed, Kind, Notice, Task
 
 logger = logging.getLogger(__name__)
 

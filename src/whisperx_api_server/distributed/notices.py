@@ -13,7 +13,8 @@ from ..pipeline.events import Emit, WindowDone
 from ..pipeline.runner import Checkpoint
 from .heartbeats import read_forever
 from .protocols import CaughtUp, Log
-from .wire import NOTICE, Cancelled, Control, Followed, Notice, RunEvent, event_name
+from .stored import RunEvent, event_name
+from .wire import NOTICE, Cancelled, Control, Followed, Notice
 
 logger = logging.getLogger(__name__)
 

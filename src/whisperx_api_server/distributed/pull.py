@@ -5,9 +5,14 @@ The bound on the audio in hand keeps batches full and leaves the rest of the que
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
+
 from ..domain import Upload
+from ..setting_types import NonNegativeFloat, Section
 from ..text_service import TextRequest
-from .wire import AnyRequest
+from .stored import AnyRequest
 
 MOST_RUNS = 64
 """Maximum number of runs that a worker has in hand."""
@@ -26,6 +31,20 @@ BYTES_PER_SECOND = 32_000
 
 UNKNOWN_SECONDS = 60.0
 """What a recording of unknown size counts until it is opened."""
+
+
+class WorkerSettings(Section):
+    """Workers (`MODE=kafka`)."""
+
+    in_hand: NonNegativeFloat | None = Field(
+        None,
+        description="Seconds of audio that a worker takes from the queue at a time; unset is three "
+        "full batches of the transcription model. More delays other workers, less leaves batches "
+        "partly empty.",
+    )
+    port: Annotated[int, Field(ge=1, le=65535)] = Field(
+        8001, description="Port of a worker's /healthcheck and /ready."
+    )
 
 
 def in_hand_limit(setting: float | None, batch_limit: int) -> float:

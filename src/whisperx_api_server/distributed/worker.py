@@ -11,15 +11,11 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Annotated
-
-from pydantic import Field
 
 from .. import logging_setup
-from ..errors import Unavailable, VersionMismatch, WorkerLost
+from ..errors import ServiceError, Unavailable, VersionMismatch, WorkerLost
 from ..jobs.admission import AdmissionControl
 from ..pipeline.runner import Runner
-from ..setting_types import NonNegativeFloat, Section
 from ..text_service import TextService
 from ..trace_context import trace_context
 from . import pull
@@ -28,6 +24,7 @@ from .files import RunFiles
 from .members import PATIENCE, Members
 from .models import WorkerModels
 from .protocols import Delivery, Log, Queue
+from .stored import StoredRequest, end_of_failure
 from .wire import (
     CONTROL,
     KINDS,
@@ -37,30 +34,14 @@ from .wire import (
     Heartbeat,
     ModelOrder,
     Notice,
-    StoredRequest,
     Taken,
     Task,
-    end_of_failure,
 )
 
 logger = logging.getLogger(__name__)
 
 TAKE_WAIT = 1.0
 """Seconds that one request to a queue waits for a record; a drain waits as long."""
-
-
-class WorkerSettings(Section):
-    """Workers (`MODE=kafka`)."""
-
-    in_hand: NonNegativeFloat | None = Field(
-        None,
-        description="Seconds of audio that a worker takes from the queue at a time; unset is three "
-        "full batches of the transcription model. More delays other workers, less leaves batches "
-        "partly empty.",
-    )
-    port: Annotated[int, Field(ge=1, le=65535)] = Field(
-        8001, description="Port of a worker's /healthcheck and /ready."
-    )
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -253,14 +234,11 @@ class Worker:
             )
         except ValueError as error:
             logger.error("run %s is of another version: %s", run, error)
-            failed = end_of_failure(
-                VersionMismatch(
-                    "a worker of another version cannot read the request: upgrade the workers, "
-                    "and send it again"
-                )
+            mismatch = VersionMismatch(
+                "a worker of another version cannot read the request: upgrade the workers, "
+                "and send it again"
             )
-            await until_available(lambda: self._files.finish(run, failed))
-            await announce(self._log, Notice(run=run, ended=True))
+            await self._fail(run, mismatch)
             return
         if end is not None:  # its worker may have died before it said so
             await announce(self._log, Notice(run=run, ended=True))
@@ -304,13 +282,18 @@ class Worker:
 
     async def _bury(self, held: _Held, attempts: int) -> None:
         """Fail a run whose workers have died, each time that one tried it."""
-        logger.error("run %s: its worker ended %d times; it fails", held.task.run, attempts)
-        error = WorkerLost(
-            f"the worker that had the recording ended {attempts} times: send another recording"
-        )
         run = held.task.run
-        await until_available(lambda: self._files.finish(run, end_of_failure(error)))
+        logger.error("run %s: its worker ended %d times; it fails", run, attempts)
         await until_available(lambda: self._log.append("dead", run, TASK.dump(held.task)))
+        await self._fail(
+            run,
+            WorkerLost(
+                f"the worker that had the recording ended {attempts} times: send another recording"
+            ),
+        )
+
+    async def _fail(self, run: str, error: ServiceError) -> None:
+        await until_available(lambda: self._files.finish(run, end_of_failure(error)))
         await announce(self._log, Notice(run=run, ended=True))
 
     async def _accept(self, queue: Queue, delivery: Delivery) -> None:
