@@ -24,7 +24,7 @@ from cli_support import run
 from live import is_idle
 from realtime import MANUAL, PATH, SPEECH, Live, live, names, pcm, pcm_24k, spoken, transcription
 from server import FAKE, REPOSITORY, Server, serving
-from support import eventually, word_errors
+from support import PATIENCE, eventually, word_errors
 from whisperx_api_server.backends.fake import say, silence
 from whisperx_api_server.domain import Samples
 
@@ -610,7 +610,7 @@ def test_stalled_reader_is_dropped(strict_server: Server) -> None:
         )
         raw.sendall(upgrade.encode())
         frame = bytes([0x81, 0x80 | 126, 4, 0, 0, 0, 0, 0]) + b"[]".ljust(1024)  # masked with 0
-        raw.settimeout(60)
+        raw.settimeout(PATIENCE)
 
         def flood() -> None:
             while True:

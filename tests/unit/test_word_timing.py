@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import pytest
 
-from pipeline_world import World, play
+from pipeline_world import Transcriber, World, play
 from whisperx_api_server.backends import fake
 from whisperx_api_server.backends.base import ModelSpec
-from whisperx_api_server.domain import AlignMode, DecodeOptions, DiarizeOptions, Transcript
+from whisperx_api_server.domain import (
+    AlignMode,
+    DecodeOptions,
+    DiarizeOptions,
+    Transcript,
+    Window,
+    WindowTranscript,
+)
 from whisperx_api_server.errors import ModelUnavailable, NotInstalled
 from whisperx_api_server.pipeline.language_vote import REACH
 from whisperx_api_server.pipeline.word_timing import RETRY_SECONDS, Aligners
@@ -95,15 +103,28 @@ def test_an_aligner_that_failed_is_tried_again_after_a_while() -> None:
     play(scene)
 
 
+class HeldFromTheThirdBatch(Transcriber):
+    def transcribe(
+        self,
+        windows: Sequence[Window],
+        options: Sequence[DecodeOptions],
+        features: Sequence[object | None],
+    ) -> list[WindowTranscript]:
+        if self._hold.calls.count("transcribe") == 2:
+            self._hold.stage = "transcribe"
+        return super().transcribe(windows, options, features)
+
+
 def test_forced_alignment_that_cannot_be_had_fails_before_anything_is_decoded() -> None:
     async def scene(world: World) -> None:
+        world.engines["transcription"] = HeldFromTheThirdBatch
         world.failures["alignment"] = ModelUnavailable(OFFLINE)
         with pytest.raises(ModelUnavailable, match=OFFLINE):
             await world.text("english", align=AlignMode.FORCED, decode=ENGLISH)
         assert world.clips.opened == 0
         with pytest.raises(ModelUnavailable, match=OFFLINE):  # as soon as the language is known
             await world.text("english", align=AlignMode.FORCED)
-        assert world.hold.calls.count("transcribe") <= 2
+        world.hold.go.set()
         assert await world.text("english", align=AlignMode.FORCED, decode=DecodeOptions(
             task="translate"
         ))  # fmt: skip
