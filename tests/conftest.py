@@ -80,6 +80,7 @@ def s3_url(request: pytest.FixtureRequest) -> str:
     return f"http://{server.address}"
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep tests of one expensive fixture, and otherwise those of one file, in one process.
 
