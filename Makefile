@@ -117,7 +117,7 @@ test: check servers
 		TMPDIR="$$tmp" HF_HUB_OFFLINE=1 HF_HOME="$$tmp/huggingface" TORCH_HOME="$$tmp/torch" \
 		MPLCONFIGDIR="$$tmp/matplotlib" XDG_CACHE_HOME="$$tmp/cache" XDG_STATE_HOME="$$tmp/state" PYANNOTE_METRICS_ENABLED=0 \
 		ORT_DISABLE_TELEMETRY=1 \
-		$(BIN)/pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder $(PYTEST)
+		$(BIN)/pytest --numprocesses 2 --no-loadscope-reorder $(PYTEST)
 
 # Pins versions that were tested together on all supported Pythons. Existing pins that still fit
 # are kept; UPGRADE=--upgrade upgrades all of them.
