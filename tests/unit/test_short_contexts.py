@@ -127,6 +127,11 @@ class ScriptedModel:
         full = frames == N_FRAMES
         return [self._result(*(self._full if full else self._short)) for _ in prompts]
 
+    def detect_language(self, encoded: Any) -> list[list[tuple[str, float]]]:
+        full = 2 * np.asarray(encoded).shape[1] == N_FRAMES
+        first, second = ("en", "ms") if full else ("ms", "en")
+        return [[(f"<|{first}|>", 0.4), (f"<|{second}|>", 0.3), ("<|fr|>", 0.3)]]
+
     def _result(self, logprob: float, text: str) -> Any:
         tokens = self._vocabulary.encode(text)
         return SimpleNamespace(sequences_ids=[tokens], scores=[logprob], no_speech_prob=0.0)
@@ -190,6 +195,14 @@ def test_a_doubtful_text_is_decoded_again_in_the_full_context(
     assert text_of(transcribe(5)).strip() == SAID
     assert model.contexts == [1600, N_FRAMES]
     assert transcriber.context_stats == ContextStats(short=True, windows=1, repeated=1)
+
+
+def test_an_unclear_language_is_detected_again_in_the_full_context(vocabulary: Vocabulary) -> None:
+    model, _, transcriber = scripted(vocabulary, SURE)
+    window = window_of(np.full(5 * RATE, 0.1, np.float32))
+    [heard] = transcriber.transcribe([window], [DecodeOptions()], [None])
+    assert heard.language == "en"
+    assert model.contexts == [1600, N_FRAMES]
 
 
 @pytest.mark.parametrize(("short", "text"), [(SURE, SAID), (TWICE, ""), (UNLIKELY, "")])

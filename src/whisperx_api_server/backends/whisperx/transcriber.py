@@ -40,6 +40,7 @@ CAPABILITIES = Capabilities(
 
 ENGLISH_ONLY = replace(CAPABILITIES, languages=frozenset({"en"}), tasks=frozenset({"transcribe"}))
 
+CLEAR_LANGUAGE = 0.5  # one that is less probable is detected again in the full context
 USUAL_PACE = 2.0  # text tokens per second of speech; fewer are doubtful
 LEAST_PACE = 0.5  # with fewer, a repetitive text is noise, such as laughter
 LEAST_PACE_OF_PART = 1.25  # half of what covers a window, in a part that was found without words
@@ -182,12 +183,11 @@ class WhisperTranscriber:
         encoded = EncodedBatch(self._encoder, mels, frames)
         languages = self._languages(encoded, options)
         rows = [
-            self._row(place, window, wanted, language)
-            for place, (window, wanted, (language, _)) in enumerate(
-                zip(windows, options, languages, strict=True)
-            )
+            self._row(place, windows[place], options[place], language)
+            for place, (language, _) in enumerate(languages)
         ]
-        decodings, doubtful = self._decode(encoded, rows, windows, options)
+        clear = [options[0].draft or each >= CLEAR_LANGUAGE for _, each in languages]
+        decodings, doubtful = self._decode(encoded, rows, windows, options, clear)
         heard = [
             Heard(
                 row=rows[place],
@@ -234,11 +234,12 @@ class WhisperTranscriber:
         rows: Sequence[Row],
         windows: Sequence[Window],
         options: Sequence[DecodeOptions],
+        clear: Sequence[bool],
     ) -> tuple[dict[int, Decoding], list[int]]:
         """Decode the windows; returns those with speech, by their index, and the doubtful ones.
 
-        In a short context, or as a draft, a doubtful window is neither decoded again nor returned
-        with a text.
+        Those without a `clear` language are doubtful too. In a short context, or as a draft, a
+        doubtful window is neither decoded again nor returned with a text.
         """
         beam, temperature = options[0].beam_size, options[0].temperature
         once = encoded.short or options[0].draft
@@ -249,7 +250,7 @@ class WhisperTranscriber:
         doubtful = [
             row.place
             for row, decoding in zip(rows, decodings, strict=True)
-            if is_doubtful(decoding, row)
+            if is_doubtful(decoding, row) or not clear[row.place]
         ]
         found = {
             row.place: decoding
