@@ -133,6 +133,9 @@ class Declaration:
 MIN_SPEECH_PROBABILITY = 0.35
 """Below this probability it is doubtful whether a window contains speech."""
 
+CLEAR_LANGUAGE = 0.5
+"""A window whose language is less probable has no clear language."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Capabilities:

@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 
+from ..backends.base import CLEAR_LANGUAGE
 from ..domain import SAMPLE_RATE, DecodeOptions, Window, WindowTranscript
 from ..errors import ServiceError
-from ..pipeline.language_vote import MIN_PROBABILITY
 from ..pipeline.stages import Engines, Transcribing, check_options
 from .audio import SampleBuffer
 from .events import (
@@ -181,7 +181,7 @@ class LiveTranscriber:
 
     async def _take(self, decoding: Decoding, transcript: WindowTranscript) -> None:
         window, end = decoding.window, decoding.end
-        clear = not 0 < transcript.language_probability < MIN_PROBABILITY
+        clear = not 0 < transcript.language_probability < CLEAR_LANGUAGE
         if window.span.closed:
             self._queue.popleft()
             if clear and transcript.segments:
@@ -238,7 +238,7 @@ class LiveTranscriber:
                 segments=(),
             )
         transcript = await engine.transcribe(audio, decode, urgent=not decoding.draft)
-        unclear = 0 < transcript.language_probability < MIN_PROBABILITY
+        unclear = 0 < transcript.language_probability < CLEAR_LANGUAGE
         known = self._language
         if span.closed and unclear and decode.language is None and known is not None:
             again = replace(decode, language=known)

@@ -6,12 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 
-from ..backends.base import Capabilities
+from ..backends.base import CLEAR_LANGUAGE, Capabilities
 from ..domain import DecodeOptions, Window, WindowTranscript
 from .stages import Transcribing
-
-MIN_PROBABILITY = 0.5
-"""A window whose language is less probable has no clear language."""
 
 REACH = 3
 """Number of windows before an unclear one, and of those after it, that vote on its language."""
@@ -46,7 +43,7 @@ class VotingTranscriber:
             return transcript
         await self.vote(transcript)
         # 0 is the probability of engines that do not detect the language.
-        if not 0 < transcript.language_probability < MIN_PROBABILITY:
+        if not 0 < transcript.language_probability < CLEAR_LANGUAGE:
             return transcript
         language = await self._agreed(window.index)
         if language == transcript.language:
@@ -111,7 +108,7 @@ async def language_probabilities(
         left -= 1
         if decoded.segments:
             votes.append((decoded.language, decoded.language_probability))
-        if not left or (decoded.segments and decoded.language_probability >= MIN_PROBABILITY):
+        if not left or (decoded.segments and decoded.language_probability >= CLEAR_LANGUAGE):
             break
     totals: dict[str, float] = {}
     for language, probability in votes:

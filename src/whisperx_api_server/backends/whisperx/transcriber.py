@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ...domain import SAMPLE_RATE, DecodeOptions, Samples, Segment, Window, WindowTranscript
 from ...errors import InvalidRequest, TranscriptionFailed
-from ..base import MIN_SPEECH_PROBABILITY, Capabilities, ContextStats
+from ..base import CLEAR_LANGUAGE, MIN_SPEECH_PROBABILITY, Capabilities, ContextStats
 from ..vendors import translate_memory_errors
 from .contexts import Contexts, encoded_frames, is_doubtful
 from .decoding import Decoding, letters_of
@@ -40,7 +40,6 @@ CAPABILITIES = Capabilities(
 
 ENGLISH_ONLY = replace(CAPABILITIES, languages=frozenset({"en"}), tasks=frozenset({"transcribe"}))
 
-CLEAR_LANGUAGE = 0.5  # one that is less probable is detected again in the full context
 USUAL_PACE = 2.0  # text tokens per second of speech; fewer are doubtful
 LEAST_PACE = 0.5  # with fewer, a repetitive text is noise, such as laughter
 LEAST_PACE_OF_PART = 1.25  # half of what covers a window, in a part that was found without words
