@@ -129,16 +129,8 @@ class ObjectBucket:
         self._store = store
 
     async def create(self, key: str, data: bytes) -> bool:
-        from obstore.exceptions import AlreadyExistsError
-
         with _translated():
-            try:
-                await self._write(key, data, "create")
-            except AlreadyExistsError:
-                if await self.get(key) is None:
-                    raise
-                return False
-        return True
+            return await self._write(key, data, "create") is not None
 
     async def put(self, key: str, data: bytes) -> None:
         with _translated():
@@ -162,27 +154,30 @@ class ObjectBucket:
                 stored = await self._write(key, data, {"e_tag": etag})
             except PreconditionError:
                 return None
-            return stored["e_tag"]
+            return stored and stored["e_tag"]
 
     async def upload(self, key: str, path: Path) -> None:
         with _translated():
             await self._write(key, path, "overwrite")
 
-    async def _write(self, key: str, data: bytes | Path, mode: PutMode) -> PutResult:
-        """Store an object, again after a conflict.
+    async def _write(self, key: str, data: bytes | Path, mode: PutMode) -> PutResult | None:
+        """Store an object, again after a conflict; None if it is to be created, and exists.
 
         S3 answers 409 to one of two writes at once; versitygw also while another object's deletion
         removes the folder, as if there were an object.
         """
         from obstore.exceptions import AlreadyExistsError
 
-        for _ in range(_WRITE_ATTEMPTS - 1):
+        attempts = 0
+        while True:
+            attempts += 1
             try:
                 return await self._store.put_async(key, data, mode=mode)
             except AlreadyExistsError:
                 if mode == "create" and await self.get(key) is not None:
+                    return None
+                if attempts == _WRITE_ATTEMPTS:
                     raise
-        return await self._store.put_async(key, data, mode=mode)
 
     async def download(self, key: str, path: Path) -> bool:
         with _translated():
