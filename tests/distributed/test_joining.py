@@ -49,19 +49,22 @@ async def cancelled(answer: Answer) -> None:
     await asyncio.wait([answer])
 
 
-async def held_worker(cluster: Cluster) -> WorkerProcess:
+async def shared(cluster: Cluster) -> tuple[WorkerProcess, Replica, Answer, Answer]:
+    """A run that a worker holds, asked for here and joined there.
+
+    Returns the worker, the replica `here`, its answer, and that of the replica `there`.
+    """
     worker = await cluster.worker()
     worker.world.hold.stage = "transcribe"
-    return worker
+    here, there = await cluster.replica("here"), await cluster.replica("there")
+    first = await asked(cluster, here, "here")
+    await until(worker.world.hold.entered.is_set)
+    return worker, here, first, await asked(cluster, there, "there")
 
 
 def test_a_request_at_another_replica_joins_the_run(tmp_path: Path) -> None:
     async def scene(cluster: Cluster) -> None:
-        worker = await held_worker(cluster)
-        here, there = await cluster.replica("here"), await cluster.replica("there")
-        first = await asked(cluster, here, "here")
-        await until(worker.world.hold.entered.is_set)
-        second = await asked(cluster, there, "there")
+        worker, _, first, second = await shared(cluster)
         worker.world.hold.go.set()
         assert await first == await second
         assert (await first)[1].startswith("red door.")
@@ -73,11 +76,7 @@ def test_a_request_at_another_replica_joins_the_run(tmp_path: Path) -> None:
 
 def test_a_run_goes_on_when_the_first_of_two_replicas_leaves(tmp_path: Path) -> None:
     async def scene(cluster: Cluster) -> None:
-        worker = await held_worker(cluster)
-        here, there = await cluster.replica("here"), await cluster.replica("there")
-        first = await asked(cluster, here, "here")
-        await until(worker.world.hold.entered.is_set)
-        second = await asked(cluster, there, "there")
+        worker, here, first, second = await shared(cluster)
         await until(lambda: owner(here) == "there")
         await cancelled(first)
         worker.world.hold.go.set()
@@ -90,11 +89,7 @@ def test_a_run_goes_on_when_the_first_of_two_replicas_leaves(tmp_path: Path) -> 
 
 def test_a_request_begins_anew_when_the_replica_that_joined_it_leaves(tmp_path: Path) -> None:
     async def scene(cluster: Cluster) -> None:
-        worker = await held_worker(cluster)
-        here, there = await cluster.replica("here"), await cluster.replica("there")
-        first = await asked(cluster, here, "here")
-        await until(worker.world.hold.entered.is_set)
-        second = await asked(cluster, there, "there")
+        worker, here, first, second = await shared(cluster)
         await until(lambda: owner(here) == "there")
         await cancelled(second)
         worker.world.hold.go.set()
@@ -106,11 +101,7 @@ def test_a_request_begins_anew_when_the_replica_that_joined_it_leaves(tmp_path: 
 
 def test_a_worker_goes_on_for_the_replica_that_joined_one_that_is_gone(tmp_path: Path) -> None:
     async def scene(cluster: Cluster) -> None:
-        worker = await held_worker(cluster)
-        here, there = await cluster.replica("here"), await cluster.replica("there")
-        await asked(cluster, here, "here")
-        await until(worker.world.hold.entered.is_set)
-        second = await asked(cluster, there, "there")
+        worker, here, _, second = await shared(cluster)
         here.taking_part.cancel()
         (held,) = worker.worker._held.values()
         await until(lambda: held.stored is not None and held.stored.replica == "there")
