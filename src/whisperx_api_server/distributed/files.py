@@ -130,7 +130,7 @@ class RunFiles:
         return "" if stored is None else stored.replica
 
     async def owner(self, job_id: str) -> str | None:
-        """The replica that has a job; None if there is no such job."""
+        """The replica that has a job; None if the job does not exist."""
         found = await self._bucket.get(job_key(job_id))
         return None if found is None else owner_of(found)
 

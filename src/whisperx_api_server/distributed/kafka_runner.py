@@ -144,7 +144,7 @@ class KafkaRunner:
                 self._deleting.start(self._delete(run, LOOK * following.joined))
 
     async def _delete(self, run: str, delay: float) -> None:
-        """Delete a run that has ended, once those who share it have read the end too."""
+        """Delete a run that has ended, after the other replicas that share it have read its end."""
         await asyncio.sleep(delay)
         await self._files.discard(run)
 
