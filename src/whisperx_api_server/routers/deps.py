@@ -23,7 +23,7 @@ from ..errors import Cancelled
 from ..fields.transcription import FormDefaults, TranscriptionForm
 from ..jobs.admission import AdmissionControl
 from ..jobs.service import LocalService
-from ..keys import KeyRing
+from ..keys import Caller, KeyRing
 from ..live.registry import LiveSessions
 from ..live.secrets import ClientSecrets
 from ..loop_lag import LoopLag
@@ -99,19 +99,26 @@ async def authenticate(
     request: Request,
     services: ServicesDep,
     _: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)],
-) -> str:
-    """The name of the client behind the request's API key.
+) -> Caller:
+    """The client behind the request's API key, and that key.
 
     Raises:
         Unauthorized: no key, or a wrong one.
     """
     headers = dict(request.scope["headers"])
-    client = services.keys.caller(headers.get(b"authorization")).client
-    request.state.client = client
-    return client
+    caller = services.keys.caller(headers.get(b"authorization"))
+    request.state.client = caller.client
+    return caller
 
 
-ClientDep = Annotated[str, Depends(authenticate)]
+CallerDep = Annotated[Caller, Depends(authenticate)]
+
+
+async def _client(caller: CallerDep) -> str:
+    return caller.client
+
+
+ClientDep = Annotated[str, Depends(_client)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

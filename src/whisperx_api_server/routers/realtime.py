@@ -23,7 +23,7 @@ from ..live.session import Ending, Session
 from ..live.transcriber import Send
 from . import openapi
 from .body import read_json
-from .deps import ClientDep, Services, ServicesDep
+from .deps import CallerDep, Services, ServicesDep
 from .errors import error_response
 
 logger = logging.getLogger(__name__)
@@ -149,13 +149,12 @@ async def _messages(socket: WebSocket) -> AsyncGenerator[str | bytes, None]:
     openapi_extra=openapi.json_body(ClientSecretBody),
 )
 async def create_client_secret(
-    request: Request, services: ServicesDep, _: ClientDep
+    request: Request, services: ServicesDep, caller: CallerDep
 ) -> RealtimeClientSecret:
     """Issue a short-lived key, with which a web page opens live sessions."""
     services.live.ensure_enabled()
     body = validated(ClientSecretBody, await read_json(request))
     config = SessionConfig().updated(body.session)
-    caller = services.keys.caller(dict(request.scope["headers"]).get(b"authorization"))
     value, secret = services.client_secrets.issue(caller, body.expires_after.seconds, config)
     return {
         "value": value,
