@@ -27,7 +27,7 @@ from whisperx_api_server.domain import (
     TranscriptionRequest,
     WindowTranscript,
 )
-from whisperx_api_server.errors import InsufficientMemory, ServiceError
+from whisperx_api_server.errors import DiskFull, InsufficientMemory, InvalidRequest, ServiceError
 from whisperx_api_server.jobs.admission import AdmissionControl, AdmittedRunner
 from whisperx_api_server.loop_lag import LoopLag
 from whisperx_api_server.pipeline.events import Emit, Opened, WindowDone
@@ -158,6 +158,26 @@ def test_a_run_that_the_full_queue_refuses_counts_as_refused_only() -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize(
+    ("error", "result"), [(InvalidRequest("no audio"), "invalid"), (DiskFull(), "failed")]
+)
+def test_failures_of_the_server_are_told_from_recordings_that_it_cannot_read(
+    error: ServiceError, result: str
+) -> None:
+    async def scenario() -> None:
+        metrics, inner = Metrics(), HalfDone()
+        inner.error = error
+        inner.go_on.set()
+        with pytest.raises(ServiceError):
+            await MeasuredRunner(inner, metrics).run(request(), ignore, Checkpoint())
+
+        assert (
+            f'runs_total{{kind="transcription",result="{result}"}} 1.0' in metrics.text().decode()
+        )
+
+    asyncio.run(scenario())
+
+
 def test_a_failed_run_has_no_real_time_factor() -> None:
     async def scenario() -> None:
         metrics, inner = Metrics(), HalfDone()
@@ -238,6 +258,37 @@ def test_what_happens_to_batches_is_counted() -> None:
     assert counted["batches_full_total"] == counted["batches_halved_total"] == 1
     assert counted["batch_failed_entries_total"] == counted["lane_cancelled_entries_total"] == 1
     assert counted["lane_restarts_total"] == 1
+
+
+def test_the_counters_of_alerts_begin_at_0() -> None:
+    async def scenario() -> None:
+        metrics = Metrics()
+        at_start = metrics.text().decode()
+        key = ModelKey(stage="vad", backend="plugin", spec=ModelSpec(name="new"))
+        pool = ModelPool(
+            PoolSettings(),
+            SchedulerSettings(),
+            load=lambda _: Engine(),
+            import_vendors=lambda _: None,
+            observe=metrics.observe,
+        )
+        await pool.load(key)
+        loaded = metrics.text().decode()
+        await pool.close()
+
+        for counter in (
+            'webhook_deliveries_total{result="failed"}',
+            'model_load_failures_total{backend="whisperx",stage="transcription"}',
+            'runs_total{kind="transcription",result="failed"}',
+        ):
+            assert f"whisperx_{counter} 0.0" in at_start
+        for counter in (
+            'lane_restarts_total{backend="plugin",model="new",stage="vad"}',
+            'model_load_failures_total{backend="plugin",stage="vad"}',
+        ):
+            assert f"whisperx_{counter} 0.0" in loaded
+
+    asyncio.run(scenario())
 
 
 def test_loads_and_failed_loads_are_counted() -> None:
@@ -367,6 +418,32 @@ def test_queue_and_lanes_are_read_at_each_scrape() -> None:
         assert after["queue_audio_seconds"] == 0.0
         assert "models_loaded" not in after
         assert "queue_limit_seconds" not in shown(metrics)
+
+    asyncio.run(scenario())
+
+
+class OtherReplica:
+    """Has admitted 50 s."""
+
+    seconds, speed = 50.0, 1.0
+
+
+def test_the_queue_has_the_audio_of_other_replicas_and_of_waiting_jobs() -> None:
+    async def scenario() -> None:
+        metrics, admission = Metrics(), AdmissionControl(100.0, others=OtherReplica())
+        pool = ModelPool(PoolSettings(), SchedulerSettings())
+        with (
+            metrics.reading(ServerState(pool=pool, admission=admission, active=int)),
+            admission.reserve(20.0),
+        ):
+            assert shown(metrics)["queue_audio_seconds"] == 70.0
+            job = asyncio.create_task(admission.wait(3600.0))
+            await asyncio.sleep(0)
+            assert shown(metrics)["queue_audio_seconds"] == 3670.0
+            job.cancel()
+            with suppress(asyncio.CancelledError):
+                await job
+            assert shown(metrics)["queue_audio_seconds"] == 70.0
 
     asyncio.run(scenario())
 

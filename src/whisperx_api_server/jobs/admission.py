@@ -102,13 +102,22 @@ class AdmissionControl:
         measured = self._elapsed > 0 and self._computed > 0
         return self._computed / self._elapsed if measured else 1.0
 
+    @property
+    def queued(self) -> float:
+        """Audio seconds that all processes of the queue admitted, and those that wait here."""
+        return self.seconds + self._elsewhere + sum(each.seconds for each in self._line)
+
+    @property
+    def _elsewhere(self) -> float:
+        return self._others.seconds if self._others is not None else 0.0
+
     def check(self, seconds: float = 0.0) -> None:
         """Check that a recording of that many seconds would be admitted now.
 
         Raises:
             Overloaded: with the time until there should be room.
         """
-        elsewhere = self._others.seconds if self._others is not None else 0.0
+        elsewhere = self._elsewhere
         first = self._line[0] if self._line else None
         if first is not None and first.passed + seconds > first.seconds:
             seconds += first.seconds

@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from ..domain import TranscriptionRequest
-from ..errors import Cancelled, Overloaded
+from ..errors import Cancelled, Overloaded, ServiceError
 from ..pipeline.events import Emit, Event, Opened, StageBegan, WindowDone
 from ..pipeline.runner import Checkpoint, RunKind, Runner, RunnerAround
-from .metrics import Metrics
+from .metrics import Metrics, RunResult
 
 
 class MeasuredRunner(RunnerAround):
@@ -57,7 +57,7 @@ class MeasuredRunner(RunnerAround):
                 metrics.audio_transcribed.inc(max(0.0, event.until - reached))
                 reached = event.until
 
-        result = "failed"
+        result: RunResult = "failed"
         try:
             yield measured
             accept()
@@ -65,6 +65,9 @@ class MeasuredRunner(RunnerAround):
         except Overloaded:
             result = "refused"
             metrics.audio_refused.inc(duration)
+            raise
+        except ServiceError as error:
+            result = "invalid" if error.status < 500 else "failed"
             raise
         except (asyncio.CancelledError, Cancelled):
             result = "cancelled"

@@ -10,13 +10,16 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
+from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.core import Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
-from ..backends import ModelKey
+from ..backends import BUILT_IN, ModelKey
+from ..pipeline.runner import RunKind
 from ..scheduling.observation import (
     BatchDone,
     EntriesCancelled,
@@ -37,6 +40,9 @@ SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 FACTORS = (0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 1, 2, 5)
 
 _MODEL = ("stage", "backend", "model")
+
+RunResult = Literal["completed", "refused", "invalid", "failed", "cancelled"]
+"""How a run ended: `refused` by the full queue, `invalid` with a status below 500."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,12 +101,16 @@ class _ModelMetrics:
         self.load_failures = registry.counter(
             "model_load_failures_total", "Loads that failed.", "stage", "backend"
         )
+        for backend, stages in BUILT_IN.items():
+            for stage in stages:
+                self.load_failures.labels(stage, backend)
 
     def observe(self, key: ModelKey, observation: Observation) -> None:
         model = (key.stage, key.backend, key.name)
         match observation:
             case ModelLoaded(seconds=seconds):
                 self.load_seconds.labels(*model).observe(seconds)
+                self._begin_at_zero(model)
             case LoadFailed():
                 self.load_failures.labels(key.stage, key.backend).inc()
             case BatchDone() as batch:
@@ -109,6 +119,17 @@ class _ModelMetrics:
                 self.lane_cancelled.labels(*model).inc(entries)
             case LaneRestarted():
                 self.lane_restarts.labels(*model).inc()
+
+    def _begin_at_zero(self, model: tuple[str, str, str]) -> None:
+        self.load_failures.labels(*model[:2])
+        for counter in (
+            self.lane_cancelled,
+            self.lane_restarts,
+            self.batches_full,
+            self.batches_halved,
+            self.entries_failed,
+        ):
+            counter.labels(*model)
 
     def _count_batch(self, model: tuple[str, str, str], batch: BatchDone) -> None:
         size = len(batch.waits)
@@ -123,7 +144,11 @@ class _ModelMetrics:
 
 
 class Metrics:
-    """Counters and histograms, and the registry that holds them. Thread-safe."""
+    """Counters and histograms, and the registry that holds them. Thread-safe.
+
+    Counters whose labels are known begin at 0: Prometheus' `increase` does not see the first event
+    of a series that begins with it.
+    """
 
     def __init__(self) -> None:
         self._registry = registry = _Registry()
@@ -139,6 +164,8 @@ class Metrics:
         self.runs = registry.counter(
             "runs_total", "Runs that ended, by their result.", "kind", "result"
         )
+        for kind, result in product(get_args(RunKind), get_args(RunResult)):
+            self.runs.labels(kind, result)
         self.run_seconds = registry.histogram(
             "run_duration_seconds", "From the start of a run to its end.", LATENCIES, "kind"
         )
@@ -162,6 +189,8 @@ class Metrics:
         self.webhooks = registry.counter(
             "webhook_deliveries_total", "Webhooks that were delivered or given up.", "result"
         )
+        for result in ("delivered", "failed"):
+            self.webhooks.labels(result)
         self.live_delay = registry.histogram(
             "live_delay_seconds", "From the end of a turn to its whole transcript.", LATENCIES
         )

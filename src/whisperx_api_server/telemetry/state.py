@@ -46,7 +46,11 @@ class ServerState(Collector):
     def collect(self) -> Iterable[Metric]:
         admission = self.admission
         yield _gauge("requests_active", "Requests and jobs under way.", self.active())
-        yield _gauge("queue_audio_seconds", "Admitted audio not yet done.", admission.seconds)
+        yield _gauge(
+            "queue_audio_seconds",
+            "Audio that is not done: of admitted requests and of waiting jobs.",
+            admission.queued,
+        )
         yield _gauge("queue_limit_seconds", "Maximum of admitted audio.", admission.limit)
         yield _gauge(
             "audio_seconds_per_second_ratio", "Transcribed audio per second.", admission.speed
