@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
+import re
+
+import num2words
 import pytest
 
 from whisperx_api_server.domain import Segment, Word
 from whisperx_api_server.transcript.numerals import (
+    CODES,
+    DECIMAL_POINT,
+    MISREAD_LANGUAGES,
     has_numerals,
     is_spelling,
     spell_numerals,
     spell_segment,
 )
+
+LANGUAGES = sorted(
+    {code for code in num2words.CONVERTER_CLASSES if "_" not in code} - MISREAD_LANGUAGES | {*CODES}
+)
+
+WHOLE_NUMBERS = [
+    str(number)
+    for number in (*range(131), *range(190, 10_000, 97), 1000, 1984, 2000, 2024, 12345, 9999999)
+]
+
+OTHER_NUMERALS = [
+    *re.split(
+        " ",
+        "1984 1100 0 00 007 123456789 1.234.567 1,234,567 0,5 0.5 12.05 1000,5 1234567,891 "
+        "3. 3.5.2024 3/5/2024 2024-05-03 10:30 10:00 7:05 1990-1995 555-1234 1-800-555-1234 1-2-3 "
+        "14th 1st 1990s 1er 5º 0º 2ª 0ª 7% $5 $5.50 0€ £1000000 192.168.1.1 1/2 ٢٥",
+    ),
+    *(f"{digit}{'0' * zeros}" for digit in (1, 25) for zeros in (*range(3, 20, 2), 99, 5000)),
+]
 
 
 @pytest.mark.parametrize(
@@ -98,6 +123,47 @@ def test_words_that_say_the_number_are_its_spelling(language: str, text: str, sp
 )
 def test_other_words_are_not_its_spelling(language: str, text: str, spelled: str) -> None:
     assert not is_spelling(spelled, text, language)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_language_reads_whole_numbers(language: str) -> None:
+    spelled = {number: spell_numerals(number, language) for number in WHOLE_NUMBERS}
+    assert [number for number, words in spelled.items() if has_numerals(words)] == []
+    assert len(set(spelled.values())) == len(spelled)  # no two numbers sound alike
+    assert all(is_spelling(spelled[number], number, language) for number in WHOLE_NUMBERS[::4])
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_other_numerals_are_read_or_stay(language: str) -> None:
+    for numeral in OTHER_NUMERALS:
+        words = spell_numerals(numeral, language)
+        assert words == numeral or is_spelling(words, numeral, language), numeral
+        assert not is_spelling("", numeral, language), numeral
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_decimals_lose_no_digit(language: str) -> None:
+    decimals = ["0,05", "0,5", "3,14", "12,05", "12,5", "100,5", "0,123", "3"]
+    if language in DECIMAL_POINT:
+        decimals = [decimal.replace(",", ".") for decimal in decimals]
+    assert len({spell_numerals(decimal, language) for decimal in decimals}) == len(decimals)
+
+
+@pytest.mark.parametrize("language", ["am", "cy"])
+def test_digits_stay_in_languages_that_are_misread(language: str) -> None:
+    assert spell_numerals("1234567 / 12", language) == "1234567 / 12"
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "spelled"),
+    [
+        ("sk", "schôdza 3. mája o 26", "schôdza 3. mája o dvadsaťšesť"),
+        ("cs", "schůze 3. května v 26", "schůze 3. května v dvacet šest"),
+    ],
+)
+def test_a_date_without_known_ordinals_stays(language: str, text: str, spelled: str) -> None:
+    assert spell_numerals(text, language) == spelled
+    assert is_spelling(spelled.replace("3.", "třetího"), text, language)
 
 
 def test_many_numerals_are_compared_in_no_time() -> None:

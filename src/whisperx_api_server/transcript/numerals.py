@@ -1,6 +1,6 @@
 """Spells out the numerals of a transcript in its language.
 
-The words come from `num2words`. Digits stay if it has no words for them, as for Chinese or an IP
+The words come from `num2words`. Digits stay where it has no words or fails, as for Chinese or an IP
 address. A numeral is everything that is read as one: `14th`, `10:30`, `1,000.5`, `$5`, `12 %`.
 """
 
@@ -19,13 +19,25 @@ from .sentences import word_spans
 MAX_CARDINAL_DIGITS = 7
 """A longer number is read digit by digit, unless it is round."""
 
+MAX_ROUND_DIGITS = 15
+"""A longer number is read digit by digit even if it is round."""
+
+MAX_NUMERAL_LENGTH = 100
+"""A longer numeral stays in digits."""
+
 MAX_FREE_NUMERALS = 8
 """Maximum number of numerals that `is_spelling` accepts in a language without number words."""
 
 CODES = {"nn": "no", "kk": "kz"}
 """Codes of num2words that differ from Whisper's."""
 
-DECIMAL_POINT = frozenset({"en", "ja", "ko", "th", "he", "cy"})
+MISREAD_LANGUAGES = frozenset({"am", "cy"})
+"""Languages whose numbers num2words 0.5.14 reads wrongly; some Amharic ones take it for ever."""
+
+MISREAD_DECIMALS = frozenset({"ar", "bn", "fa", "tr", "vi"})
+"""Languages in which num2words 0.5.14 reads 0.05 as 0.5, or loses digits."""
+
+DECIMAL_POINT = frozenset({"en", "ja", "ko", "th", "he"})
 """Languages that write 1,000.5; the others write 1.000,5."""
 
 YEAR_READING = frozenset({"en", "de", "nl", "da", "no", "nn"})
@@ -41,7 +53,9 @@ ORDINAL_SUFFIX = {
     "sv": r":[ae]\b",
     "de": r"\.(?=\s(?:Januar|Februar|März|April|Mai|Juni|Juli|August|September|Oktober|November"
     r"|Dezember|Jahrhundert)\b)",
-    **dict.fromkeys(("da", "no", "nn", "fi", "is", "hu", "sl", "sk", "lv"), r"\.(?=\s[^\W\d_A-Z])"),
+    **dict.fromkeys(
+        ("da", "no", "nn", "fi", "is", "hu", "sl", "sk", "lv", "cs", "sr"), r"\.(?=\s[^\W\d_A-Z])"
+    ),
 }
 
 UNITS: Mapping[str, Mapping[str, tuple[str, str]]] = {
@@ -202,6 +216,15 @@ def _shared(text: str, first: Word, last: Word) -> Iterator[Word]:
 
 def _readings(numeral: re.Match[str], language: str) -> Iterator[str]:
     """The readings of a numeral, the most probable first; none if unknown."""
+    if len(numeral["number"]) > MAX_NUMERAL_LENGTH:
+        return
+    for reading in _attempts(numeral, language):
+        if not has_numerals(reading):
+            yield reading
+
+
+def _attempts(numeral: re.Match[str], language: str) -> Iterator[str]:
+    """The readings of a numeral; those that num2words does not know still have digits."""
     say = _speaker(language)
     if say is None:
         return
@@ -241,7 +264,7 @@ def _is_dictated(numeral: re.Match[str]) -> bool:
 def _ordinal(reading: str, numeral: re.Match[str], language: str) -> str:
     """Inflect an ordinal according to its suffix and the text before it."""
     if "ª" in numeral["ordinal"]:
-        return reading[:-1] + "a"
+        return re.sub("o$", "a", reading)
     before = numeral.string[: numeral.start()]
     if language == "de" and not re.search(r"\b(?:der|die|das)\s$", before, re.IGNORECASE):
         return reading + "n"  # am dritten Mai
@@ -254,7 +277,8 @@ def _number_readings(number: str, language: str, say: Callable[..., str]) -> Ite
     value = _value(number, language)
     if value is not None:
         if isinstance(value, Decimal):
-            yield say(value)
+            if language not in MISREAD_DECIMALS:
+                yield say(float(value) if language == "it" else value)  # a Decimal loses digits
             return
         year = number.isdecimal() and (1100 <= value < 2000 or 2010 <= value < 2100)
         if year and language in YEAR_READING:
@@ -262,6 +286,7 @@ def _number_readings(number: str, language: str, say: Callable[..., str]) -> Ite
         if number.isdecimal() and (
             (number[0] == "0" and len(number) > 1)
             or (len(number) > MAX_CARDINAL_DIGITS and not number.endswith("000"))
+            or len(number) > MAX_ROUND_DIGITS
         ):
             yield next(by_digit())
         else:
@@ -311,13 +336,24 @@ def _value(number: str, language: str) -> int | Decimal | None:
 
 
 def _speaker(language: str) -> Callable[..., str] | None:
-    """A function from integer or Decimal to words; None if num2words lacks the language."""
+    """A function from number to words, or to digits where num2words has no words for it.
+
+    None if num2words lacks the language.
+    """
     import num2words
 
     code = CODES.get(language, language)
-    if code not in num2words.CONVERTER_CLASSES:
+    if code not in num2words.CONVERTER_CLASSES or language in MISREAD_LANGUAGES:
         return None
-    return partial(num2words.num2words, lang=code)
+
+    def say(value: float | Decimal, to: str = "cardinal") -> str:
+        try:
+            words: str = num2words.num2words(value, lang=code, to=to)
+        except Exception:  # noqa: BLE001 - its languages raise errors of many kinds
+            words = ""
+        return words.strip() or str(value)
+
+    return say
 
 
 def _squeezed(text: str) -> str:
