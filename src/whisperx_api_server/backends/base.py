@@ -19,6 +19,7 @@ and optionally:
     def engine_info() -> Mapping[str, object]   # for /info; imports nothing heavy
     def import_vendors(stage: Stage, spec: ModelSpec) -> None   # imports the factory's packages
     def model_source(spec: ModelSpec) -> ModelSource   # for /info and `doctor`; loads nothing
+    def model_advice(spec: ModelSpec) -> str   # for `doctor`: what to do if it cannot be had
 
 Importing the module is cheap: vendor packages are imported inside the factories. Missing packages
 raise `NotInstalled` with the install command (see `vendors.require`). Models load in parallel, but

@@ -60,11 +60,10 @@ def downloads_are_off(spec: ModelSpec) -> bool:
 
 
 @contextmanager
-def translate_hub_errors(model: str, *, extra: str = "cpu", advice: str = "") -> Iterator[None]:
+def translate_hub_errors(model: str, *, extra: str = "cpu") -> Iterator[None]:
     """Translate errors of huggingface_hub, also when raised inside transformers or pyannote.
 
-    Use it only around the load of a model, since every OSError counts as a failed load. `advice`
-    is appended to the error if the model is neither on disk nor available from the hub.
+    Use it only around the load of a model, since every OSError counts as a failed load.
 
     Raises:
         ModelNotFound: the hub refuses it, or it is not on disk while downloads are off.
@@ -76,10 +75,10 @@ def translate_hub_errors(model: str, *, extra: str = "cpu", advice: str = "") ->
     except (OSError, httpx.HTTPError, errors.HFValidationError) as error:
         if is_out_of_memory(error):
             raise
-        raise _translated(error, model, errors, advice) from error
+        raise _translated(error, model, errors) from error
 
 
-def _translated(error: BaseException, model: str, errors: object, advice: str) -> ServiceError:
+def _translated(error: BaseException, model: str, errors: object) -> ServiceError:
     chain = list(_chain(error))
 
     def kinds(*names: str) -> tuple[type[Exception], ...]:
@@ -106,7 +105,7 @@ def _translated(error: BaseException, model: str, errors: object, advice: str) -
     if has("OfflineModeIsEnabled") or isinstance(chain[-1], kinds("LocalEntryNotFoundError")):
         return ModelNotFound(
             f"the model {model!r} is not on disk and downloads are off: download it first, or "
-            f"allow downloads{advice}"
+            "allow downloads"
         )
     if has("RevisionNotFoundError") or (
         has("EntryNotFoundError") and not has("LocalEntryNotFoundError")
@@ -121,7 +120,7 @@ def _translated(error: BaseException, model: str, errors: object, advice: str) -
     if has("LocalEntryNotFoundError") or any(map(_of_transport, chain)):
         return ModelUnavailable(
             f"the model {model!r} is not on disk and the Hugging Face hub cannot be reached: "
-            f"try again later{advice}"
+            "try again later"
         )
     return ModelUnavailable(
         f"the model {model!r} could not be loaded ({type(error).__name__}): see the server's log"

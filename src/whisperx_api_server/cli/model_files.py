@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,15 @@ class Location:
 
 def locate(key: ModelKey) -> Location | None:
     """Find the model; None if it has no files of its own."""
+    from ..backends import model_advice
+
+    location = _locate(key)
+    if location is None or not location.fix:
+        return location
+    return replace(location, fix=location.fix + model_advice(key))
+
+
+def _locate(key: ModelKey) -> Location | None:
     from ..backends import declaration, find_backend, model_source
 
     declared = declaration(find_backend(key.backend, key.stage), key.stage)

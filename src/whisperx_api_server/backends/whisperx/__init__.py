@@ -37,6 +37,7 @@ __all__ = [
     "known_capabilities",
     "load_aligner",
     "load_transcriber",
+    "model_advice",
     "model_source",
     "published_model",
 ]
@@ -169,6 +170,13 @@ def model_source(spec: ModelSpec) -> ModelSource:
     from .hub import model_source
 
     return model_source(spec)
+
+
+def model_advice(spec: ModelSpec) -> str:
+    """What else a user can do if the model cannot be had, to be appended to an error."""
+    from .packaged import advice
+
+    return advice(spec.name)
 
 
 def engine_info() -> Mapping[str, object]:

