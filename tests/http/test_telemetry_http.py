@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from websockets.exceptions import InvalidStatus
 
 from live import PATH, is_idle
 from realtime import SPEECH, live
@@ -90,15 +91,48 @@ def test_a_job_is_counted_by_its_state(fake_server: Server) -> None:
     assert total(fake_server, "jobs", state="completed") == before
 
 
-def test_a_live_session_is_counted_and_its_delay_measured(fake_server: Server) -> None:
+def test_a_live_session_is_counted_with_its_delay_and_audio(fake_server: Server) -> None:
+    audio = ("audio_accepted_seconds_total", "audio_transcribed_seconds_total")
     before = total(fake_server, "live_delay_seconds_count")
+    seconds = [total(fake_server, name) for name in audio]
 
     with live(fake_server) as session:
         assert total(fake_server, "live_sessions") >= 1
         session.listen(**SPEECH)
         session.say(np.concatenate([say("red house"), silence(1)]))
-        session.until(".completed")
+        heard = session.until(".completed")[-1]["usage"]["seconds"]
         eventually(lambda: total(fake_server, "live_delay_seconds_count") == before + 1)
+        eventually(
+            lambda: (
+                [total(fake_server, name) for name in audio]
+                == pytest.approx([before + heard for before in seconds])
+            )
+        )
+
+
+def test_a_live_session_has_one_line_in_the_access_log(locked_server: Server) -> None:
+    with live(locked_server, headers=KEY) as session:
+        session.listen(**SPEECH)
+        seconds = 0.0
+        for _ in range(2):
+            session.say(np.concatenate([say("red house"), silence(1)]))
+            seconds += session.until(".completed")[-1]["usage"]["seconds"]
+
+    eventually(lambda: access_lines(locked_server, session.created["session"]["id"]) != [])
+    [line] = access_lines(locked_server, session.created["session"]["id"])
+    assert (line["method"], line["route"], line["status"]) == ("GET", "/v1/realtime", 101)
+    assert line["client"] == "default"
+    assert line["audio_seconds"] == pytest.approx(seconds)
+
+
+def test_a_live_session_that_is_refused_is_counted(fake_server: Server) -> None:
+    refusals = {"method": "GET", "route": "/v1/realtime", "status": "404"}
+    before = total(fake_server, "http_requests_total", **refusals)
+
+    with pytest.raises(InvalidStatus), live(fake_server, "/v1/realtime?model=no/such"):
+        pass
+
+    eventually(lambda: total(fake_server, "http_requests_total", **refusals) == before + 1)
 
 
 def test_no_text_of_a_client_becomes_a_label(fake_server: Server) -> None:

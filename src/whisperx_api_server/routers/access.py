@@ -1,4 +1,4 @@
-"""One log line and the metrics of each HTTP request."""
+"""One log line and the metrics of each HTTP request and of each live session."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ PROBES = frozenset({"/health", "/healthcheck", "/metrics", "/ready"})
 class RequestLog:
     """A middleware that logs and counts each HTTP request once it is answered.
 
+    A live session is a request that ends with it, of status 101 unless it is refused.
     It has the route as the server defines it in place of the path, which clients write.
     """
 
@@ -34,7 +35,7 @@ class RequestLog:
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         status = 500
@@ -44,8 +45,10 @@ class RequestLog:
 
         async def send_noted(message: Message) -> None:
             nonlocal status
-            if message["type"] == "http.response.start":
+            if message["type"] in ("http.response.start", "websocket.http.response.start"):
                 status = message["status"]
+            elif message["type"] == "websocket.accept":
+                status = 101
             await send(message)
 
         try:
@@ -108,5 +111,6 @@ class RequestTrace:
 
 def _operation(scope: Scope) -> tuple[str, str]:
     """The method and the route of a request that was routed, without text of the client."""
-    method = scope["method"] if scope["method"] in METHODS else "other"
+    method = scope.get("method", "GET")  # a WebSocket has none
+    method = method if method in METHODS else "other"
     return method, getattr(scope.get("route"), "path", "none")

@@ -48,6 +48,7 @@ async def realtime(socket: WebSocket) -> None:
     services: Services = socket.app.state.services
     try:
         client, config = _begin(socket, services)
+        socket.state.client = client  # for the access log
         beta = socket.headers.get("openai-beta") == "realtime=v1"
         timeout = services.live.settings.send_timeout
         with services.live.open(client, config, _sender(socket, timeout), beta=beta) as session:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from .. import logging_setup
 from ..jobs.webhooks import Webhooks
 from ..live.events import Committed, Completed, Failed, ServerEvent
 from ..live.messages import SessionConfig
@@ -30,7 +31,7 @@ class MeasuredWebhooks(Webhooks):
 
 
 class MeasuredLiveSessions(LiveSessions):
-    """Live sessions whose delay is measured: from a commit to the whole transcript."""
+    """Live sessions whose delay, from a commit to the whole transcript, and audio are counted."""
 
     def __init__(self, metrics: Metrics, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -41,15 +42,21 @@ class MeasuredLiveSessions(LiveSessions):
         self, client: str, config: SessionConfig, send: Send, *, beta: bool
     ) -> Iterator[Session]:
         committed: dict[str, float] = {}
+        heard = 0.0
 
         async def measured(event: ServerEvent) -> None:
+            nonlocal heard
             await send(event)
             if isinstance(event, Committed):
                 committed[event.item_id] = time.monotonic()
             elif isinstance(event, Completed | Failed):
-                since = committed.pop(event.item_id, None)
-                if since is not None and isinstance(event, Completed):
+                since = committed.pop(event.item_id)
+                if isinstance(event, Completed):
                     self._metrics.live_delay.observe(time.monotonic() - since)
+                    self._metrics.audio_accepted.inc(event.usage.seconds)
+                    self._metrics.audio_transcribed.inc(event.usage.seconds)
+                    heard += event.usage.seconds
+                    logging_setup.note_audio(heard)
 
         with super().open(client, config, measured, beta=beta) as session:
             yield session
