@@ -198,7 +198,12 @@ class World:
     clips_type: type[Clips] = Clips
 
     def __init__(
-        self, *, limit: float = 1e9, timeout: float = 0.0, gpus: Sequence[int] = ()
+        self,
+        *,
+        limit: float = 1e9,
+        timeout: float = 0.0,
+        opening: int = 100,
+        gpus: Sequence[int] = (),
     ) -> None:
         self.hold = Hold()
         self.engines: dict[str, Callable[[Hold], object]] = {
@@ -231,7 +236,7 @@ class World:
             diarizer_spec=spec,
         )
         pipeline = Pipeline(opener=self.clips, pool=self.pool, catalog=self.catalog, chunk_size=2.5)
-        self.runner = AdmittedRunner(pipeline, self.admission, timeout=timeout)
+        self.runner = AdmittedRunner(pipeline, self.admission, timeout=timeout, opening=opening)
         self._count = 0
 
     def _load(self, key: ModelKey) -> object:

@@ -27,7 +27,7 @@ from .distributed.replica import Replica
 from .distributed.worker import Worker
 from .errors import ConfigurationError, ServiceError
 from .fields.transcription import FormDefaults
-from .jobs.admission import AdmissionControl, AdmittedRunner
+from .jobs.admission import MOST_OPENING, AdmissionControl, AdmittedRunner
 from .model_settings import TranscriberSettings
 from .pipeline.pipeline import Pipeline
 from .pipeline.runner import Runner
@@ -154,7 +154,7 @@ def build_runner(
         catalog=catalog,
         chunk_size=settings.whisper.chunk_size,
     )
-    return AdmittedRunner(pipeline, admission, timeout=limits.request_timeout)
+    return AdmittedRunner(pipeline, admission, timeout=limits.request_timeout, opening=MOST_OPENING)
 
 
 def build_replica(settings: Settings, cluster: Cluster, workdir: Path) -> Replica:

@@ -179,6 +179,27 @@ def test_a_waiting_recording_is_passed_up_to_its_own_length(clock: Clock) -> Non
     asyncio.run(scenario())
 
 
+def test_waiting_recordings_are_bounded_by_the_limit_too(clock: Clock) -> None:
+    async def scenario() -> None:
+        control = AdmissionControl(100, clock=clock)
+        with control.reserve(100) as running:
+            waiting = []
+            for seconds in (60, 60):
+                control.check_waiting()
+                waiting.append(asyncio.create_task(control.wait(seconds)))
+                await asyncio.sleep(0)
+            with pytest.raises(Overloaded) as caught:
+                control.check_waiting()
+            assert caught.value.retry_after == 60  # until the first of them is admitted
+            running.advance(60)
+            with await waiting[0]:
+                control.check_waiting()
+        with await waiting[1]:
+            pass
+
+    asyncio.run(scenario())
+
+
 def test_a_recording_that_waits_no_longer_lets_the_next_one_in() -> None:
     async def scenario() -> None:
         control = AdmissionControl(100)

@@ -108,6 +108,7 @@ class Place:
         back_off: float = 0.01,
         secret: str | None = "secret",
         retry_window: float = 600,
+        max_count: int = 10,
     ) -> AsyncIterator[LocalService]:
         policy = UrlFetchSettings(allow_private_hosts=True, timeout=PATIENCE)
         made = LocalService(
@@ -119,7 +120,7 @@ class Place:
             webhooks=Webhooks(
                 UrlFetcher(policy, uploads=self.uploads), secret=secret, back_off=(back_off,)
             ),
-            settings=JobSettings(max_age=max_age, max_count=10, retry_window=retry_window),
+            settings=JobSettings(max_age=max_age, max_count=max_count, retry_window=retry_window),
         )
         await made.start()
         try:
@@ -272,6 +273,27 @@ def test_a_job_waits_while_the_server_is_full(place: Place) -> None:
             seen = [job.state async for job in watched(service)]
             assert "failed" not in seen
             assert seen[-1] == "completed"
+
+    asyncio.run(scenario())
+    assert not place.files()
+
+
+def test_too_many_jobs_under_way_are_refused_and_not_kept(place: Place) -> None:
+    async def scenario() -> None:
+        async with place.service(forever, max_count=1) as service:
+            await place.submit(service)
+            resources = AsyncExitStack()
+            upload = await place.upload()
+            resources.push_async_callback(place.uploads.release, upload)
+            another = TranscriptionRequest(id="another", source=upload, model="tiny", client="bob")
+            async with resources:
+                with pytest.raises(Overloaded) as caught:
+                    await service.submit(another, OutputOptions(), resources)
+            assert caught.value.retry_after == 1
+            with pytest.raises(NotFound):
+                service.job("another", "bob")
+            await service.cancel(ID, "ann")
+            await service.submit(another, OutputOptions(), AsyncExitStack())
 
     asyncio.run(scenario())
     assert not place.files()

@@ -342,6 +342,29 @@ def test_a_run_that_waits_for_room_is_decoded_once_and_in_turn() -> None:
     play(scene, limit=5, timeout=30)
 
 
+def test_few_jobs_of_a_client_wait_with_their_audio_on_disk() -> None:
+    async def scene(world: World) -> None:
+        async def job(client: str) -> None:
+            await world.run(world.request("german", waits=True, client=client))
+
+        world.hold.stage = "transcribe"
+        first = asyncio.create_task(world.text("english"))
+        assert await asyncio.to_thread(world.hold.entered.wait, PATIENCE)
+        jobs = [asyncio.create_task(job(client)) for client in ("ann", "ann", "ann", "bob")]
+        await until(lambda: world.clips.opened == 3)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert world.clips.opened == 3  # english, one of Ann's, and Bob's
+        jobs[0].cancel()
+        await until(lambda: world.clips.opened == 4)
+        world.hold.go.set()
+        await asyncio.gather(first, *jobs[1:])
+        assert world.clips.opened == 5
+        world.assert_nothing_left()
+
+    play(scene, limit=5, opening=1)
+
+
 @pytest.mark.parametrize(
     ("recording", "fault"), [("blip", "it must last 2 to 10 s"), ("silent", "there is no speech")]
 )

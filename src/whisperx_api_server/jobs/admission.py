@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -25,6 +26,9 @@ HALF_LIFE = 60.0
 LONGEST_RETRY = 600.0
 """Maximum of Retry-After, in seconds."""
 
+MOST_OPENING = 8
+"""Maximum number of a client's jobs that are opened, or wait opened: their audio is on disk."""
+
 DETECTION_SECONDS = 90.0
 """Maximum audio seconds of a language detection, which needs the first windows only."""
 
@@ -40,7 +44,8 @@ class LimitSettings(Section):
     )
     queue_seconds: PositiveFloat = Field(
         24 * 3600.0,
-        description="Maximum seconds of audio in the queue; further requests get 429.",
+        description="Maximum seconds of audio in the queue, and of jobs that wait for it; further "
+        "requests or jobs get 429.",
     )
     decode_timeout: PositiveFloat = Field(
         1800.0, description="Seconds until ffmpeg is stopped and the request gets 503."
@@ -123,12 +128,30 @@ class AdmissionControl:
             seconds += first.seconds
         elif self._has_room(seconds, elsewhere):
             return
-        excess = self.seconds + elsewhere + seconds - self.limit
-        speed = self._others.speed if self._others is not None else self.speed
         raise Overloaded(
             "the queue is full; try again later",
-            retry_after=min(max(1, math.ceil(excess / speed)), LONGEST_RETRY),
+            retry_after=self.time_for(self.seconds + elsewhere + seconds - self.limit),
         )
+
+    def check_waiting(self) -> None:
+        """Check that the recordings that wait here have less audio than the limit.
+
+        Raises:
+            Overloaded: with the time until they should have less.
+        """
+        waiting = sum(each.seconds for each in self._line)
+        if waiting < self.limit:
+            return
+        before_first = self.seconds + self._elsewhere + self._line[0].seconds - self.limit
+        raise Overloaded(
+            "too many jobs wait for the queue; try again later",
+            retry_after=self.time_for(max(before_first, self.queued - 2 * self.limit)),
+        )
+
+    def time_for(self, seconds: float) -> float:
+        """The Retry-After until so much audio should be transcribed, in seconds."""
+        speed = self._others.speed if self._others is not None else self.speed
+        return min(max(1, math.ceil(seconds / speed)), LONGEST_RETRY)
 
     def reserve(self, seconds: float) -> Admission:
         """Admit a recording of that many seconds.
@@ -222,17 +245,26 @@ class AdmittedRunner(RunnerAround):
     """A runner behind admission control, with a time limit for each request.
 
     A recording is admitted when it is opened, since its length is known then. While a request waits
-    for room, its recording stays open and its time limit is suspended.
+    for room, its recording stays open and its time limit is suspended; at most `opening` jobs of a
+    client are opened, or wait opened, at a time.
 
     Raises, besides the runner's errors:
         Overloaded: the queue is full, and the request does not wait.
         Unavailable: it took longer than `timeout` seconds; 0 disables the limit.
     """
 
-    def __init__(self, runner: Runner, control: AdmissionControl, *, timeout: float) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        control: AdmissionControl,
+        *,
+        timeout: float,
+        opening: int = sys.maxsize,
+    ) -> None:
         super().__init__(runner)
         self._control = control
         self._timeout = timeout
+        self._turns = defaultdict[str, asyncio.Semaphore](lambda: asyncio.Semaphore(opening))
 
     @asynccontextmanager
     async def around(
@@ -245,7 +277,10 @@ class AdmittedRunner(RunnerAround):
             self._control.check()
         admission: Admission | None = None
         reached = 0.0
-        with ExitStack() as stack:
+        with ExitStack() as stack, ExitStack() as turn:
+            if request.waits:
+                await self._turns[request.client].acquire()
+                turn.callback(self._turns[request.client].release)
             try:
                 async with asyncio.timeout(self._timeout or None) as limit:
 
@@ -259,6 +294,7 @@ class AdmittedRunner(RunnerAround):
                             else:
                                 admission = self._control.reserve(seconds)
                             stack.enter_context(admission)
+                            turn.close()
                         elif isinstance(event, WindowDone) and admission is not None:
                             computed = event.transcript.window_index not in resumed
                             admission.advance(event.until - reached, computed=computed)

@@ -68,6 +68,7 @@ class LocalService:
         self._store = store
         self._shared = shared
         self._webhooks = webhooks
+        self._most_jobs = settings.max_count
         self._records = JobRecords(store, webhooks, settings)
 
     def admit(self, *, retry: bool = False) -> None:
@@ -152,9 +153,17 @@ class LocalService:
         """Start a job; `resources` (its uploads) are closed at its end.
 
         Raises:
+            Overloaded: too many jobs are under way.
             Unavailable: the job cannot be stored.
             ServiceError: `callback_url` is not allowed, or webhooks are not configured.
         """
+        self._admission.check_waiting()
+        under_way = len(self._records.under_way())
+        if under_way >= self._most_jobs:
+            raise Overloaded(
+                "too many jobs are under way; try again later",
+                retry_after=self._admission.time_for(self._admission.queued / under_way),
+            )
         if callback_url is not None:
             await self._webhooks.check(callback_url)
         job = Job(

@@ -41,7 +41,10 @@ class JobSettings(Section):
     max_age: PositiveFloat = Field(
         24 * 3600.0, description="Seconds until the result of a job is deleted."
     )
-    max_count: PositiveInt = Field(1000, description="Maximum number of results kept.")
+    max_count: PositiveInt = Field(
+        1000,
+        description="Maximum number of results kept, and of jobs under way; further jobs get 429.",
+    )
     retry_window: NonNegativeFloat = Field(
         600.0,
         description="Seconds in which the same upload with the same parameters and API key joins "
