@@ -258,17 +258,23 @@ class Catalog:
 
 
 def resolve_device(setting: Literal["auto", "cpu", "cuda"]) -> str:
-    """Resolve "auto" to "cuda" if there is a usable NVIDIA GPU, else to "cpu".
+    """Resolve "auto" to "cuda" if there is a usable NVIDIA GPU, else to "cpu"."""
+    if setting != "auto":
+        return setting
+    return "cuda" if gpu_count() else "cpu"
+
+
+def gpu_count() -> int:
+    """The number of usable NVIDIA GPUs.
 
     Asks CTranslate2 only on machines with an NVIDIA device node (or WSL's), so that others never
     import it here.
     """
-    if setting != "auto":
-        return setting
     if not any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg")):
-        return "cpu"
+        return 0
     try:
         import ctranslate2
     except ImportError:
-        return "cpu"
-    return "cuda" if ctranslate2.get_cuda_device_count() else "cpu"
+        return 0
+    count: int = ctranslate2.get_cuda_device_count()
+    return count

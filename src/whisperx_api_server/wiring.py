@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +17,11 @@ from .audio.uploads import DiskBlobStore, UploadReader
 from .audio.urls import UrlFetcher
 from .backends import BUILT_IN, ModelKey, declaration, find_backend
 from .backends.base import ModelSpec
-from .catalog import Catalog, configured, resolve_device
+from .catalog import Catalog, configured, gpu_count, resolve_device
 from .config import Settings
 from .distributed.cluster import Cluster, member_name
 from .distributed.files import BucketUploads, RunFiles
+from .distributed.gpus import free_gpu
 from .distributed.members import Members
 from .distributed.models import WorkerModels
 from .distributed.pull import in_hand_limit
@@ -166,6 +168,30 @@ def build_replica(settings: Settings, cluster: Cluster, workdir: Path) -> Replic
         limits=settings.limits,
         settings=settings.jobs,
     )
+
+
+@contextmanager
+def on_free_gpu(settings: Settings) -> Iterator[Settings]:
+    """A worker's settings, with a GPU that no other worker of the machine has until the end.
+
+    Those that name GPUs, or have no directory for locks, stay as they are.
+
+    Raises:
+        ConfigurationError: the directory cannot be written to.
+    """
+    locks, whisper = settings.worker.gpu_locks, settings.whisper
+    if locks is None or "device_index" in whisper.model_fields_set or not _uses_gpu(settings):
+        yield settings
+        return
+    with free_gpu(locks, gpu_count()) as gpu:
+        chosen = whisper.model_copy(update={"device_index": (gpu,)})
+        yield settings.model_copy(update={"whisper": chosen})
+
+
+def _uses_gpu(settings: Settings) -> bool:
+    catalog = build_catalog(settings)
+    used = (catalog.shared, catalog.transcriber(catalog.transcription).spec)
+    return gpu_count() > 0 and any(spec.device == "cuda" for spec in used)
 
 
 def build_worker(

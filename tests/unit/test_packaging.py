@@ -172,9 +172,56 @@ def test_workers_start_by_profile_and_scale(kafka_compose: dict[str, Any]) -> No
     for name in ("worker-cpu", "worker-cuda"):
         assert "ports" not in kafka_compose[name]
         assert "container_name" not in kafka_compose[name]
-        assert kafka_compose[name]["command"][0] == "worker"
-        port = Settings.model_fields["worker"].get_default().port
+        command = kafka_compose[name]["command"]
+        assert command[0] == "worker"
+        port = command[command.index("--port") + 1]  # whatever WORKER__PORT is
         assert f":{port}/ready" in str(kafka_compose[name]["healthcheck"]["test"])
+        prometheus = (ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text(encoding="utf-8")
+        assert f"port: {port}\n" in prometheus
+
+
+def test_workers_of_compose_share_the_gpus_and_their_locks(kafka_compose: dict[str, Any]) -> None:
+    worker = kafka_compose["worker-cuda"]
+    devices = worker["deploy"]["resources"]["reservations"]["devices"]
+    assert devices == [{"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}]
+    instructions = dockerfile("Dockerfile.cuda")
+    environment = " ".join(value for name, value in instructions if name == "ENV")
+    (locks,) = re.findall(r"WORKER__GPU_LOCKS=(\S+)", environment)
+    assert f"gpus:{locks}" in worker["volumes"]
+    # A new volume belongs to the user of the image only if the image has the directory.
+    assert any(f" {locks}" in value for name, value in instructions if name == "RUN")
+    assert set(kafka_compose["worker-cpu"]["volumes"]) <= set(worker["volumes"])
+
+
+@pytest.mark.parametrize(
+    ("given", "key"),
+    [
+        ({"S3__ACCESS_KEY_ID": "id", "S3__SECRET_ACCESS_KEY": "secret"}, "id secret"),
+        ({"MINIO_ROOT_USER": "root", "MINIO_ROOT_PASSWORD": "pass"}, "root pass"),
+        (
+            {
+                "S3__ACCESS_KEY_ID": "id",
+                "S3__SECRET_ACCESS_KEY": "secret",
+                "MINIO_ROOT_USER": "root",
+                "MINIO_ROOT_PASSWORD": "pass",
+            },
+            "id secret",
+        ),
+        ({"S3__ACCESS_KEY_ID": "", "MINIO_ROOT_USER": "root"}, "S3__SECRET_ACCESS_KEY in .env"),
+        ({}, "S3__ACCESS_KEY_ID in .env"),
+    ],
+)
+def test_the_key_of_the_store_has_two_names(
+    kafka_compose: dict[str, Any], given: dict[str, str], key: str
+) -> None:
+    # Compose expands variables as a shell does.
+    environment = kafka_compose["api"]["environment"]
+    names = ("S3__ACCESS_KEY_ID", "S3__SECRET_ACCESS_KEY")
+    expansion = " ".join(environment[name] for name in names)
+    printed = subprocess.run(
+        ["sh", "-c", f'printf %s "{expansion}"'], env=given, capture_output=True, text=True
+    )
+    assert key in (printed.stderr if printed.returncode else printed.stdout)
 
 
 def test_all_processes_of_compose_have_one_cluster(kafka_compose: dict[str, Any]) -> None:

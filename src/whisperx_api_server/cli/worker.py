@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -31,12 +32,16 @@ def worker(
         KAFKA__BOOTSTRAP_SERVERS=kafka-1:9092,kafka-2:9092 whisperx-api-server worker
     """
     from ..serving import Server, check_cluster
+    from ..wiring import on_free_gpu
     from ..worker_app import create_worker
 
-    def build(settings: Settings) -> Server:
-        application = create_worker(settings)
-        check_cluster(settings)
-        chosen = port or settings.worker.port
-        return Server(application, host=host, port=chosen, grace=settings.shutdown_grace)
+    with ExitStack() as stack:
 
-    run_server(build)
+        def build(settings: Settings) -> Server:
+            settings = stack.enter_context(on_free_gpu(settings))
+            application = create_worker(settings)
+            check_cluster(settings)
+            chosen = port or settings.worker.port
+            return Server(application, host=host, port=chosen, grace=settings.shutdown_grace)
+
+        run_server(build)

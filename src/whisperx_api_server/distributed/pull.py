@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import Field
 
 from ..domain import Upload
-from ..setting_types import NonNegativeFloat, Section
+from ..setting_types import NonNegativeFloat, Section, UserPath
 from ..text_service import TextRequest
 from .stored import AnyRequest
 
@@ -44,6 +44,12 @@ class WorkerSettings(Section):
     )
     port: Annotated[int, Field(ge=1, le=65535)] = Field(
         8001, description="Port of a worker's /healthcheck and /ready."
+    )
+    gpu_locks: UserPath | None = Field(
+        None,
+        description="Directory of lock files that the workers of one machine share: each takes a "
+        "GPU that no other has, unless WHISPER__DEVICE_INDEX is set. Unset takes GPU 0; the image "
+        "sets /gpus.",
     )
 
 
