@@ -133,6 +133,7 @@ def test_what_the_job_did_not_find_out_is_not_made_up(server: Server, gate: Gate
             {"response_format": "verbose_json", "timestamp_granularities[]": "word"},
             "timestamp_granularities[]",
         ),
+        ({"response_format": "srt", "highlight_words": "true"}, "highlight_words"),
     ]:
         refused = result(server, job, **params)
         assert refused.status_code == 422

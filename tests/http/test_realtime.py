@@ -31,6 +31,14 @@ from whisperx_api_server.domain import Samples
 PAUSE = silence(1)
 
 
+def test_groq_s_base_path_has_live_sessions_too(fake_server: Server) -> None:
+    with live(fake_server, f"/openai{PATH}") as session:
+        session.listen(**MANUAL)
+        session.say(say("red house"))
+        session.send("input_audio_buffer.commit")
+        assert spoken(session.until(".completed")) == "red house."
+
+
 def test_the_official_client_hears_two_turns(fake_server: Server) -> None:
     client = fake_server.openai()
     content = pcm_24k(np.concatenate([say("red house"), PAUSE, say("blue door"), PAUSE]))

@@ -161,6 +161,7 @@ def of_words(form: TranscriptionForm) -> Iterator[Rule]:
 
 def of_result(job: Job, output: OutputOptions) -> Iterator[Rule]:
     """Formats whose content the job did not compute; it is not run again."""
+    no_word_times = "the job has no word times: submit it without align=false"
     yield (
         output.format == "diarized_json" and not job.diarize,
         "response_format",
@@ -169,5 +170,6 @@ def of_result(job: Job, output: OutputOptions) -> Iterator[Rule]:
     yield (
         FORMATS[output.format].segments and "word" in output.granularities and not job.words,
         "timestamp_granularities[]",
-        "the job has no word times: submit it without align=false",
+        no_word_times,
     )
+    yield output.highlight_words and not job.words, "highlight_words", no_word_times

@@ -97,6 +97,8 @@ class RequestContext:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            scope = _at_root(scope)
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
