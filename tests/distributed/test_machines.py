@@ -24,6 +24,7 @@ from pydantic import SecretStr
 from brokers import S3_KEY, Kafka
 from brokers import Server as Process
 from gated import Gate
+from job_calls import watch
 from live import PATH, Events, deltas
 from receiver import Receiver
 from server import Server
@@ -210,9 +211,12 @@ def test_any_replica_answers_for_a_job(machines: Machines) -> None:
     assert there.http.get(f"{PATH}/{job}/status", headers=BOB).status_code == 404
     assert job in [each["request_id"] for each in there.http.get(PATH).json()["data"]]
     assert there.http.get(PATH, headers=BOB).json()["data"] == []
+    events = watch(there, {"events_url": f"{PATH}/{job}/events"}, text="true")
+    first = next(events)
     machines.allow()
-    stream = there.http.get(f"{PATH}/{job}/events").text
-    assert "job.completed" in stream
+    received = [first, *events]
+    assert received[-1]["type"] == "job.completed"
+    assert deltas(received) == text(3)
     for replica in machines.replicas:
         assert replica.http.get(f"{PATH}/{job}/result").json()["text"] == text(3)
     assert there.http.delete(f"{PATH}/{job}").json()["deleted"] is True

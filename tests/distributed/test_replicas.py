@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from uuid import uuid4
 
 import pytest
@@ -25,7 +25,13 @@ from whisperx_api_server.distributed.cluster import Cluster as Connections
 from whisperx_api_server.distributed.files import READS
 from whisperx_api_server.distributed.protocols import CaughtUp, Message, Position, StoredObject
 from whisperx_api_server.distributed.replica import Replica
-from whisperx_api_server.domain import Job, OutputOptions, TranscriptionRequest
+from whisperx_api_server.domain import (
+    DiarizeOptions,
+    Job,
+    OutputOptions,
+    TranscriptionRequest,
+    join_texts,
+)
 from whisperx_api_server.errors import (
     NotFound,
     Overloaded,
@@ -34,6 +40,7 @@ from whisperx_api_server.errors import (
     VersionMismatch,
 )
 from whisperx_api_server.jobs import service as jobs
+from whisperx_api_server.jobs import watching
 from whisperx_api_server.jobs.admission import AdmittedRunner, LimitSettings
 from whisperx_api_server.jobs.service import LocalService
 from whisperx_api_server.jobs.store import JobSettings
@@ -49,7 +56,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replica, "ADOPTION_INTERVAL", 0.05)
     monkeypatch.setattr(replica, "RESTART_INTERVAL", 0.05)
     monkeypatch.setattr("whisperx_api_server.distributed.job_store.NOTE_INTERVAL", 0.02)
-    monkeypatch.setattr(jobs, "POLL_INTERVAL", 0.02)
+    for polling in (jobs, watching):
+        monkeypatch.setattr(polling, "POLL_INTERVAL", 0.02)
 
 
 @dataclass
@@ -61,12 +69,14 @@ class Process:
     service: LocalService
     stack: AsyncExitStack
 
-    async def submit(self, recording: str, callback_url: str | None = None) -> str:
+    async def submit(self, recording: str, callback_url: str | None = None, **changes: Any) -> str:
         async def chunks() -> AsyncIterator[bytes]:
             yield recording.encode()
 
         upload = await self.replica.uploads.put(chunks(), filename=f"{recording}.wav")
-        request = TranscriptionRequest(id=uuid4().hex, source=upload, model="small", client="ann")
+        request = TranscriptionRequest(
+            id=uuid4().hex, source=upload, model="small", client="ann", **changes
+        )
         async with AsyncExitStack() as resources:
             resources.push_async_callback(self.replica.uploads.release, upload)
             job = await self.service.submit(request, OutputOptions(), resources, callback_url)
@@ -163,6 +173,76 @@ def test_any_replica_answers_for_a_job(tmp_path: Path) -> None:
                 await there.service.find(job, "ann")
             await until(lambda: job not in here.service._records)
             assert cluster.objects() == []
+
+    play(tmp_path, scene)
+
+
+class Watcher:
+    """Watches a job with its text."""
+
+    def __init__(self, process: Process, job_id: str) -> None:
+        self.states: list[str] = []
+        self.windows: list[int] = []
+        self.texts: list[tuple[str, str | None]] = []
+        self._task = asyncio.create_task(self._watch(process.service, job_id))
+
+    async def _watch(self, service: LocalService, job_id: str) -> None:
+        async for change in service.watch(job_id, "ann", with_windows=True):
+            if isinstance(change, Job):
+                self.states.append(change.state)
+                continue
+            self.windows.append(change.transcript.window_index)
+            self.texts += [(each.text, each.language) for each in change.transcript.segments]
+
+    async def text(self) -> str:
+        """All of the text, once the job has ended."""
+        await self._task
+        return join_texts(self.texts)
+
+
+def test_any_replica_sends_the_text_of_a_job(tmp_path: Path) -> None:
+    async def scene(cluster: Cluster) -> None:
+        worker = await cluster.worker()
+        worker.world.hold.stage = "diarize"
+        async with process(cluster, "here") as here, process(cluster, "there") as there:
+            job = await here.submit("english", diarize=DiarizeOptions())
+            watcher = Watcher(there, job)
+            await until(lambda: len(watcher.windows) > 0)
+            assert "completed" not in watcher.states
+            worker.world.hold.go.set()
+            text = await watcher.text()
+            assert watcher.windows == [*range(len(watcher.windows))]
+            assert text == (await there.service.result(job, "ann")).text != ""
+
+    play(tmp_path, scene)
+
+
+def test_the_text_is_whole_at_a_replica_that_saw_no_window_before_the_end(tmp_path: Path) -> None:
+    async def scene(cluster: Cluster) -> None:
+        async with process(cluster, "here") as here, process(cluster, "there") as there:
+            first, second = await here.submit("english"), await here.submit("english")
+            await until(lambda: cluster.queued == 1)  # they share a run
+            watcher = Watcher(there, second)
+            await until(lambda: watcher.states != [])
+            await cluster.worker()
+            assert await watcher.text() == (await there.service.result(first, "ann")).text
+
+    play(tmp_path, scene)
+
+
+def test_the_text_goes_on_when_the_watching_replica_takes_up_the_job(tmp_path: Path) -> None:
+    async def scene(cluster: Cluster) -> None:
+        worker = await cluster.worker()
+        worker.world.hold.stage = "diarize"
+        async with process(cluster, "staying") as staying:
+            async with process(cluster, "leaving") as leaving:
+                job = await leaving.submit("english", diarize=DiarizeOptions())
+                watcher = Watcher(staying, job)
+                await until(lambda: len(watcher.windows) > 0)
+            await until(lambda: job in staying.service._records)
+            worker.world.hold.go.set()
+            assert await watcher.text() == (await staying.service.result(job, "ann")).text
+            assert watcher.windows == [*range(len(watcher.windows))]
 
     play(tmp_path, scene)
 

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from pydantic import TypeAdapter, ValidationError
@@ -20,7 +21,9 @@ from ..audio.uploads import BlobStore
 from ..domain import Job, Transcript, TranscriptionRequest
 from ..errors import TakenOver, Unavailable, VersionMismatch
 from ..jobs.store import JOB_ID, transcript_lines, transcript_of
+from ..pipeline.events import WindowDone
 from .files import READS, RunFiles, job_key, owner_of
+from .notices import EventReader
 from .protocols import Bucket, Log, StoredObject
 from .wire import CONTROL, Wire, Withdrawn
 
@@ -157,6 +160,16 @@ class BucketJobStore:
 
         found = await asyncio.gather(*map(find, await self._ids()))
         return [job for job in found if job is not None]
+
+    def windows(self, job_id: str) -> Callable[[], Awaitable[list[WindowDone]]]:
+        """See `SharedJobStore.windows`; a job that shares the run of another one has none."""
+        reader = EventReader(self._files)
+
+        async def read() -> list[WindowDone]:
+            events = await reader.read_all(job_id)
+            return [event for event in events if isinstance(event, WindowDone)]
+
+        return read
 
     async def transcript(self, job_id: str) -> Transcript | None:
         found = await self._bucket.get(_transcript_key(job_id))

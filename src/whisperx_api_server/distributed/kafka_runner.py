@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -25,9 +24,9 @@ from ..pipeline.runner import Checkpoint
 from ..text_service import TextRequest
 from .files import RunFiles
 from .members import PATIENCE, Members
-from .notices import Following, Gone, Received, RunNotices
+from .notices import EventReader, Following, Gone, Received, RunNotices
 from .protocols import Log, Queue
-from .stored import AnyRequest, End, RunEvent, memory_name
+from .stored import AnyRequest, End, PublishedEvent, memory_name
 from .topics import queue_number
 from .wire import CONTROL, TASK, Cancelled, Followed, Kind, Notice, Task
 
@@ -105,7 +104,7 @@ class KafkaRunner:
     ) -> End:
         """Run a request, or join an equal one of another replica; anew if that is gone."""
         self._check_workers(request)
-        received = Received(emit=emit, checkpoint=checkpoint)
+        received = Received(emit=emit, checkpoint=checkpoint, reader=EventReader(self._files))
         job = request.id if request.waits else None
         memory = memory_name(request, kind)
         shares = bool(self._files.retry_window) and job is None and memory != request.id
@@ -206,7 +205,6 @@ class KafkaRunner:
         Raises:
             Gone: the run was cancelled or deleted before.
         """
-        read: Counter[str] = Counter()
         while True:
             try:
                 async with asyncio.timeout(LOOK):
@@ -217,7 +215,7 @@ class KafkaRunner:
                 continue
             if notice is None:
                 raise Gone
-            events, end = await self._read(notice, read)
+            events, end = await self._read(notice, received.reader)
             await received.take(events)
             if end is not None:
                 return end
@@ -242,21 +240,20 @@ class KafkaRunner:
             following.notices.put_nowait(replace(notice, ended=notice.ended and ended))
         return any(notice.ended for notice in found)
 
-    async def _read(self, notice: Notice, read: Counter[str]) -> tuple[list[RunEvent], End | None]:
-        """The events of a notice that are not `read` yet, and the end."""
+    async def _read(
+        self, notice: Notice, reader: EventReader
+    ) -> tuple[list[PublishedEvent], End | None]:
+        """The events of a notice that are new, and the end."""
         return await asyncio.gather(
-            self._read_events(notice, read), self._end(notice.run) if notice.ended else _none()
+            self._read_events(notice, reader), self._end(notice.run) if notice.ended else _none()
         )
 
-    async def _read_events(self, notice: Notice, read: Counter[str]) -> list[RunEvent]:
-        attempt, parts = notice.attempt, notice.parts
+    async def _read_events(self, notice: Notice, reader: EventReader) -> list[PublishedEvent]:
         try:
-            events = await self._files.events(notice.run, attempt, range(read[attempt], parts))
+            return await reader.read(notice)
         except Unavailable as error:  # they are read with the next notice
             logger.warning("events of run %s cannot be read: %s", notice.run, error.message)
             return []
-        read[attempt] = max(read[attempt], parts)
-        return events
 
     async def _end(self, run: str) -> End | None:
         try:

@@ -1,4 +1,4 @@
-"""What replicas hear of runs: that there are events or an end, and which they can join."""
+"""What replicas hear of runs: their events, that they have ended, and which they can join."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 
 from ..pipeline.events import Emit, WindowDone
 from ..pipeline.runner import Checkpoint
+from .files import RunFiles
 from .heartbeats import read_forever
 from .protocols import CaughtUp, Log
-from .stored import RunEvent, event_name
+from .stored import PublishedEvent, event_name
 from .wire import NOTICE, Cancelled, Control, Followed, Notice
 
 logger = logging.getLogger(__name__)
@@ -98,25 +99,52 @@ class RunNotices:
             del self._following[run]
 
 
-@dataclass(kw_only=True, slots=True)
-class Received:
-    """Where the events of a request go, and how many of each name went there.
+class EventReader:
+    """Reads the events of a request from the bucket, each once.
 
     An attempt that resumes repeats the events of the one before it, and so does another run.
     """
 
+    def __init__(self, files: RunFiles) -> None:
+        self._files = files
+        self._parts: Counter[str] = Counter()  # of each attempt
+        self._places: Counter[str] = Counter()  # of each name
+
+    async def read(self, notice: Notice) -> list[PublishedEvent]:
+        """The events of a notice that are new.
+
+        Raises:
+            Unavailable: the bucket cannot be reached; the next notice has these events too.
+        """
+        attempt, done = notice.attempt, self._parts[notice.attempt]
+        found = await self._files.events(notice.run, attempt, range(done, notice.parts))
+        self._parts[attempt] = max(done, notice.parts)
+        new = []
+        for each in found:
+            name = event_name(each.event)
+            if each.place == self._places[name]:
+                self._places[name] += 1
+                new.append(each.event)
+        return new
+
+    async def read_all(self, run: str) -> list[PublishedEvent]:
+        """The events of a run that are new; none if the run is gone."""
+        notices = await self._files.notices(run)
+        return [event for notice in notices for event in await self.read(notice)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Received:
+    """Where the events of a request come from and go."""
+
+    reader: EventReader
     emit: Emit
     checkpoint: Checkpoint
-    places: Counter[str] = field(default_factory=Counter)
 
-    async def take(self, events: Sequence[RunEvent]) -> None:
-        """Emit those that are new."""
-        for each in events:
-            name = event_name(each.event)
-            if each.place != self.places[name]:
-                continue
-            self.places[name] += 1
-            if isinstance(each.event, WindowDone):
-                transcript = each.event.transcript
+    async def take(self, events: Sequence[PublishedEvent]) -> None:
+        """Emit events."""
+        for event in events:
+            if isinstance(event, WindowDone):
+                transcript = event.transcript
                 self.checkpoint.windows[transcript.window_index] = transcript
-            await self.emit(each.event)
+            await self.emit(event)

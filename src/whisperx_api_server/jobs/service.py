@@ -35,12 +35,10 @@ from .admission import AdmissionControl
 from .records import JobRecord, JobRecords
 from .run_registry import RunRegistry
 from .store import JobSettings, JobStore, SharedJobStore
+from .watching import POLL_INTERVAL, JobWatch
 from .webhooks import Webhooks
 
 logger = logging.getLogger(__name__)
-
-POLL_INTERVAL = 1.0
-"""Seconds between two reads of a job that another process has."""
 
 PRUNE_INTERVAL = 60.0
 """Seconds between two sweeps of jobs and results that have grown too old."""
@@ -250,38 +248,28 @@ class LocalService:
             limit=limit,
         )
 
-    async def watch(self, job_id: str, client: str) -> AsyncGenerator[Job | WindowDone, None]:
-        """Yield the job, now and after each change, until it ends, and the windows that are done.
+    async def watch(
+        self, job_id: str, client: str, *, with_windows: bool = False
+    ) -> AsyncGenerator[Job | WindowDone, None]:
+        """Yield the job, now and after each change, until it ends.
 
-        The windows come if this process runs the job, from the first on.
+        `with_windows`: also the windows that are done, in order, from the first on.
         """
-        seen = None
-        while job_id not in self._records:
-            job = await self.find(job_id, client)
-            if job != seen:
-                yield job
-            if job.ended:
-                return
-            seen = job
-            await asyncio.sleep(POLL_INTERVAL)
-        record = self._records.of_client(job_id, client)
-        run, passed = None, 0
+        watch = JobWatch(with_windows=with_windows)
+
+        async def elsewhere() -> Job | None:
+            return None if job_id in self._records else await self.find(job_id, client)
+
         while True:
-            changed, job = record.changed, record.job
-            if record.run not in (None, run):
-                run, passed = record.run, 0
-            for event in run.so_far[passed:] if run is not None else ():
-                passed += 1
-                if isinstance(event, WindowDone):
-                    yield event
-            yield job
-            if job.ended:
-                return
-            await changed.wait()
-            if record.taken_over:
-                async for each in self.watch(job_id, client):
-                    yield each
-                return
+            if self._shared is None or job_id in self._records:
+                changes = watch.of_record(self._records.of_client(job_id, client))
+            else:
+                changes = watch.of_stored(elsewhere, self._shared)
+            async with aclosing(changes):
+                async for change in changes:
+                    yield change
+                    if isinstance(change, Job) and change.ended:
+                        return
 
     async def result(self, job_id: str, client: str) -> Transcript:
         """Return the transcript of a completed job.

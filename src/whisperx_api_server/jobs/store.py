@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from pydantic_core import to_json
 
 from ..domain import Job, Segment, Transcript, TranscriptionRequest
 from ..errors import ConfigurationError, Unavailable
+from ..pipeline.events import WindowDone
 from ..setting_types import NonNegativeFloat, PositiveFloat, PositiveInt, Section, UserPath
 
 logger = logging.getLogger(__name__)
@@ -143,6 +144,9 @@ class SharedJobStore(JobStore, Protocol):
 
     async def all(self) -> list[Job]:
         """Return the jobs of all processes, in any order."""
+
+    def windows(self, job_id: str) -> Callable[[], Awaitable[list[WindowDone]]]:
+        """Return a function that reads the windows of a job under way which are new to it."""
 
     async def withdraw(self, job_id: str) -> None:
         """Ask the process that has a job to cancel it, or to forget it if it has ended."""

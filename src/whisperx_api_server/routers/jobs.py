@@ -48,8 +48,8 @@ async def events(
     """The job as server-sent events: now, and after each change until it ends."""
     query = parse_query(EventsQuery, request)
     await service.find(request_id, client)
-    watched = service.watch(request_id, client)
-    return EventStream(_job_events(watched, with_text=query.text), AsyncExitStack())
+    watched = service.watch(request_id, client, with_windows=query.text)
+    return EventStream(_job_events(watched), AsyncExitStack())
 
 
 @router.get(
@@ -76,14 +76,14 @@ async def cancel(request_id: str, service: ServiceDep, client: ClientDep) -> Can
 
 
 async def _job_events(
-    watched: AsyncGenerator[Job | WindowDone, None], *, with_text: bool
+    watched: AsyncGenerator[Job | WindowDone, None],
 ) -> AsyncGenerator[SentEvent, None]:
     texts = TranscriptEvents(OutputOptions())
     async with aclosing(watched):
         async for change in watched:
             if isinstance(change, Job):
                 yield job_event(change)
-            elif with_text:
+            else:
                 for event in texts.of(change):
                     yield event
     yield DONE
