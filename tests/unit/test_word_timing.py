@@ -9,7 +9,7 @@ import pytest
 
 from pipeline_world import Transcriber, World, play
 from whisperx_api_server.backends import fake
-from whisperx_api_server.backends.base import ModelSpec
+from whisperx_api_server.backends.base import Capabilities, ModelSpec
 from whisperx_api_server.domain import (
     AlignMode,
     DecodeOptions,
@@ -129,6 +129,25 @@ def test_forced_alignment_that_cannot_be_had_fails_before_anything_is_decoded() 
             task="translate"
         ))  # fmt: skip
         world.assert_nothing_left()
+
+    play(scene)
+
+
+@pytest.mark.parametrize("known", [None, Capabilities(languages=frozenset({"en"}))])
+def test_the_only_possible_language_is_aligned_before_anything_is_decoded(
+    known: Capabilities | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def known_capabilities(_spec: ModelSpec) -> Capabilities | None:
+        return known
+
+    monkeypatch.setattr(fake, "known_capabilities", known_capabilities, raising=False)
+
+    async def scene(world: World) -> None:
+        world.failures["alignment"] = ModelUnavailable(OFFLINE)
+        decode = DecodeOptions(languages=() if known else ("en",))
+        with pytest.raises(ModelUnavailable, match=OFFLINE):
+            await world.text("english", align=AlignMode.FORCED, decode=decode)
+        assert world.clips.opened == 0
 
     play(scene)
 

@@ -117,7 +117,7 @@ class _Transcription:
         self.engines.check_request()
         decode, diarize = self.request.decode, self.request.diarize
         if self.request.align is AlignMode.FORCED and decode.task == "transcribe":
-            await self.aligners.require(decode.language)
+            await self.aligners.require(self.engines.foreseen_language())
         known = diarize.known_speakers if diarize and not self.checkpoint.diarization else ()
         async with open_samples(known, self.opener) as samples, self.opened() as clip:
             done: asyncio.Queue[WindowTranscript | None] = asyncio.Queue()

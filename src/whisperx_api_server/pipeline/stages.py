@@ -317,10 +317,18 @@ class Engines:
             ModelNotFound: there is no such model.
             InvalidRequest: the model does not support an option; names the field.
         """
-        key = self._catalog.transcriber(self._request.model)
-        capabilities = self._catalog.known_capabilities(key)
+        capabilities = self._known_capabilities()
         if capabilities is not None:
             check_options(self._request, capabilities)
+
+    def foreseen_language(self) -> str | None:
+        """Return the language of all windows, as far as known without loading the model."""
+        options, capabilities = self._request.decode, self._known_capabilities()
+        candidates = {*options.languages} or (capabilities and capabilities.languages) or ()
+        return options.language or (next(iter(candidates)) if len(candidates) == 1 else None)
+
+    def _known_capabilities(self) -> Capabilities | None:
+        return self._catalog.known_capabilities(self._catalog.transcriber(self._request.model))
 
     @asynccontextmanager
     async def transcriber(self) -> AsyncIterator[Transcribing]:
