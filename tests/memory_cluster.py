@@ -13,12 +13,12 @@ from typing import Literal
 
 from whisperx_api_server.distributed.protocols import (
     CaughtUp,
+    ClusterUnavailable,
     Delivery,
     Message,
     Position,
     StoredObject,
 )
-from whisperx_api_server.errors import Unavailable
 
 
 @dataclass(eq=False)
@@ -48,6 +48,7 @@ class Broker:
         self.changed = asyncio.Event()
         self.lock_seconds = lock_seconds
         self.now = 0.0
+        self.down = False
 
     def wake(self) -> None:
         self.changed.set()
@@ -72,13 +73,19 @@ class MemoryQueue:
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
 
+    def _reach(self) -> None:
+        if self._broker.down:
+            raise ClusterUnavailable("the broker cannot be reached")
+
     async def send(self, value: bytes) -> None:
+        self._reach()
         self._broker.records.append(_Record(value))
         self._broker.wake()
 
     async def take(self, limit: int, *, wait: float) -> Sequence[Delivery]:
         deadline = asyncio.get_running_loop().time() + wait
         while True:
+            self._reach()
             changed = self._broker.changed
             free = [record for record in self._broker.records if record.lock is None][:limit]
             if free:
@@ -142,7 +149,7 @@ class MemoryLog:
     async def append(self, topic: str, key: str, value: bytes | None) -> Position:
         await asyncio.sleep(0)
         if self.down:
-            raise Unavailable("the broker cannot be reached")
+            raise ClusterUnavailable("the broker cannot be reached")
         messages = self.of(topic)
         position = Position(partition=0, offset=len(messages))
         messages.append(Message(topic=topic, key=key, value=value, position=position))
@@ -184,7 +191,7 @@ class MemoryBucket:
     async def _reach(self) -> None:
         await asyncio.sleep(0)
         if self.down:
-            raise Unavailable("the bucket cannot be reached")
+            raise ClusterUnavailable("the bucket cannot be reached")
 
     def _set(self, key: str, data: bytes) -> str:
         self.objects[key] = data

@@ -532,15 +532,6 @@ def test_events_and_end_are_found_without_a_notice(
     async def scene(cluster: Cluster) -> None:
         replica = await cluster.replica()
         request = await replica.request("english")
-        find = replica.files.notices
-
-        async def store_late(run: str) -> list[Notice]:
-            found = await find(run)
-            if any(each.ended for each in found):  # the worker stores the last events beside it
-                await store_windows(replica, run)
-            return found
-
-        monkeypatch.setattr(replica.files, "notices", store_late)
         seen: list[Event] = []
 
         async def emit(event: Event) -> None:
@@ -548,6 +539,7 @@ def test_events_and_end_are_found_without_a_notice(
 
         running = asyncio.create_task(replica.runner.run(request, emit, Checkpoint()))
         await until(lambda: cluster.queued == 1)
+        await store_windows(replica, request.id)
         await replica.files.finish(request.id, End(result=TRANSCRIPT))
         assert await running == TRANSCRIPT
         assert windows_of(seen) == [0, 1, 2]

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
-from typing import TypeVar
 from uuid import uuid4
 
+from ..background import running
 from ..errors import ServiceError, Unavailable
 from ..pipeline.events import Event, Finished, Opened
 from ..pipeline.runner import Checkpoint, Runner
@@ -18,31 +17,17 @@ from ..scheduling.tracebacks import log_and_release
 from ..text_service import TextRequest, TextService
 from .files import RunFiles
 from .protocols import Log
+from .retries import until_available
 from .stored import End, PublishedEvent, Result, RunEvent, StoredRequest, end_of_failure, event_name
 from .wire import NOTICE, Notice
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 CHECKPOINT_INTERVAL = 2.0
 """Seconds between two parts of a checkpoint; as much is computed again after a crash, at most."""
 
 LINGER = 0.005
-"""Seconds in which events that follow each other, and the end, come together in one message."""
-
-RETRY_INTERVAL = 1.0
-"""Seconds until the broker or the bucket is tried again."""
-
-
-async def until_available(work: Callable[[], Awaitable[T]]) -> T:
-    """The result of `work()`, tried again for as long as the broker or bucket is away."""
-    while True:
-        try:
-            return await work()
-        except Unavailable as error:
-            logger.warning("%s; trying again", error.message)
-            await asyncio.sleep(RETRY_INTERVAL)
+"""Seconds in which events that follow each other come together in one message."""
 
 
 class Publisher:
@@ -59,8 +44,9 @@ class Publisher:
         self._attempt = uuid4().hex
         self._places: Counter[str] = Counter()
         self._waiting: list[RunEvent] = []
+        self._parts = 0
         self._changed = asyncio.Event()
-        self._ended = False
+        self._storing = asyncio.Lock()
 
     def put(self, event: PublishedEvent) -> None:
         """Send an event soon."""
@@ -69,26 +55,31 @@ class Publisher:
         self._places[name] += 1
         self._changed.set()
 
-    def end(self) -> None:
-        """Send that the end of the run is stored, after the events."""
-        self._ended = True
-        self._changed.set()
-
-    async def send(self) -> None:
-        """Send what is put, until the end is sent too."""
-        parts, ended = 0, False
-        while not ended:
+    async def send_forever(self) -> None:
+        """Send what is put."""
+        while True:
             await self._changed.wait()
             await asyncio.sleep(LINGER)
             self._changed.clear()
-            events, self._waiting = self._waiting, []
-            if events:
-                store = partial(self._files.store_events, self._run, self._attempt, parts, events)
-                await until_available(store)
-                parts += 1
-            ended = self._ended and not self._waiting
-            notice = Notice(run=self._run, attempt=self._attempt, parts=parts, ended=ended)
-            await announce(self._log, notice)
+            if await self.store():
+                await self.announce(ended=False)
+
+    async def store(self) -> bool:
+        """Store what is put by now; False if all of it is stored already."""
+        async with self._storing:
+            run, attempt, part = self._run, self._attempt, self._parts
+            events = [*self._waiting]
+            if not events:
+                return False
+            await until_available(lambda: self._files.store_events(run, attempt, part, events))
+            self._parts += 1
+            del self._waiting[: len(events)]
+            return True
+
+    async def announce(self, *, ended: bool) -> None:
+        """Tell which parts are stored, and whether the end of the run is."""
+        notice = Notice(run=self._run, attempt=self._attempt, parts=self._parts, ended=ended)
+        await announce(self._log, notice)
 
 
 async def announce(log: Log, notice: Notice) -> None:
@@ -123,18 +114,14 @@ class Attempt:
 
     async def compute(self) -> None:
         """Compute the run, and decide and publish its end; cancelled, only the checkpoint stays."""
-        sending = asyncio.create_task(self._publisher.send())
-        try:
+        run, publisher = self._request.id, self._publisher
+        async with running(publisher.send_forever()):
             end = await self._end()
-            run = self._request.id
+            await publisher.store()  # before the end: with it, all events are found
             await until_available(lambda: self._files.finish(run, end))
-            self._publisher.end()
-            await sending
-            if end.failure is None and self._remembered:
-                await self._forget()
-        finally:
-            sending.cancel()
-            await asyncio.wait([sending])
+        await publisher.announce(ended=True)
+        if end.failure is None and self._remembered:
+            await self._forget()
 
     async def _end(self) -> End:
         try:

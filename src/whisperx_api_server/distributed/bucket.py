@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, SecretStr
 
-from ..errors import DiskFull, Unavailable
+from ..errors import DiskFull
 from ..setting_types import Section
-from .protocols import ClusterError, StoredObject
+from .protocols import ClusterError, ClusterUnavailable, StoredObject
 from .s3_admin import BucketAdmin
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ async def _check(bucket: ObjectBucket, name: str) -> None:
         created = [await bucket.create(key, b""), await bucket.create(key, b"")]
         await bucket.get(key)
         await bucket.delete(key)
-    except Unavailable as error:
+    except ClusterUnavailable as error:
         if isinstance(error.__cause__, (PermissionDeniedError, UnauthenticatedError)):
             raise ClusterError(
                 f"S3__BUCKET: the access key may not read, write, list and delete in {name}"
@@ -218,13 +218,13 @@ def _translated() -> Iterator[None]:
         raise _unavailable() from error
     except BaseError as error:
         if _FULL in str(error):
-            raise Unavailable(
+            raise ClusterUnavailable(
                 "the server's object store is full: try again later", retry_after=_RETRY_AFTER
             ) from error
         raise _unavailable() from error
 
 
-def _unavailable() -> Unavailable:
-    return Unavailable(
+def _unavailable() -> ClusterUnavailable:
+    return ClusterUnavailable(
         "the server cannot reach its object store: try again later", retry_after=_RETRY_AFTER
     )

@@ -21,6 +21,7 @@ from ..errors import NotFound, Unavailable
 from ..pipeline.runner import Checkpoint
 from ..trace_context import trace_context
 from .protocols import Bucket, StoredObject
+from .retries import until_available
 from .stored import (
     RUN_EVENT,
     STORED_REQUEST,
@@ -293,14 +294,14 @@ class BucketUploads:
 
     @asynccontextmanager
     async def open(self, upload: Upload) -> AsyncIterator[Path]:
-        """See `BlobStore.open`.
+        """See `BlobStore.open`; waits while the bucket is away.
 
         Raises:
             NotFound: the run has ended, and its recordings are deleted.
         """
         path = self._workdir / uuid4().hex
         try:
-            if not await self._bucket.download(upload.id, path):
+            if not await until_available(lambda: self._bucket.download(upload.id, path)):
                 raise NotFound("the recording is gone: the request has ended")
             yield path
         finally:

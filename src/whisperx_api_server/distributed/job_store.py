@@ -14,10 +14,12 @@ import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from pydantic import TypeAdapter, ValidationError
 
 from ..audio.uploads import BlobStore
+from ..background import BackgroundTasks
 from ..domain import Job, Transcript, TranscriptionRequest
 from ..errors import TakenOver, Unavailable, VersionMismatch
 from ..jobs.store import JOB_ID, transcript_lines, transcript_of
@@ -25,6 +27,7 @@ from ..pipeline.events import WindowDone
 from .files import READS, RunFiles, job_key, owner_of
 from .notices import EventReader
 from .protocols import Bucket, Log, StoredObject
+from .retries import until_available
 from .wire import CONTROL, Wire, Withdrawn
 
 logger = logging.getLogger(__name__)
@@ -56,6 +59,7 @@ class BucketJobStore:
         self._noted: dict[str, Job] = {}
         self._writing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._unreadable: set[str] = set()
+        self._refused = BackgroundTasks()
 
     # -- jobs of this process -----------------------------------------------------------------
 
@@ -65,12 +69,20 @@ class BucketJobStore:
 
     async def accept(self, job: Job, request: TranscriptionRequest) -> None:
         """See `SharedJobStore.accept`; the mark comes first: no job is without one."""
-        await self._bucket.put(_mark_key(job.id, self._name), b"")
-        await self._files.store(request, "transcribe", self._blobs, replica=self._name)
         stored = _StoredJob(owner=self._name, job=job)
-        await self._bucket.put(job_key(job.id), _JOB.dump(stored))
+        try:
+            await self._bucket.put(_mark_key(job.id, self._name), b"")
+            await self._files.store(request, "transcribe", self._blobs, replica=self._name)
+            await self._bucket.put(job_key(job.id), _JOB.dump(stored))
+        except BaseException:  # what failed may be stored all the same
+            self._refused.start(until_available(partial(self.delete, job.id)))
+            raise
 
     async def save(self, job: Job) -> None:
+        """See `JobStore.save`; waits while the bucket is away."""
+        await until_available(partial(self._save, job))
+
+    async def _save(self, job: Job) -> None:
         self._noted.pop(job.id, None)
         try:
             async with self._writing[job.id]:
@@ -118,10 +130,11 @@ class BucketJobStore:
                 logger.warning("the progress of job %s is not kept: %s", job_id, error.message)
 
     async def save_transcript(self, job_id: str, transcript: Transcript) -> None:
+        """See `JobStore.save_transcript`; waits while the bucket is away."""
         data = await asyncio.to_thread(lambda: b"\n".join(transcript_lines(transcript)))
-        if await self._files.owner(job_id) != self._name:
+        if await until_available(partial(self._files.owner, job_id)) != self._name:
             raise _taken_over()
-        await self._bucket.put(_transcript_key(job_id), data)
+        await until_available(partial(self._bucket.put, _transcript_key(job_id), data))
 
     # -- jobs of all processes ----------------------------------------------------------------
 
@@ -187,12 +200,9 @@ class BucketJobStore:
         await self._log.append("control", job_id, CONTROL.dump(Withdrawn(job=job_id)))
 
     async def delete(self, job_id: str) -> None:
-        try:
-            await self._bucket.delete(_marks(job_id))
-            await self._files.delete(job_id)
-            await self._bucket.delete(f"jobs/{job_id}")
-        except Unavailable as error:
-            logger.warning("job %s is not deleted: %s", job_id, error.message)
+        await self._bucket.delete(_marks(job_id))
+        await self._files.delete(job_id)
+        await self._bucket.delete(f"jobs/{job_id}")
 
     def close(self) -> None:
         """See `JobStore.close`: the others see that this process is gone."""

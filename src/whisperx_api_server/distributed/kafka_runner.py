@@ -12,6 +12,7 @@ import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Literal, cast
 from uuid import uuid4
 
@@ -26,6 +27,7 @@ from .files import RunFiles
 from .members import PATIENCE, Members
 from .notices import EventReader, Following, Gone, Received, RunNotices
 from .protocols import Log, Queue
+from .retries import until_available
 from .stored import AnyRequest, End, PublishedEvent, memory_name
 from .topics import queue_number
 from .wire import CONTROL, TASK, Cancelled, Followed, Kind, Notice, Task
@@ -65,15 +67,11 @@ class KafkaRunner:
         self._notices = notices
         self._members = members
         self._leaving = False
-        self._deleting = BackgroundTasks()
+        self._later = BackgroundTasks()
 
     def leave(self) -> None:
         """Leave the jobs that are under way to the other replicas."""
         self._leaving = True
-
-    async def store(self, request: TranscriptionRequest) -> None:
-        """Store a job's request and recordings, so that any replica can run it."""
-        await self._files.store(request, "transcribe", self._blobs, replica=self._name)
 
     async def run(
         self, request: TranscriptionRequest, emit: Emit, checkpoint: Checkpoint
@@ -113,11 +111,13 @@ class KafkaRunner:
             run = joined or request.id
             try:
                 async with self._seen_to(run, job) as following:
-                    if joined is not None:
-                        ended = await self._join(run, memory, following)
-                    else:
-                        ended = await self._begin(request, kind, following, checkpoint, memory)
-                    return await self._followed(request, run, following, received, ended)
+                    begin = (
+                        partial(self._join, run, memory, following)
+                        if joined is not None
+                        else partial(self._begin, request, kind, following, checkpoint, memory)
+                    )
+                    await (until_available(begin) if request.waits else begin())
+                    return await self._followed(request, run, following, received)
             except Gone:
                 logger.info("run %s is gone: request %s begins anew", run, request.id)
                 self._notices.forget(run)
@@ -135,12 +135,14 @@ class KafkaRunner:
             except Gone:
                 raise
             except BaseException:
-                ours = following.owner == self._name if run != job else await self._has_job(run)
-                if ours:
+                if run == job:
+                    if not self._leaving:
+                        self._later.start(self._cancel_job(run))
+                elif following.owner == self._name:
                     await self._cancel(run)
                 raise
             if run != job and following.owner == self._name:  # a job's go once the job has ended
-                self._deleting.start(self._delete(run, LOOK * following.joined))
+                self._later.start(self._delete(run, LOOK * following.joined))
 
     async def _delete(self, run: str, delay: float) -> None:
         """Delete a run that has ended, after the other replicas that share it have read its end."""
@@ -154,13 +156,12 @@ class KafkaRunner:
         following: Following,
         checkpoint: Checkpoint,
         memory: str,
-    ) -> bool:
-        """Queue a run; returns whether its end is there already."""
+    ) -> None:
+        """Queue a run; that of a job is queued again by the replica that takes up the job."""
         run = request.id
         stored = await self._files.request(run) if request.waits else None
-        ended = False
         if stored is not None:  # a replica that is gone may have had the job
-            ended = await self._look(run, following, ended=False)
+            await self._look(run, following)
         else:
             stored = await self._files.store(request, kind, self._blobs, replica=self._name)
         if checkpoint.windows:
@@ -171,10 +172,9 @@ class KafkaRunner:
             await sending
         else:
             await asyncio.gather(sending, self._tell(run, memory))
-        return ended
 
-    async def _join(self, run: str, memory: str, following: Following) -> bool:
-        """Share a run of another replica; returns whether its end is there already.
+    async def _join(self, run: str, memory: str, following: Following) -> None:
+        """Share a run of another replica.
 
         Raises:
             Gone: it has ended, or another version of the server has it.
@@ -186,7 +186,7 @@ class KafkaRunner:
             raise Gone from error
         following.joined = True
         await self._tell(run, memory)
-        return await self._look(run, following, ended=False)
+        await self._look(run, following)
 
     async def _tell(self, run: str, memory: str) -> None:
         message = Followed(run=run, memory=memory, replica=self._name)
@@ -198,9 +198,8 @@ class KafkaRunner:
         run: str,
         following: Following,
         received: Received,
-        ended: bool,
     ) -> End:
-        """Take the events of a run until its end.
+        """Take the events of a run until its end; waits while the bucket is away.
 
         Raises:
             Gone: the run was cancelled or deleted before.
@@ -211,7 +210,7 @@ class KafkaRunner:
                     notice = await following.notices.get()
             except TimeoutError:
                 self._check_workers(request)
-                ended = await self._look(run, following, ended=ended)
+                await self._look(run, following)
                 continue
             if notice is None:
                 raise Gone
@@ -220,47 +219,30 @@ class KafkaRunner:
             if end is not None:
                 return end
 
-    async def _look(self, run: str, following: Following, *, ended: bool) -> bool:
+    async def _look(self, run: str, following: Following) -> None:
         """Put what the topic has said of a run by now, for a message may have been lost.
-
-        Its end is put if it was there at the look before, as `ended` says: the worker stores the
-        last events beside it. Returns whether it is there now.
 
         Raises:
             Gone: nothing of the run is there.
         """
-        try:
-            found = await self._files.notices(run)
-        except Unavailable as error:
-            logger.warning("run %s cannot be looked at: %s", run, error.message)
-            return ended
+        found = await until_available(partial(self._files.notices, run))
         if not found:
             raise Gone
         for notice in found:
-            following.notices.put_nowait(replace(notice, ended=notice.ended and ended))
-        return any(notice.ended for notice in found)
+            following.notices.put_nowait(notice)
 
     async def _read(
         self, notice: Notice, reader: EventReader
     ) -> tuple[list[PublishedEvent], End | None]:
         """The events of a notice that are new, and the end."""
         return await asyncio.gather(
-            self._read_events(notice, reader), self._end(notice.run) if notice.ended else _none()
+            until_available(partial(reader.read, notice)),
+            self._end(notice.run) if notice.ended else _none(),
         )
-
-    async def _read_events(self, notice: Notice, reader: EventReader) -> list[PublishedEvent]:
-        try:
-            return await reader.read(notice)
-        except Unavailable as error:  # they are read with the next notice
-            logger.warning("events of run %s cannot be read: %s", notice.run, error.message)
-            return []
 
     async def _end(self, run: str) -> End | None:
         try:
-            return await self._files.end(run)
-        except Unavailable as error:  # it is looked for again
-            logger.warning("the end of run %s cannot be read: %s", run, error.message)
-            return None
+            return await until_available(partial(self._files.end, run))
         except ValueError as error:
             logger.error("the end of run %s is of another version: %s", run, error)
             raise VersionMismatch(
@@ -276,23 +258,22 @@ class KafkaRunner:
         if not request.waits and self._members.without_workers() > PATIENCE:
             raise Unavailable("no worker is running: start one, or try later", retry_after=PATIENCE)
 
-    async def _has_job(self, run: str) -> bool:
-        """Whether the run of a job is still this replica's to cancel."""
-        if self._leaving:
-            return False
-        try:
-            return await self._files.owner(run) in (self._name, None)
-        except Unavailable as error:
-            logger.warning("run %s is not cancelled: %s", run, error.message)
-            return False
+    async def _cancel_job(self, run: str) -> None:
+        """Cancel the run of a job, once that is possible, unless another replica has the job."""
+        owner = await until_available(partial(self._files.owner, run))
+        if owner in (self._name, None):
+            await until_available(partial(self._say_cancelled, run))
+            await self._files.discard(run)
 
     async def _cancel(self, run: str) -> None:
-        cancelled = CONTROL.dump(Cancelled(run=run))
         try:
-            await self._log.append("control", run, cancelled)
+            await self._say_cancelled(run)
         except Unavailable as error:
             logger.warning("run %s is not cancelled: %s", run, error.message)
         await self._files.discard(run)
+
+    async def _say_cancelled(self, run: str) -> None:
+        await self._log.append("control", run, CONTROL.dump(Cancelled(run=run)))
 
 
 async def _none() -> None:

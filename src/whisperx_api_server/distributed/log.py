@@ -10,8 +10,7 @@ from typing import Literal
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from ..errors import Unavailable
-from .protocols import CaughtUp, Message, Position
+from .protocols import CaughtUp, ClusterUnavailable, Message, Position
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +155,7 @@ async def _has_reached(consumer: AIOKafkaConsumer, ends: Mapping[TopicPartition,
     return True
 
 
-def _unavailable() -> Unavailable:
-    return Unavailable(
+def _unavailable() -> ClusterUnavailable:
+    return ClusterUnavailable(
         "the server cannot reach its message broker: try again later", retry_after=_RETRY_AFTER
     )

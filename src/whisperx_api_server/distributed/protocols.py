@@ -2,8 +2,8 @@
 
 `share`, `log` and `bucket` implement them over Kafka and S3; the tests have an implementation in
 memory. All methods are coroutines of one event loop and may be called concurrently. They raise
-`Unavailable`, with one line, while the broker or the store cannot be reached; a later call may
-succeed, nothing has to be opened again.
+`ClusterUnavailable` while the broker or the store cannot be reached; a later call may succeed,
+nothing has to be opened again.
 """
 
 from __future__ import annotations
@@ -13,11 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, Unavailable
 
 
 class ClusterError(ConfigurationError):
     """The broker or the bucket cannot be used; the message is one line that names the remedy."""
+
+
+class ClusterUnavailable(Unavailable):
+    """The broker or the bucket cannot be reached, or is full; a later call may succeed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,7 +132,7 @@ class Bucket(Protocol):
     async def create(self, key: str, data: bytes) -> bool:
         """Store an object unless the key exists; of all callers, one gets True.
 
-        After `Unavailable` it may have been stored: read it, and compare.
+        After `ClusterUnavailable` it may have been stored: read it, and compare.
         """
 
     async def put(self, key: str, data: bytes) -> None:

@@ -25,6 +25,7 @@ from .kafka_runner import KafkaRunner
 from .members import SILENT, Members, OtherReplicas
 from .models import WorkersModels
 from .notices import RunNotices
+from .retries import until_available
 from .wire import Control, Heartbeat, OrderDone, Withdrawn
 
 logger = logging.getLogger(__name__)
@@ -133,7 +134,7 @@ class Replica:
         if isinstance(message, OrderDone):
             self.models.heed(message)
         elif isinstance(message, Withdrawn) and self._service is not None:
-            await self._service.withdraw(message.job)
+            self._service.withdraw(message.job)
 
     async def _adopt_forever(self, service: LocalService) -> None:
         while True:
@@ -154,7 +155,8 @@ class Replica:
             if owner == self._name or not self.members.is_gone(owner, SILENT):
                 continue
             try:
-                taken = await self.jobs.take_over(job_id, owner)
+                take_over = partial(self.jobs.take_over, job_id, owner)
+                taken = await until_available(take_over)  # half of it would leave it to nobody
             except VersionMismatch:
                 continue
             if taken is not None:

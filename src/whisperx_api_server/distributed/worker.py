@@ -19,11 +19,12 @@ from ..pipeline.runner import Runner
 from ..text_service import TextService
 from ..trace_context import trace_context
 from . import pull
-from .attempt import RETRY_INTERVAL, Attempt, announce, until_available
+from .attempt import Attempt, announce
 from .files import RunFiles
 from .members import PATIENCE, Members
 from .models import WorkerModels
 from .protocols import Delivery, Log, Queue
+from .retries import RETRY_INTERVAL, until_available
 from .stored import StoredRequest, end_of_failure
 from .wire import (
     CONTROL,
@@ -241,7 +242,8 @@ class Worker:
             await self._fail(run, mismatch)
             return
         if end is not None:  # its worker may have died before it said so
-            await announce(self._log, Notice(run=run, ended=True))
+            for notice in await until_available(lambda: self._files.notices(run)):
+                await announce(self._log, notice)
         if stored is None or end is not None:
             return
         held.stored, held.assumed = stored, pull.assumed_seconds(stored.request)

@@ -138,8 +138,7 @@ class JobRecords:
     async def prune(self) -> None:
         """Delete the ended jobs that are too old or too many."""
         for job in job_states.surplus(self.jobs(), self._settings, time.time()):
-            self.forget(job.id)
-            await self._store.delete(job.id)
+            await self._delete(job.id)
 
     def in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run `work` until it ends or the records are closed."""
@@ -182,7 +181,14 @@ class JobRecords:
         if job.id in self._records:
             record.job = notified
         else:  # deleted meanwhile
-            await self._store.delete(job.id)
+            await self._delete(job.id)
+
+    async def _delete(self, job_id: str) -> None:
+        self.forget(job_id)
+        try:
+            await self._store.delete(job_id)
+        except Unavailable as error:  # a store of several processes deletes it later
+            logger.warning("job %s is not deleted: %s", job_id, error.message)
 
 
 def _interrupted(job: Job) -> Job:

@@ -26,7 +26,7 @@ from ..domain import (
     Transcript,
     TranscriptionRequest,
 )
-from ..errors import Conflict, NotFound, Overloaded, ServiceError
+from ..errors import Conflict, NotFound, Overloaded, ServiceError, Unavailable
 from ..pipeline.events import Event, Opened, ResultEvent, WindowDone
 from ..pipeline.runner import Runner
 from ..scheduling.tracebacks import released
@@ -39,6 +39,9 @@ from .watching import POLL_INTERVAL, JobWatch
 from .webhooks import Webhooks
 
 logger = logging.getLogger(__name__)
+
+CANCEL_WAIT = 5.0
+"""Seconds for which the answer to a cancellation waits until the end of the job is stored."""
 
 PRUNE_INTERVAL = 60.0
 """Seconds between two sweeps of jobs and results that have grown too old."""
@@ -289,19 +292,31 @@ class LocalService:
         return transcript
 
     async def cancel(self, job_id: str, client: str) -> Job:
-        """Cancel a job that is under way, or delete one that has ended."""
+        """Cancel a job that is under way, or delete one that has ended.
+
+        Raises:
+            NotFound: no such job, or another client's.
+            Unavailable: the job is cancelled, but that is not stored yet; or it is not deleted.
+        """
         job = await self.find(job_id, client)
         record = self._records.get(job_id)
         if job.ended:
-            self._records.forget(job_id)
             if self._shared is not None:
                 await self._shared.withdraw(job_id)
             await self._store.delete(job_id)
+            self._records.forget(job_id)
             return job
         if record is not None:
-            await self.withdraw(job_id)
-            if not record.taken_over:
+            self.withdraw(job_id)
+            if record.task is not None:
+                await asyncio.wait([record.task], timeout=CANCEL_WAIT)
+            if record.job.ended:
                 return record.job
+            if not record.taken_over:
+                raise Unavailable(
+                    "the job ends once the server can store that: look at it later",
+                    retry_after=CANCEL_WAIT,
+                )
         while self._shared is not None and not job.ended:
             # The process that has it may end meanwhile; then the next one is asked.
             await self._shared.withdraw(job_id)
@@ -309,18 +324,16 @@ class LocalService:
             job = await self.find(job_id, client)
         return job
 
-    async def withdraw(self, job_id: str) -> None:
-        """Cancel a job that this process has under way, or forget one that has ended."""
+    def withdraw(self, job_id: str) -> None:
+        """Begin to cancel a job that this process has under way, or forget one that has ended."""
         record = self._records.get(job_id)
         if record is None:
             return
         if record.job.ended:
             self._records.forget(job_id)
-        elif record.task is not None:
-            if not record.ending:
-                record.withdrawn = True
-                record.task.cancel()
-            await asyncio.wait([record.task])
+        elif record.task is not None and not (record.ending or record.withdrawn):
+            record.withdrawn = True
+            record.task.cancel()
 
     def _begin(self, job: Job, request: TranscriptionRequest, resources: AsyncExitStack) -> None:
         record = self._records.add(job)
@@ -353,21 +366,23 @@ class LocalService:
     async def _transcribe(self, record: JobRecord, request: TranscriptionRequest) -> Transcript:
         """Run a job, which waits while the queue is full."""
         while True:
-            try:
-                async with self._runs.join(request) as run:
-                    record.run = run
-                    async with aclosing(run.changes()) as changes:
-                        async for progress in changes:
-                            position = self._runs.position(run)
-                            job = job_states.under_way(
-                                record.job, progress, position=position, now=time.time()
-                            )
-                            record.change(job)
-                            if self._shared is not None:
-                                self._shared.note(job)
+            async with self._runs.join(request) as run:
+                record.run = run
+                async with aclosing(run.changes()) as changes:
+                    async for progress in changes:
+                        position = self._runs.position(run)
+                        job = job_states.under_way(
+                            record.job, progress, position=position, now=time.time()
+                        )
+                        record.change(job)
+                        if self._shared is not None:
+                            self._shared.note(job)
+                try:
                     return await run.result()
-            except Overloaded:  # an identical request that does not wait began the run
-                continue
+                except (Overloaded, Unavailable) as error:
+                    # An identical request that does not wait may have begun the run.
+                    if run.request.waits and not isinstance(error, Overloaded):
+                        raise
 
     async def _prune_forever(self) -> None:
         while True:

@@ -121,7 +121,11 @@ class JobStore(Protocol):
         """Return the result of a job; None if it is absent, deleted or damaged."""
 
     async def delete(self, job_id: str) -> None:
-        """Delete a job and its result."""
+        """Delete a job and its result.
+
+        Raises:
+            Unavailable: they cannot be deleted now.
+        """
 
     def close(self) -> None:
         """Release the jobs, so that another server can load them."""
