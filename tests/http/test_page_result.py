@@ -7,12 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from browser import choose, file, job_row, look, open_result, option, tab
+from recordings import encode
 from server import Server
+from support import eventually
 from tones import sentences, text
+from whisperx_api_server.backends.fake import say, silence
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +77,12 @@ def test_the_word_that_plays_is_lit_and_a_click_plays_from_there(talk: Page) -> 
         }"""
     )
     assert len(set(colors)) == 3  # the first speaker, the second, nobody
+    tall = """() => {
+        const canvas = document.getElementById("waveform");
+        const top = canvas.getContext("2d").getImageData(0, 4, canvas.width, 1).data;
+        return top.filter((value, at) => at % 4 === 3 && value).length;
+    }"""
+    eventually(lambda: page.evaluate(tall) > 20)  # columns: the loudest parts
 
 
 def test_the_keyboard_alone_suffices(talk: Page) -> None:
@@ -162,8 +172,41 @@ def test_another_browser_is_asked_for_the_recording(
         expect(page.locator("#audio")).to_be_visible()
 
 
-def test_three_hours_are_laid_out_only_where_the_reader_looks(
-    browser: Browser, fake_server: Server
+COUNT_DECODES = """
+    globalThis.decodes = 0;
+    const decode = BaseAudioContext.prototype.decodeAudioData;
+    BaseAudioContext.prototype.decodeAudioData = function (...given) {
+        decodes += 1;
+        return decode.apply(this, given);
+    };
+"""
+"""A script; `decodes` is how many files have been decoded whole."""
+
+RENDERED = """() => [...document.querySelectorAll("#transcript .words")].filter(
+    each => each.checkVisibility({contentVisibilityAuto: true})).length"""
+
+IN_VIEW = """() => {
+    const view = document.getElementById("transcript").getBoundingClientRect();
+    return [...document.querySelectorAll(".segment")].findIndex(
+        each => each.getBoundingClientRect().top > view.top + view.height / 2);
+}"""
+"""The segment in the middle of the view."""
+
+
+def three_hours(path: Path) -> Path:
+    """An MP3 file of tones and silence: the same minute again and again, 1 kB a second."""
+    tone = np.concatenate([say("red door house"), silence(5.1)])
+    minute = encode(
+        path,
+        np.tile(tone, 10),
+        "-c:a libmp3lame -ar 8000 -b:a 8k -reservoir 0 -write_xing 0 -id3v2_version 0",
+    )
+    path.write_bytes((minute * 180)[: 3 * 3600 * 1000])
+    return path
+
+
+def test_three_hours_scroll_and_play_from_anywhere(
+    browser: Browser, fake_server: Server, tmp_path: Path
 ) -> None:
     job = "a" * 32
     transcript = {"duration": 10_800.0, "segments": [ten_words(at) for at in range(1000)]}
@@ -176,18 +219,57 @@ def test_three_hours_are_laid_out_only_where_the_reader_looks(
         "error": None,
     }
     with tab(browser, fake_server) as page:
+        page.add_init_script(COUNT_DECODES)
         page.route(f"**/{job}/status", lambda route: route.fulfill(json=status))
         page.route(f"**/{job}/result*", lambda route: route.fulfill(json=transcript))
         page.goto(f"/#job={job}")
         expect(words(page)).to_have_count(10_000)
-        rendered = """() => [...document.querySelectorAll("#transcript .words")].filter(
-            each => each.checkVisibility({contentVisibilityAuto: true})).length"""
-        assert page.evaluate(rendered) < 100
+        assert page.evaluate(RENDERED) < 100
+        page.get_by_label("To listen, choose the recording").set_input_files(
+            three_hours(tmp_path / "long.mp3")
+        )
+        audio = page.locator("#audio")
+        expect(audio).to_be_visible()
+        eventually(lambda: abs(audio.evaluate("each => each.duration || 0") - 10_800) < 1)
+        play_slowly(page)
+
+        page.locator("#transcript").hover()
+        page.mouse.wheel(0, 15_000)
+        eventually(lambda: page.evaluate(IN_VIEW) > 400)
+        assert page.evaluate(RENDERED) < 100
+        place = page.evaluate(IN_VIEW)
+        words(page).nth(10 * place + 3).click()
+        expect(page.locator("#transcript .lit")).to_have_text(f"w{place}x3")
+        plays_from(page, 10.8 * place + 3)
+
+        box = page.locator("#waveform").bounding_box()
+        assert box is not None
+        page.mouse.click(box["x"] + box["width"] * 0.25, box["y"] + 20)
+        plays_from(page, 2695)
+        expect(page.locator("#transcript .lit")).to_be_in_viewport()
+        assert page.evaluate(RENDERED) < 100
+
+        page.locator("#transcript").hover()
+        page.mouse.wheel(0, 100_000)
+        expect(words(page).last).to_be_in_viewport()
+        assert page.evaluate(RENDERED) < 100
         page.get_by_label("Search").fill("w990x5 w990x6")
         page.get_by_label("Search").press("Enter")
         expect(page.locator("#transcript .lit")).to_have_text("w990x5")
         expect(page.locator("#transcript .lit")).to_be_in_viewport()
-        assert page.evaluate(rendered) < 100
+        plays_from(page, 10.8 * 990 + 5)
+        assert page.evaluate(RENDERED) < 100
+        assert page.evaluate("decodes") == 0
+
+
+def plays_from(page: Page, time: float) -> None:
+    """Its sound goes on from about that time."""
+
+    def plays() -> bool:
+        paused, now = page.locator("#audio").evaluate("each => [each.paused, each.currentTime]")
+        return not paused and time < now < time + 10
+
+    eventually(plays)
 
 
 def ten_words(place: int) -> dict[str, Any]:
@@ -233,9 +315,14 @@ def test_the_api_is_described_without_another_host(browser: Browser, fake_server
         expect(page.locator(".opblock")).to_have_count(sum(map(len, operations)))
 
 
-def test_the_page_can_run_only_what_the_server_sends(fake_server: Server) -> None:
+def test_the_page_can_run_only_what_the_server_sends_now(fake_server: Server) -> None:
     policy = fake_server.http.get("/").headers["content-security-policy"]
     assert "default-src 'none'; script-src 'self'; style-src 'self';" in policy
     assert "unsafe" not in policy
+    for path in ("/", "/page/js/main.js", "/page/style.css", "/docs/files/swagger-ui.css"):
+        sent = fake_server.http.get(path)
+        assert sent.headers["cache-control"] == "no-cache"
+    again = fake_server.http.get(path, headers={"if-none-match": sent.headers["etag"]})
+    assert again.status_code == 304
     assert fake_server.http.get("/page/../routers/page.py").status_code == 404
     assert fake_server.http.get("/page/nothing.js").json()["error"]["code"] == "not_found"

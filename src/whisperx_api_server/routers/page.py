@@ -8,6 +8,7 @@ from pathlib import Path
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse
 from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 
 PAGE = Path(str(files("whisperx_api_server") / "page"))
 SWAGGER = Path(str(files("fastapi_offline") / "static"))
@@ -19,6 +20,8 @@ POLICY = (
 )
 DOCS_POLICY = POLICY.replace("style-src 'self'", "style-src 'self' 'unsafe-inline'")
 """Swagger UI writes styles into its elements."""
+
+NO_CACHE = {"cache-control": "no-cache"}
 
 DOCS = """<!doctype html>
 <html lang="en">
@@ -47,11 +50,21 @@ async def docs(request: Request) -> Response:
     return HTMLResponse(DOCS.format(root=root), headers=_headers(DOCS_POLICY))
 
 
+class PageFiles(StaticFiles):
+    """Files that a browser asks for again: after an upgrade it would mix new and old ones."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        """The file, or 304 if the browser has it."""
+        response = await super().get_response(path, scope)
+        response.headers.update(NO_CACHE)
+        return response
+
+
 def install_pages(app: FastAPI) -> None:
     """Add the two pages and their files."""
     app.include_router(router)
-    app.mount("/page", StaticFiles(directory=PAGE))
-    app.mount("/docs/files", StaticFiles(directory=SWAGGER))
+    app.mount("/page", PageFiles(directory=PAGE))
+    app.mount("/docs/files", PageFiles(directory=SWAGGER))
 
 
 def _headers(policy: str) -> dict[str, str]:
@@ -59,5 +72,4 @@ def _headers(policy: str) -> dict[str, str]:
         "content-security-policy": policy,
         "referrer-policy": "no-referrer",
         "x-content-type-options": "nosniff",
-        "cache-control": "no-cache",
-    }
+    } | NO_CACHE

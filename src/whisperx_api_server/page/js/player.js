@@ -45,7 +45,7 @@ export class Player {
     if (blob === undefined) return;
     this.address = URL.createObjectURL(blob);
     this.audio.src = this.address;
-    readPeaks(blob).then((peaks) => {
+    readPeaks(blob, this.waveform.duration).then((peaks) => {
       if (this.signal.aborted) return;
       this.waveform.peaks = peaks;
       this.waveform.draw(this.audio.currentTime);

@@ -2,15 +2,20 @@
 
 const PEAKS = 2000;
 const SAMPLE_RATE = 3000; // Hz; the lowest that browsers decode to
-const MAX_BYTES = 500e6; // larger recordings are not decoded; their speech is shown as blocks
+/* Larger or longer recordings are not decoded, because browsers hold all samples of a file at its
+   own rate: 20 minutes of 48 kHz stereo are 460 MB. Their speech is shown as blocks. */
+const MAX_BYTES = 200e6;
+const MAX_DURATION = 1200; // s
 
 /**
- * The loudest sample of each of `PEAKS` parts, in [0, 1]; null if the browser cannot decode it.
+ * The loudest sample of each of `PEAKS` parts, in [0, 1]; null if it is too long, or of
+ * a format that the browser cannot decode.
  * @param {Blob} blob
+ * @param {number} duration in seconds
  * @returns {Promise<Float32Array | null>}
  */
-export async function readPeaks(blob) {
-  if (blob.size > MAX_BYTES) return null;
+export async function readPeaks(blob, duration) {
+  if (blob.size > MAX_BYTES || duration > MAX_DURATION) return null;
   let decoded;
   try {
     const context = new OfflineAudioContext(1, 1, SAMPLE_RATE);
