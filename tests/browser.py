@@ -53,6 +53,7 @@ def tab(browser: Browser, server: Server, **options: Any) -> Iterator[Page]:
     asked: list[str] = []
     errors: list[str] = []
     context.on("request", lambda request: asked.append(request.url))
+    context.on("page", lambda page: page.on("websocket", lambda live: asked.append(live.url)))
     context.on("weberror", lambda error: errors.append(str(error.error)))
     context.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
     yield context.new_page()

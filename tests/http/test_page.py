@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx
 import pytest
 from playwright.sync_api import Browser, Route, expect
 
@@ -29,6 +30,13 @@ COUNT_SHIFTS = """() => {
     }).observe({type: "layout-shift"});
 }"""
 """From then on, `shifts` is how far the layout has jumped, as Chromium measures it."""
+
+COUNT_ANNOUNCEMENTS = """() => {
+    globalThis.announced = 0;
+    new MutationObserver((changes) => { announced += changes.length; })
+        .observe(document.getElementById("error"), {childList: true});
+}"""
+"""From then on, `announced` is how many times a text was written into the alert."""
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +96,8 @@ def test_recordings_are_dropped_or_chosen_and_options_are_remembered(
             expect(job_row(page, name)).to_contain_text("done")
         open_result(page, "one.wav")
         expect(page.get_by_role("group", name="Transcript")).to_contain_text("rot Haus.")
+        expect(page.get_by_label("Recording", exact=True)).to_be_visible()
+        look(page, "done")
 
         page.reload()
         expect(page.get_by_role("heading", name="one.wav")).to_be_visible()
@@ -112,6 +122,7 @@ def test_a_url_is_transcribed(browser: Browser, server: Server, gate: Gate, tmp_
         open_result(page, "radio.wav")
         expect(page.get_by_role("group", name="Transcript")).to_contain_text(text(1))
         expect(page.get_by_text("To listen, choose the recording")).to_be_visible()
+        look(page, "choose-recording")
     host.shutdown()
     host.server_close()
 
@@ -198,13 +209,23 @@ def test_a_job_is_watched_and_outlives_the_tab(
 
 
 def test_a_job_is_cancelled_and_deleted(browser: Browser, server: Server, gate: Gate) -> None:
+    late: list[tuple[Route, httpx.Response]] = []
     gate.allow(0)
     with tab(browser, server) as page:
         page.goto("/")
         choose(page, ("unwanted.wav", sentences(2)))
         open_job(page, "unwanted.wav")
+        page.route(
+            f"**{JOBS}/*",
+            lambda route: late.append((route, server.http.delete(route.request.url))),
+            times=1,
+        )
         page.get_by_role("button", name="Cancel").click()
         expect(page.get_by_role("status").first).to_have_text("cancelled")
+        look(page, "cancelled")
+        [(route, answer)] = late
+        with page.expect_response(route.request.url):
+            route.fulfill(json=answer.json())  # after the job's last event
         page.get_by_role("button", name="Delete").click()
         expect(page.get_by_role("heading", name="Your transcripts")).to_be_visible()
         expect(job_row(page, "unwanted.wav")).to_have_count(0)
@@ -225,9 +246,26 @@ def test_errors_are_in_the_servers_own_words(browser: Browser, server: Server, g
         look(page, "error")
         page.goto(f"/#job={'0' * 32}")
         expect(page.get_by_role("alert")).to_have_text("there is no such transcription")
+        page.get_by_role("link", name="All transcripts").click()
+        open_job(page, "torn.wav")
+        expect(page.get_by_role("status").first).to_contain_text(job["error"]["message"])
+        look(page, "failed")
+
+
+def test_a_server_that_is_away_is_announced_once(browser: Browser, server: Server) -> None:
+    with tab(browser, server) as page:
+        page.goto(f"/#job={'0' * 32}")
+        alert = page.get_by_role("alert")
+        expect(alert).to_be_visible()
+        page.evaluate(COUNT_ANNOUNCEMENTS)
         page.context.set_offline(True)
-        page.goto("/#")
-        expect(page.get_by_role("alert")).to_have_text("The server does not answer: try again.")
+        page.get_by_role("link", name="All transcripts").click()
+        expect(alert).to_have_text("The server does not answer: try again.")
+        for _ in range(2):
+            page.wait_for_event("requestfailed")  # it was asked again
+        assert page.evaluate("announced") == 1
+        page.context.set_offline(False)
+        expect(alert).to_be_hidden()
 
 
 def test_a_full_server_is_asked_again(browser: Browser, server: Server, gate: Gate) -> None:
@@ -248,6 +286,35 @@ def test_a_full_server_is_asked_again(browser: Browser, server: Server, gate: Ga
         choose(page, ("patient.wav", sentences(1)))
         expect(page.locator("li[data-upload]")).to_contain_text("the server is full")
         expect(job_row(page, "patient.wav")).to_contain_text("done")
+
+
+def test_any_number_of_jobs_is_listed(browser: Browser, server: Server, gate: Gate) -> None:
+    gate.allow(0)
+    names = [f"many-{place:02}.wav" for place in range(60)]
+    with tab(browser, server) as page:
+        page.goto("/")
+        choose(page, *((name, wav(say("red door"))) for name in names))
+        rows = page.locator("li[data-status]")
+        many = rows.filter(has_text="many-")
+        expect(many).to_have_count(60)
+        expect(many.filter(has_text="done")).to_have_count(0)
+        gate.allow()
+        expect(many.filter(has_text="done")).to_have_count(60)
+
+        page.reload()
+        expect(rows).to_have_count(50)
+        listed = server.http.get(JOBS, params={"limit": "100"}).json()
+        assert not listed["has_more"]
+        jobs = listed["data"]
+        server.http.delete(f"{JOBS}/{jobs[49]['request_id']}").raise_for_status()
+        page.get_by_role("button", name="Show more").click()
+        expect(rows).to_have_count(len(jobs) - 1)
+        expect(page.get_by_role("button", name="Show more")).to_be_hidden()
+        expect(page.get_by_role("alert")).to_be_hidden()
+        open_job(page, names[-1])
+        page.get_by_role("button", name="Delete").click()
+        expect(rows).to_have_count(len(jobs) - 2)
+        expect(job_row(page, names[-1])).to_have_count(0)
 
 
 # -- live ------------------------------------------------------------------------------------
@@ -271,6 +338,8 @@ def test_live_captions_are_shown_and_saved(
         captions = page.get_by_role("log", name="Live captions")
         expect(captions.locator("p").nth(1)).to_have_text("red door house.")
         look(page, "live")
+        size = "each => parseFloat(getComputedStyle(each).fontSize)"
+        assert captions.evaluate(size) >= 1.5 * page.locator("body").evaluate(size)
         page.get_by_role("button", name="Stop").click()
         expect(page.get_by_role("button", name="Start listening")).to_be_visible()
         saved = {}

@@ -89,11 +89,11 @@ export async function models() {
 
 /**
  * A page of one's jobs, newest first.
- * @param {string | null} after
- * @returns {Promise<{data: Job[], has_more: boolean, last_id: string | null}>}
+ * @param {string} [after] the job before them
+ * @returns {Promise<{data: Job[], has_more: boolean}>}
  */
-export async function jobs(after = null) {
-  const query = new URLSearchParams({ limit: "50", ...(after && { after }) });
+export async function jobs(after) {
+  const query = new URLSearchParams({ limit: "100", ...(after && { after }) });
   return (await request(`${JOBS}?${query}`)).json();
 }
 
@@ -106,11 +106,12 @@ export async function job(id) {
 }
 
 /**
- * Cancel a job, or delete one that has ended.
+ * Cancel a job, or delete one that has ended; returns whether it was deleted.
  * @param {string} id
+ * @returns {Promise<boolean>}
  */
 export async function cancel(id) {
-  await request(`${JOBS}/${id}`, { method: "DELETE" });
+  return (await (await request(`${JOBS}/${id}`, { method: "DELETE" })).json()).deleted;
 }
 
 /**

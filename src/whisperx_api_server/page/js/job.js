@@ -76,9 +76,8 @@ export function closeJob() {
 
 /** @param {import("./api.js").Job} job */
 async function remove(job) {
-  await cancel(job.request_id);
-  const now = byId("job-status").dataset.status;
-  if (now === "queued" || now === "running") return; // its last event will say so
+  const deleted = await cancel(job.request_id);
+  if (!deleted) return; // its last event says that it is cancelled
   await forgetRecording(job.request_id);
   forgetSpeakerNames(job.request_id);
   location.hash = "";

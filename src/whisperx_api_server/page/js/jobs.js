@@ -1,13 +1,14 @@
 /** The list of jobs, which the server keeps, and of the uploads on their way there. */
 
 import { jobs } from "./api.js";
-import { byId, clock, make } from "./elements.js";
-import { showError, words } from "./problems.js";
+import { byId, clock, make, pause } from "./elements.js";
+import { clearError, showError, words } from "./problems.js";
 import { t } from "./strings.js";
 
 /** @typedef {import("./api.js").Job} Job */
 
 const INTERVAL = 1000; // ms between two looks at jobs that are under way
+const STEP = 50; // how many jobs are listed at first, and how many "Show more" adds
 
 /**
  * What a job is called.
@@ -40,8 +41,10 @@ export function underWay(job) {
 /** @type {Map<string, HTMLLIElement>} */
 const rows = new Map();
 let waiting = false;
-/** @type {string | null} */
-let oldest = null;
+let since = Infinity; // the list has all jobs that were submitted since then, in s since the epoch
+/** @type {Error | null} */
+let failure = null; // why the list could not be read
+let reading = Promise.resolve();
 
 /**
  * Write a row anew only where it changed, so that a focus in it stays.
@@ -65,54 +68,75 @@ function row(job) {
 }
 
 /**
- * @param {Job[]} page
- * @param {boolean} first
+ * The jobs since `since`, but at least `STEP`, and `more` older ones.
+ * @param {number} more
  */
-function show(page, first) {
+async function read(more) {
+  /** @type {Job[]} */
+  const found = [];
+  let page;
+  let count;
+  do {
+    page = await jobs(found.at(-1)?.request_id);
+    found.push(...page.data);
+    count = Math.max(STEP, found.filter((job) => job.submitted_at >= since).length + more);
+  } while (page.has_more && found.length <= count);
+  return { listed: found.slice(0, count), hasMore: page.has_more || found.length > count };
+}
+
+/**
+ * Make the list show these jobs, newest first, below the uploads.
+ * @param {Job[]} listed
+ */
+function show(listed) {
   const list = byId("job-list");
-  const items = page.map(row);
-  if (first) {
-    let place = [...list.children].find((each) => !each.dataset.upload) ?? null;
-    for (const item of items) {
-      if (item === place) place = place.nextElementSibling;
-      else list.insertBefore(item, place);
-    }
-  } else {
-    list.append(...items);
+  const ids = new Set(listed.map((job) => job.request_id));
+  for (const [id, item] of rows) {
+    if (ids.has(id)) continue;
+    item.remove();
+    rows.delete(id);
+  }
+  let place = [...list.children].find((each) => !each.dataset.upload) ?? null;
+  for (const item of listed.map(row)) {
+    if (item === place) place = place.nextElementSibling;
+    else list.insertBefore(item, place);
   }
   byId("no-jobs").hidden = list.children.length > 0;
 }
 
-/** Show the newest jobs as they are now. */
-export async function showJobs() {
-  const page = await jobs();
-  const listed = new Set(page.data.map((job) => job.request_id));
-  const older = page.has_more ? [] : [...rows.keys()].filter((id) => !listed.has(id));
-  for (const id of older) {
-    rows.get(id)?.remove();
-    rows.delete(id);
-  }
-  show(page.data, true);
-  waiting = page.data.some(underWay);
-  if (oldest === null || !page.has_more) {
-    oldest = page.last_id;
-    byId("more-jobs").hidden = !page.has_more;
+/** @param {number} more */
+async function load(more) {
+  try {
+    const { listed, hasMore } = await read(more);
+    show(listed);
+    since = listed.at(-1)?.submitted_at ?? Infinity;
+    waiting = listed.some(underWay);
+    byId("more-jobs").hidden = !hasMore;
+    clearError(failure);
+  } catch (error) {
+    failure = error;
+    waiting = error.status !== 401; // only a key helps against that
+    throw error;
   }
 }
 
-async function showMore() {
-  const page = await jobs(oldest);
-  oldest = page.last_id;
-  show(page.data, false);
-  byId("more-jobs").hidden = !page.has_more;
+/**
+ * Show the jobs as they are now; one call after another, so that no older answer comes last.
+ * @param {number} [more] how many older jobs to add to the list
+ */
+export function showJobs(more = 0) {
+  const next = () => load(more);
+  reading = reading.then(next, next);
+  return reading;
 }
 
 /** Look at the jobs again and again while one is under way and somebody can see it. */
-export function followJobs() {
-  byId("more-jobs").addEventListener("click", () => showMore().catch(showError));
-  setInterval(() => {
-    if (waiting && !document.hidden && !byId("home").hidden) showJobs().catch(showError);
-  }, INTERVAL);
+export async function followJobs() {
+  byId("more-jobs").addEventListener("click", () => showJobs(STEP).catch(showError));
+  while (true) {
+    await pause(INTERVAL);
+    if (waiting && !document.hidden && !byId("home").hidden) await showJobs().catch(showError);
+  }
 }
 
 /**

@@ -14,21 +14,33 @@ export function words(error) {
   return error.message;
 }
 
-/** @param {Error} error */
+/** @type {Error | null} */
+let shown = null;
+
+/**
+ * Show an error; the same words are not announced again.
+ * @param {Error} error
+ */
 export function showError(error) {
   if (error.name === "AbortError") return;
   if (error instanceof ApiError && error.status === 401) {
     byId("key-form").hidden = false;
     byId("key").focus();
   }
-  byId("error").textContent = words(error);
+  if (byId("error").textContent !== words(error)) byId("error").textContent = words(error);
   byId("error").hidden = false;
+  shown = error;
   if (!(error instanceof ApiError || error instanceof DOMException)) throw error;
 }
 
-/** Take the error away. */
-export function clearError() {
+/**
+ * Take an error away, if it is still the one that is shown.
+ * @param {Error | null} error
+ */
+export function clearError(error = shown) {
+  if (error !== shown) return;
   byId("error").hidden = true;
+  shown = null;
 }
 
 /**
