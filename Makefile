@@ -41,6 +41,7 @@ help:
 	@echo "make bench         measure the figures of docs/benchmarks.md on this machine"
 	@echo "make quality       measure words, times and speakers on ../shared/real; writes docs/quality.md"
 	@echo "make soak          run ten minutes of mixed load with random disconnects"
+	@echo "make servers       install Apache Kafka and an S3 server for the tests"
 	@echo "make chaos         kill workers and replicas of MODE=kafka at random times; needs make servers"
 	@echo "make fuzz          send 10,000 mutated uploads and forms"
 	@echo "make constraints   pin the packages of pyproject.toml again"

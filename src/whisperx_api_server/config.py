@@ -117,8 +117,8 @@ class Settings(BaseSettings):
     )
     metrics: Literal["key", "open"] = Field(
         "key",
-        description="Whether GET /metrics needs an API key, as other routes do: key, or open to "
-        "everyone.",
+        description="Access to GET /metrics: key, with an API key like other routes; or open, "
+        "without one.",
     )
     otel_exporter_otlp_endpoint: str | None = Field(
         None,

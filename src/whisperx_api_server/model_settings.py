@@ -63,8 +63,8 @@ class WhisperSettings(Section):
     )
     context: Literal["auto", "full"] = Field(
         "auto",
-        description="Audio that the encoder gets for a window: auto, on a CPU its speech and some "
-        "seconds of silence; or full, always 30 s.",
+        description="How much audio Whisper encodes per window: auto, which on a CPU is the speech "
+        "and a few seconds of silence; or full, always 30 s.",
     )
     beam_size: Annotated[int, Field(ge=1, le=20)] = Field(
         5, description="Number of beams at temperature 0, for requests that name none."
@@ -95,7 +95,7 @@ class ModelSettings(Section):
         default_factory=list,
         description="JSON list of hub ids of Whisper models in CTranslate2's format that clients "
         "may name besides the published ones; `org/*` matches all of an organisation. Parakeets "
-        "and diarization pipelines, whose files can run code, are not loaded because of it.",
+        "and diarization pipelines, whose files can run code, are never allowed by this setting.",
     )
 
 

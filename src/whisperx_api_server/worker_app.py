@@ -148,5 +148,7 @@ async def _work(
 async def _check_ready(ready: asyncio.Event, worker: Worker, bucket: Bucket) -> None:
     """Raise `Unavailable` unless the worker takes runs and reaches its bucket."""
     if not ready.is_set() or worker.draining:
-        raise Unavailable("the worker takes no runs: it starts or drains", retry_after=5)
+        raise Unavailable(
+            "the worker is not accepting runs: it is starting or draining", retry_after=5
+        )
     await bucket.get("check")

@@ -234,8 +234,8 @@ def test_streaming(parakeet_server: Server, speech: Speech) -> None:
     ("path", "fields", "param", "message"),
     [
         ("transcriptions", {"language": "fr"}, "language", "only supports English"),
-        ("transcriptions", {"prompt": "red"}, "prompt", "takes no prompt"),
-        ("transcriptions", {"hotwords": "red"}, "hotwords", "takes no hotwords"),
+        ("transcriptions", {"prompt": "red"}, "prompt", "does not support prompt"),
+        ("transcriptions", {"hotwords": "red"}, "hotwords", "does not support hotwords"),
         ("translations", {}, "model", "does not translate"),
     ],
 )

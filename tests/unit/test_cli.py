@@ -169,7 +169,7 @@ def test_one_bad_recording_does_not_stop_the_others(recordings: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("-f srt --no-align", "--align: response_format srt needs align=true"),
+        ("-f srt --no-align", "--align: response_format srt cannot be combined with align=false"),
         ("--word-timestamps", "--word-timestamps: timestamp_granularities[]=word needs"),
         ("-f srt --logprobs", "--logprobs: include[]=logprobs needs response_format json"),
         ("--highlight-words", "--highlight-words: highlight_words needs"),

@@ -286,8 +286,8 @@ async def _vet(
         settings.allow_private_hosts or all(is_public_address(address) for address in addresses)
     ):
         raise InvalidRequest(
-            f"the host of {param} is unknown or not a public one: "
-            "upload the file, or send a URL that the internet can reach",
+            f"the host of {param} cannot be resolved or is not public: "
+            "upload the file, or send a URL that is reachable from the internet",
             param=param,
         )
     return addresses

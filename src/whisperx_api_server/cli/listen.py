@@ -44,7 +44,7 @@ def listen(
         ),
     ] = None,
 ) -> None:
-    """Transcribe speech live, on a running server, as fast as it is spoken.
+    """Transcribe speech live, at its own pace, on a running server.
 
     The text is printed as it becomes certain, one line for each turn.
 

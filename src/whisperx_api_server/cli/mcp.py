@@ -25,7 +25,10 @@ def mcp(
         typer.Option(
             metavar="DIRECTORY",
             file_okay=False,
-            help="Directory whose files may be transcribed; default: all files, with --http none.",
+            help=(
+                "Directory whose files may be transcribed. Default: any file over stdin "
+                "and stdout, none with --http."
+            ),
             show_default=False,
         ),
     ] = None,

@@ -110,7 +110,10 @@ WordTimestamps = Annotated[
 ]
 HighlightWords = Annotated[
     bool | None,
-    _words("--highlight-words", help="Underline each word while it is spoken; with srt and vtt."),
+    _words(
+        "--highlight-words",
+        help="Underline each word while it is spoken; with srt, vtt and vtt_json.",
+    ),
 ]
 
 Diarize = Annotated[

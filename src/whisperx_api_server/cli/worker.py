@@ -15,16 +15,19 @@ if TYPE_CHECKING:
 
 
 def worker(
-    host: Annotated[str, typer.Option(help="Address of /healthcheck and /ready.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on for /healthcheck, /ready and /metrics.")
+    ] = "127.0.0.1",
     port: Annotated[
         int | None,
-        typer.Option(help="Their port; by default WORKER__PORT.", min=1, max=65535),
+        typer.Option(help="Port to listen on; default: WORKER__PORT.", min=1, max=65535),
     ] = None,
 ) -> None:
     """Compute the requests of API servers that run with MODE=kafka, until interrupted.
 
     Any number of workers share the queue, each on a machine or GPU of its own. After the first
-    interrupt a worker finishes what it has within SHUTDOWN_GRACE seconds, and hands the rest on.
+    interrupt, a worker has SHUTDOWN_GRACE seconds to finish its runs, and returns the others to the
+    queue.
 
     Examples:
 

@@ -154,7 +154,7 @@ class Attempt:
         try:
             await self._files.forget(self._stored)
         except Unavailable as error:  # `delete_old` deletes it
-            logger.warning("a checkpoint is not deleted: %s", error.message)
+            logger.warning("a checkpoint could not be deleted: %s", error.message)
 
     async def _emit(self, event: Event) -> None:
         if isinstance(event, Opened):
@@ -178,7 +178,7 @@ class Attempt:
             try:
                 await self._files.remember(self._stored, new, diarization)
             except Unavailable as error:
-                logger.warning("a checkpoint is not kept: %s", error.message)
+                logger.warning("a checkpoint could not be stored: %s", error.message)
                 return
             known.update(each.window_index for each in new)
             diarized = diarized or diarization is not None

@@ -35,7 +35,8 @@ class S3Settings(Section):
 
     endpoint_url: str = Field("http://localhost:9000", description="URL of the store.")
     bucket: str = Field(
-        "whisperx-audio", description="Bucket of recordings and results; made when absent."
+        "whisperx-audio",
+        description="Bucket of recordings and results; created if it does not exist.",
     )
     prefix: Annotated[str, Field(pattern=r"^[\w.-]+(/[\w.-]+)*$")] = Field(
         "whisperx", description="Prefix of all keys in the bucket."

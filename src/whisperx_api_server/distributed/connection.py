@@ -37,7 +37,11 @@ class KafkaSettings(Section):
         30.0, description="Seconds until the run of a worker that stopped answering is taken over."
     )
     max_attempts: Annotated[int, Field(ge=1, le=4)] = Field(
-        3, description="Number of workers that may end while they have a run, until it fails."
+        3,
+        description=(
+            "Maximum number of attempts at a run whose worker crashes; after the last"
+            " one the run fails."
+        ),
     )
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         "PLAINTEXT", description="PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL."

@@ -1,4 +1,4 @@
-"""What the bucket has of runs: requests, recordings, checkpoints, and how each ended."""
+"""Objects of runs in the bucket: requests, recordings, events, checkpoints and results."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ class RunFiles:
         try:
             await self.delete(run)
         except Unavailable as error:
-            logger.warning("run %s is not deleted: %s", run, error.message)
+            logger.warning("run %s could not be deleted: %s", run, error.message)
 
     # -- attempts and checkpoints -------------------------------------------------------------
 

@@ -22,7 +22,7 @@ REOPEN = 1.0
 
 
 class Participant(Protocol):
-    """What a process says of itself, and does when others say something."""
+    """A process that sends heartbeats and handles control messages."""
 
     def heartbeat(self, beat: Heartbeat) -> Heartbeat:
         """Complete a heartbeat."""
@@ -71,7 +71,7 @@ class Membership:
         try:
             await self._log.append("members", self._name, value)
         except Unavailable as error:
-            logger.warning("a heartbeat is not sent: %s", error.message)
+            logger.warning("a heartbeat could not be sent: %s", error.message)
 
     async def _hear_members(self) -> None:
         old = True
@@ -100,7 +100,7 @@ class Membership:
             try:
                 await participant.heed(control)
             except Exception:  # the next message must still be heard
-                logger.exception("a control message is not heeded")
+                logger.exception("a control message could not be handled")
 
 
 async def read_forever(

@@ -127,7 +127,9 @@ class BucketJobStore:
             try:
                 await self._write(job)
             except Unavailable as error:
-                logger.warning("the progress of job %s is not kept: %s", job_id, error.message)
+                logger.warning(
+                    "the progress of job %s could not be stored: %s", job_id, error.message
+                )
 
     async def save_transcript(self, job_id: str, transcript: Transcript) -> None:
         """See `JobStore.save_transcript`; waits while the bucket is away."""
@@ -157,7 +159,8 @@ class BucketJobStore:
                 self._unreadable.add(job_id)
                 logger.warning("job %s cannot be read: %s", job_id, error)
             raise VersionMismatch(
-                "this server cannot read the job, which another version of it has: try again later"
+                "another version of the server stored this job, and this one cannot read "
+                "it: try again later"
             ) from None
 
     async def all(self) -> list[Job]:

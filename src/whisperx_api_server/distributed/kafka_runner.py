@@ -41,8 +41,8 @@ LOOK = 5.0
 class KafkaRunner:
     """See `Runner`. `name` is this replica's; a client's requests go to one of the `queues`.
 
-    A run whose call is cancelled is cancelled, except that of a job that another replica has, or
-    will have after `leave`.
+    Cancelling a call cancels its run, unless it is a job that another replica has, or takes over
+    after `leave`.
 
     Raises, beside the errors of a run:
         Unavailable: no worker is alive, or the broker or the bucket cannot be reached.
@@ -220,7 +220,7 @@ class KafkaRunner:
                 return end
 
     async def _look(self, run: str, following: Following) -> None:
-        """Put what the topic has said of a run by now, for a message may have been lost.
+        """Queue notices of a run's objects in the bucket, because a message may have been lost.
 
         Raises:
             Gone: nothing of the run is there.
@@ -246,7 +246,8 @@ class KafkaRunner:
         except ValueError as error:
             logger.error("the end of run %s is of another version: %s", run, error)
             raise VersionMismatch(
-                "the answer is of another version of the server: send the request again"
+                "a worker of another version wrote the result: upgrade all workers and "
+                "replicas, and send the request again"
             ) from None
 
     def _check_workers(self, request: AnyRequest) -> None:

@@ -30,7 +30,7 @@ BYTES_PER_SECOND = 32_000
 """Of 16 kHz PCM. Most files have fewer: a recording counts as shorter until it is opened."""
 
 UNKNOWN_SECONDS = 60.0
-"""What a recording of unknown size counts until it is opened."""
+"""Assumed seconds of a recording of unknown size, until it is opened."""
 
 
 class WorkerSettings(Section):
@@ -39,11 +39,11 @@ class WorkerSettings(Section):
     in_hand: NonNegativeFloat | None = Field(
         None,
         description="Seconds of audio that a worker takes from the queue at a time; unset is three "
-        "full batches of the transcription model. More delays other workers, less leaves batches "
-        "partly empty.",
+        "full batches of the transcription model. A larger value leaves less for other workers; a "
+        "smaller one leaves batches partly empty.",
     )
     port: Annotated[int, Field(ge=1, le=65535)] = Field(
-        8001, description="Port of a worker's /healthcheck and /ready."
+        8001, description="Port of a worker's /healthcheck, /ready and /metrics."
     )
     gpu_locks: UserPath | None = Field(
         None,

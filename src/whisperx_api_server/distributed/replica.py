@@ -142,7 +142,7 @@ class Replica:
             try:
                 await self._look_at_jobs(service)
             except Unavailable as error:
-                logger.warning("jobs of other replicas are not looked for: %s", error.message)
+                logger.warning("jobs of other replicas could not be listed: %s", error.message)
 
     async def _look_at_jobs(self, service: LocalService) -> None:
         """Give up the jobs that others have taken up, and take up those of replicas gone."""
@@ -170,7 +170,7 @@ class Replica:
                 await self.jobs.delete_old(self._max_age)
                 await self._files.delete_old(self._max_age)
             except Unavailable as error:
-                logger.warning("old objects are not deleted: %s", error.message)
+                logger.warning("old objects could not be deleted: %s", error.message)
 
 
 @asynccontextmanager

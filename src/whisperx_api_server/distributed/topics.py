@@ -94,7 +94,7 @@ async def make_topics(options: Mapping[str, object], settings: KafkaSettings) ->
         await _configure_groups(client, settings)
     except (KafkaError, RpcError) as error:
         raise ClusterError(
-            f"the broker refuses to make topics and share groups: {error}"
+            f"the broker refuses to create topics and share groups: {error}"
         ) from error
     finally:
         await client.close()

@@ -1,4 +1,4 @@
-"""What the processes of MODE=kafka tell each other, as values and as JSON.
+"""Messages between the processes of MODE=kafka, as values and as JSON.
 
 Kafka carries ids of runs, notices and heartbeats; the rest is in the bucket, see `stored`: no key,
 URL, prompt, audio or text is ever in a topic. A reader ignores fields that it does not know, so

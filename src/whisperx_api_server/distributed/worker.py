@@ -210,7 +210,7 @@ class Worker:
     # -- computing ----------------------------------------------------------------------------
 
     async def _work(self, held: _Held) -> None:
-        """See a run to its end; a cancelled one is somebody else's or nobody's."""
+        """Run one task to its end; if cancelled, another worker has it or nobody waits for it."""
         logging_setup.request_id.set(held.task.run)
         try:
             await self._decide(held)
@@ -285,12 +285,13 @@ class Worker:
     async def _bury(self, held: _Held, attempts: int) -> None:
         """Fail a run whose workers have died, each time that one tried it."""
         run = held.task.run
-        logger.error("run %s: its worker ended %d times; it fails", run, attempts)
+        logger.error("run %s failed: its worker crashed %d times", run, attempts)
         await until_available(lambda: self._log.append("dead", run, TASK.dump(held.task)))
         await self._fail(
             run,
             WorkerLost(
-                f"the worker that had the recording ended {attempts} times: send another recording"
+                f"workers crashed {attempts} times on this recording: send another one, or"
+                " see the workers' logs"
             ),
         )
 
@@ -321,7 +322,7 @@ class Worker:
     # -- what others say ----------------------------------------------------------------------
 
     async def heed(self, message: Control) -> None:
-        """Stop a run that another worker has or nothing waits for; load or unload a model."""
+        """Stop a run that another worker took or no client waits for; load or unload a model."""
         match message:
             case Taken(run=run, worker=worker) if run in self._held:
                 # Of two that take a run at once, the later one has it: all read the same order.

@@ -55,9 +55,13 @@ def of_speakers(form: TranscriptionForm) -> Iterator[Rule]:
     yield (
         len(names) != len(references),
         "known_speaker_references[]",
-        "known_speaker_names[] and known_speaker_references[] must be equally many",
+        "known_speaker_names[] and known_speaker_references[] must have the same number of values",
     )
-    yield len(set(names)) != len(names), "known_speaker_names[]", "a speaker is named twice"
+    yield (
+        len(set(names)) != len(names),
+        "known_speaker_names[]",
+        "known_speaker_names[] has the same name twice: send each name once",
+    )
 
 
 def of_presentation(
@@ -73,7 +77,7 @@ def of_presentation(
     yield (
         form.highlight_words and not FORMATS[output].highlights,
         "highlight_words",
-        "highlight_words needs response_format srt or vtt",
+        "highlight_words needs response_format srt, vtt or vtt_json",
     )
 
 
@@ -82,17 +86,25 @@ def of_transcription(form: TranscriptionForm, output: OutputFormat) -> Iterator[
     # OpenAI's gpt-…transcribe models have no word times, and ignore the request for them.
     yield from of_presentation(form, output, times_optional=(form.model or "").startswith("gpt-"))
     shown, diarize, unaligned = FORMATS[output], form.diarizes(output), form.align is False
-    yield unaligned and shown.timed, "align", f"response_format {output} needs align=true"
-    yield unaligned and diarize, "align", "speaker labels need align=true"
+    yield (
+        unaligned and shown.timed,
+        "align",
+        f"response_format {output} cannot be combined with align=false: leave align out",
+    )
+    yield (
+        unaligned and diarize,
+        "align",
+        "speaker labels cannot be combined with align=false: leave align out",
+    )
     yield (
         unaligned and "word" in form.shown_granularities(output),
         "align",
-        "timestamp_granularities[]=word needs align=true",
+        "timestamp_granularities[]=word cannot be combined with align=false: leave align out",
     )
     yield (
         form.speaker_embeddings and not (diarize and shown.segments),
         "speaker_embeddings",
-        "speaker_embeddings needs diarize=true and response_format verbose_json",
+        "speaker_embeddings needs diarize=true and response_format verbose_json or vtt_json",
     )
     yield (
         bool(form.known_speaker_names) and not diarize,
@@ -101,11 +113,11 @@ def of_transcription(form: TranscriptionForm, output: OutputFormat) -> Iterator[
     )
     for name in ("min_speakers", "max_speakers", "num_speakers"):
         unused = getattr(form, name) is not None and not diarize
-        yield unused, name, f"{name} needs diarize=true"
+        yield unused, name, f"{name} needs diarize=true or response_format diarized_json"
     yield (
         "logprobs" in form.include and not shown.logprobs,
         "include[]",
-        "include[]=logprobs needs response_format json or verbose_json",
+        "include[]=logprobs needs response_format json, verbose_json or vtt_json",
     )
     yield (
         # OpenAI ignores `stream` with whisper-1; the other names promise a stream.
@@ -136,7 +148,7 @@ def of_translation(form: TranscriptionForm) -> Iterator[Rule]:
         if name not in TRANSLATED:
             param = info.alias or name
             asked = name in form.model_fields_set and getattr(form, name) not in _ASKS_NOTHING
-            yield asked, param, f"a translation cannot honour {param}"
+            yield asked, param, f"translations do not support {param}: leave it out"
 
 
 def of_words(form: TranscriptionForm) -> Iterator[Rule]:
@@ -154,7 +166,7 @@ def of_words(form: TranscriptionForm) -> Iterator[Rule]:
         yield (
             asked,
             param,
-            f"an answer in Reflector's shape holds words only and cannot honour {param}: send "
+            f"Reflector's response format has only words and does not support {param}: send "
             "one file as `file`, without batch, to /v1/audio/transcriptions",
         )
 

@@ -84,7 +84,9 @@ class ResultForm(BaseModel):
         description="`segment` and `word` decide whether verbose_json has `segments` and `words`; "
         "`segment` if absent.",
     )
-    highlight_words: bool = Field(False, description="Underline each word in srt and vtt.")
+    highlight_words: bool = Field(
+        False, description="Underline each word as it is spoken, in srt, vtt and vtt_json."
+    )
 
     def result(self, job: Job) -> OutputOptions:
         """Options of the answer with a job's result; absent fields are as submitted.
@@ -189,7 +191,7 @@ class TranscriptionForm(ResultForm):
         description="true: time words by forced alignment, in every format. false: time no words. "
         "Absent: words are timed where the answer shows their times or speakers.",
     )
-    diarize: bool = Field(False, description="Speaker labels; needs `align`.")
+    diarize: bool = Field(False, description="Label the speakers; not with `align=false`.")
     min_speakers: SpeakerCount | None = Field(None, description="With `diarize`.")
     max_speakers: SpeakerCount | None = Field(None, description="With `diarize`.")
     num_speakers: SpeakerCount | None = Field(None, description="With `diarize`: the exact number.")

@@ -159,7 +159,7 @@ class JobRecords:
             self.give_up(job.id)
             return False
         except Unavailable as error:
-            logger.error("the end of job %s is not stored: %s", job.id, error.message)
+            logger.error("the end of job %s could not be stored: %s", job.id, error.message)
         return True
 
     def _notify(self, job: Job) -> None:

@@ -1,4 +1,4 @@
-"""What a live session transcribes: an item is what one commit answers, in one or more windows."""
+"""Items of a live session, each a committed turn, and the windows in which they are decoded."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ PACE = 1.5
 wait: on a busy lane drafts become rarer, so that the last decodings of turns find it free."""
 
 HESITATION = round(0.1 * SAMPLE_RATE)
-"""Samples of silence from which on a draft is not begun: a decoding that is final if the turn ends
-here comes at `TAIL`, and would wait for it."""
+"""Samples of silence after which no draft starts: a decoding follows at `TAIL`, is final if the
+turn ends here, and must not wait for a draft."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,7 +144,7 @@ class Decoding:
 
     @property
     def is_stale(self) -> bool:
-        """Whether another one is wanted by now: final where this is a draft, or of other audio."""
+        """Whether it is a draft of a window that needs a final decoding, or of other audio."""
         window = self.window
         if window.item.abandoned:
             return True

@@ -64,7 +64,7 @@ class Ending:
     reason: str = ""
 
 
-SHUT_DOWN = Ending(1012, "the server shuts down: connect again")
+SHUT_DOWN = Ending(1012, "the server is shutting down: connect again")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,8 +12,8 @@ class LiveSettings(Section):
 
     enabled: bool | None = Field(
         None,
-        description="Whether to serve /v1/realtime with models in this process; otherwise it gets "
-        "501. Unset: with MODE=direct.",
+        description="Whether to serve /v1/realtime, which needs models in this process; false "
+        "answers 501. Unset is true with MODE=direct, false with MODE=kafka.",
     )
     max_sessions: PositiveInt = Field(
         64, description="Maximum number of live sessions; further ones get 429."

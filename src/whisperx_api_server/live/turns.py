@@ -1,7 +1,8 @@
-"""Voice activity, as it comes -> the spans of audio that are decoded; pure.
+"""Finds the spans of speech to decode in a stream of voice activity; pure.
 
-A span begins with speech and ends with silence. As it approaches the longest window of the model,
-ever shorter pauses end it, and at last the quietest place in it. All arithmetic is in samples.
+A span begins with speech and ends with silence. The closer a span is to the model's maximum window,
+the shorter the pause that ends it; at the maximum it is cut where it is quietest. All arithmetic is
+in samples.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ async def embed_samples(
         with _naming(name):
             vector = await engine.embed(sample)
             if vector is None:
-                raise InvalidRequest("there is no speech in it")
+                raise InvalidRequest("it contains no speech: send 2 to 10 s of the speaker's voice")
         voices[name] = vector
     return voices
 

@@ -1,4 +1,4 @@
-"""The only place where the order of the stages exists.
+"""Runs the stages of a transcription in order: decode, detect speech, transcribe, align, diarize.
 
 A recording is opened; its speech is found and cut into windows; each window is transcribed, then
 aligned, in batches with windows of other requests; diarization runs in parallel; the results are

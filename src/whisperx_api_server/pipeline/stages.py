@@ -365,7 +365,10 @@ def check_options(request: EngineRequest, capabilities: Capabilities) -> DecodeO
     """
     options = request.decode
     if options.task not in capabilities.tasks:
-        raise InvalidRequest(f"{request.model} does not translate", param="model")
+        raise InvalidRequest(
+            f"the model {request.model} does not translate speech: choose a multilingual Whisper",
+            param="model",
+        )
     known = capabilities.languages
     if known is not None:
         only = (
@@ -383,7 +386,9 @@ def check_options(request: EngineRequest, capabilities: Capabilities) -> DecodeO
                 )
     if (options.prompt or options.hotwords) and not capabilities.can_prompt:
         param = "prompt" if options.prompt else "hotwords"
-        raise InvalidRequest(f"the model {request.model} takes no {param}", param=param)
+        raise InvalidRequest(
+            f"the model {request.model} does not support {param}: leave it out", param=param
+        )
     if options.logprobs and not capabilities.can_logprobs:
         raise InvalidRequest(f"the model {request.model} gives no logprobs", param="include[]")
     if options.temperature and not capabilities.can_sample:

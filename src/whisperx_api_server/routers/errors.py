@@ -120,7 +120,7 @@ class RequestContext:
         except asyncio.CancelledError:  # the grace period is over
             if started:
                 raise
-            error = ShuttingDown("the server shuts down; try again shortly", retry_after=5)
+            error = ShuttingDown("the server is shutting down; try again shortly", retry_after=5)
             await error_response(error)(scope, receive, send_with_id)
         except Exception:
             logger.exception("unexpected failure of %s %s", scope["method"], scope["path"])

@@ -47,7 +47,8 @@ def choose_source(form: Form, audio_url: str | None) -> Source:
         return RemoteUrl(url=audio_url)
     if any(name == "file" for name, _ in form.fields):
         raise InvalidRequest(
-            "file is not a file: send the form as multipart/form-data", param="file"
+            "the field file contains text: send the recording as a file, in multipart/form-data",
+            param="file",
         )
     raise MissingParameter("file is missing: send a recording, or audio_url", param="file")
 

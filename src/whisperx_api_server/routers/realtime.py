@@ -69,7 +69,7 @@ async def _serve(socket: WebSocket, session: Session, send_seconds: float) -> No
     except WebSocketDisconnect:
         ending = Ending(1006, "disconnected")
     except TimeoutError:
-        ending = Ending(1008, "the client does not receive")
+        ending = Ending(1008, "the client does not read its messages")
     logger.info("live session ends: %d %s", ending.code, ending.reason)
 
 
@@ -123,7 +123,7 @@ def _authenticate(socket: WebSocket, services: Services) -> tuple[ClientSecret |
 
 
 def _sender(socket: WebSocket, timeout: float) -> Send:
-    """Sends events; TimeoutError if the client does not receive one in time."""
+    """Sends events; TimeoutError if the client does not read one in time."""
 
     async def send(event: ServerEvent) -> None:
         if socket.application_state is not WebSocketState.CONNECTED:  # another event found out

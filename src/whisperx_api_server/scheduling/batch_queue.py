@@ -4,7 +4,7 @@ Entries are grouped by client, then by request. A batch starts with the request 
 and is filled in rounds, one entry per request and round, so that a request with one window joins
 beside a request with a thousand. Rounds after the first can be limited per request (`share`),
 because each further entry makes the batch longer for all others. Drafts keep their place while an
-urgent entry waits: it takes the turn of none but a draft.
+urgent entry waits: the urgent entry passes only drafts.
 """
 
 from __future__ import annotations
