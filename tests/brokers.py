@@ -69,6 +69,21 @@ def _listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+def cluster_settings(kafka_servers: str, s3_url: str) -> dict[str, str]:
+    """Settings of the processes of a new cluster, with topics and a bucket of its own."""
+    return {
+        "MODE": "kafka",
+        "KAFKA__BOOTSTRAP_SERVERS": kafka_servers,
+        "KAFKA__PREFIX": f"t{uuid.uuid4().hex}",
+        "KAFKA__LOCK_SECONDS": "3",
+        "S3__ENDPOINT_URL": s3_url,
+        "S3__BUCKET": f"t{uuid.uuid4().hex}",
+        "S3__ACCESS_KEY_ID": S3_KEY,
+        "S3__SECRET_ACCESS_KEY": S3_KEY,
+        "SHUTDOWN_GRACE": "5",
+    }
+
+
 class Server:
     """A process that listens on ports; it can be stopped and started again."""
 

@@ -27,6 +27,11 @@ SERVE = (
     *("--host", "127.0.0.1", "--port"),
 )
 
+WORKER = (
+    *(sys.executable, "-m", "whisperx_api_server.cli", "worker"),
+    *("--host", "127.0.0.1", "--port"),
+)
+
 IN_MEMORY = (sys.executable, str(REPOSITORY / "tests" / "memory_server.py"))
 """The command of a server with a worker of MODE=kafka, over queues and a bucket in memory."""
 

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import sys
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,13 +20,13 @@ import pytest
 from openai import RateLimitError
 from pydantic import SecretStr
 
-from brokers import S3_KEY, Kafka
+from brokers import S3_KEY, Kafka, cluster_settings
 from brokers import Server as Process
 from gated import Gate
 from job_calls import watch
 from live import PATH, Events, deltas
 from receiver import Receiver
-from server import Server
+from server import WORKER, Server
 from support import eventually
 from tones import CHUNK, sentences, text
 from whisperx_api_server.distributed.bucket import S3Settings, open_bucket
@@ -37,10 +36,6 @@ from whisperx_api_server.distributed.protocols import CaughtUp
 from whisperx_api_server.distributed.stored import load_checkpoint
 from whisperx_api_server.distributed.topics import topics
 
-WORKER = (
-    *(sys.executable, "-m", "whisperx_api_server.cli", "worker"),
-    *("--host", "127.0.0.1", "--port"),
-)
 KEYS = {"key-of-ann": "ann", "key-of-bob": "bob"}
 ANN = {"authorization": "Bearer key-of-ann"}
 BOB = {"authorization": "Bearer key-of-bob"}
@@ -156,22 +151,13 @@ def machines(
     directory = tmp_path_factory.mktemp("machines")
     keys = directory / "keys.json"
     keys.write_text(json.dumps(KEYS))
-    settings = {
-        "MODE": "kafka",
-        "KAFKA__BOOTSTRAP_SERVERS": kafka_servers,
-        "KAFKA__PREFIX": f"t{uuid.uuid4().hex}",
+    settings = cluster_settings(kafka_servers, s3_url) | {
         "KAFKA__QUEUES": str(QUEUES),
-        "KAFKA__LOCK_SECONDS": "3",
         "KAFKA__MAX_ATTEMPTS": "2",
         "LIMITS__QUEUE_SECONDS": str(QUEUE_SECONDS),
-        "S3__ENDPOINT_URL": s3_url,
-        "S3__BUCKET": f"t{uuid.uuid4().hex}",
-        "S3__ACCESS_KEY_ID": S3_KEY,
-        "S3__SECRET_ACCESS_KEY": S3_KEY,
         "API_KEYS_FILE": str(keys),
         "WEBHOOK_SECRET": "secret-of-webhooks",
         "URL_FETCH__ALLOW_PRIVATE_HOSTS": "true",
-        "SHUTDOWN_GRACE": "5",
     }
     with ExitStack() as stack:
         yield Machines(directory, settings, stack)
