@@ -6,6 +6,7 @@ The tests `distributed/test_contract.py` and `test_bucket.py` hold them to what 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -186,6 +187,7 @@ class MemoryLog:
 class MemoryBucket:
     objects: dict[str, bytes] = field(default_factory=dict)
     versions: dict[str, int] = field(default_factory=dict)
+    stored: dict[str, float] = field(default_factory=dict)
     down: bool = False
 
     async def _reach(self) -> None:
@@ -196,6 +198,7 @@ class MemoryBucket:
     def _set(self, key: str, data: bytes) -> str:
         self.objects[key] = data
         self.versions[key] = self.versions.get(key, 0) + 1
+        self.stored[key] = time.time()
         return str(self.versions[key])
 
     async def create(self, key: str, data: bytes) -> bool:
@@ -232,10 +235,10 @@ class MemoryBucket:
         await asyncio.to_thread(path.write_bytes, self.objects[key])
         return True
 
-    async def list(self, prefix: str) -> Sequence[str]:
+    async def list(self, prefix: str) -> Mapping[str, float]:
         await self._reach()
         below = prefix.rstrip("/") + "/"
-        return sorted(key for key in self.objects if key.startswith(below))
+        return {key: self.stored[key] for key in sorted(self.objects) if key.startswith(below)}
 
     async def delete(self, prefix: str) -> None:
         for key in [prefix.rstrip("/"), *await self.list(prefix)]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections.abc import Awaitable, Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -110,6 +111,7 @@ def test_prefix_ends_at_a_slash(on_bucket: Buckets) -> None:
         await bucket.delete("runs/1/")
         await bucket.delete("runs/1")
         assert sorted(await bucket.list("runs")) == ["runs/10/a"]
+        assert abs((await bucket.list("runs"))["runs/10/a"] - time.time()) < 3600
         assert await bucket.get("runs/1/b/c") is None
 
     on_bucket(scene)

@@ -350,9 +350,12 @@ def test_jobs_of_another_version_are_left_alone(
             assert [each.id for each in listed] == [job]
             with pytest.raises(VersionMismatch):
                 await staying.service.find(strange, "ann")
-            await staying.replica.jobs.delete_old(-1)
-            await staying.replica._files.delete_old(-1)
+            await staying.replica.jobs.delete_old(-1, lambda _: False)
             assert cluster.objects() == kept
+            await staying.replica.jobs.delete_old(1000, lambda _: True)
+            assert cluster.objects() == kept
+            await staying.replica.jobs.delete_old(-1, lambda _: True)
+            assert cluster.objects() == []
         assert f"job {strange} cannot be read" in caplog.text
         assert "private" not in caplog.text
 
@@ -439,13 +442,25 @@ def test_what_has_grown_old_is_deleted(tmp_path: Path) -> None:
             await here.ended(running)
             await cluster.bucket.put("memory/left/1-behind-x", b"{}")
             await cluster.bucket.put("runs/left/audio/0", b"behind")
-            await here.replica.jobs.delete_old(1000)
-            assert len(cluster.objects("jobs/")) == 4
-            await here.replica.jobs.delete_old(-1)
-            await here.replica._files.delete_old(1000)
-            assert cluster.objects() == ["runs/left/audio/0"]  # its request may be on its way
-            await here.replica._files.delete_old(1000)
+            kept = cluster.objects()
+            await here.replica.jobs.delete_old(1000, lambda _: False)
+            assert cluster.objects() == kept
+            await here.replica.jobs.delete_old(-1, lambda _: False)
             assert cluster.objects() == []
+
+    play(tmp_path, scene)
+
+
+def test_a_job_that_waits_for_long_is_not_deleted_by_other_replicas(tmp_path: Path) -> None:
+    async def scene(cluster: Cluster) -> None:
+        async with process(cluster, "here") as here, process(cluster, "there") as there:
+            job = await here.submit("english")
+            await until(lambda: cluster.queued == 1)
+            kept = cluster.objects()
+            await there.replica.jobs.delete_old(-1, lambda _: False)
+            assert cluster.objects() == kept
+            await cluster.worker()
+            assert (await there.ended(job)).state == "completed"
 
     play(tmp_path, scene)
 

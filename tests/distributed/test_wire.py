@@ -216,7 +216,7 @@ def test_heartbeats_tasks_and_notices_arrive_as_they_were() -> None:
 
 def test_requests_arrive_as_they_were() -> None:
     for request in (REQUEST, replace(REQUEST, source=RemoteUrl(url="https://host/a.mp3"))):
-        stored = StoredRequest(request=request, replica="m", memory="n", submitted_at=1.0)
+        stored = StoredRequest(request=request, replica="m", memory="n")
         loaded = STORED_REQUEST.load(STORED_REQUEST.dump(stored))
         assert loaded == stored
         assert isinstance(loaded.request, TranscriptionRequest)
@@ -229,7 +229,7 @@ def test_texts_arrive_as_they_were() -> None:
     request = TextRequest(
         id="r", client="ann", text="a\nb", config={"max_tokens": 5}, schema={"type": "object"}
     )
-    stored = StoredRequest(request=request, replica="m", memory="r", submitted_at=1.0)
+    stored = StoredRequest(request=request, replica="m", memory="r")
     assert STORED_REQUEST.load(STORED_REQUEST.dump(stored)) == stored
 
 

@@ -547,6 +547,49 @@ def test_events_and_end_are_found_without_a_notice(
     play(tmp_path, scene)
 
 
+def test_an_end_is_stored_after_all_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put = MemoryBucket.put
+    early: list[str] = []
+
+    async def put_slowly(self: MemoryBucket, key: str, data: bytes) -> None:
+        if "/events/" in key:
+            for _ in range(1000):
+                await asyncio.sleep(0)
+            early.extend(each for each in self.objects if each.endswith("/end"))
+        await put(self, key, data)
+
+    monkeypatch.setattr(MemoryBucket, "put", put_slowly)
+
+    async def scene(cluster: Cluster) -> None:
+        await cluster.worker()
+        replica = await cluster.replica()
+        events, _ = await replica.run("english")
+        assert early == []
+        assert windows_of(events) == list(range(len(windows_of(events)))) != []
+
+    play(tmp_path, scene)
+
+
+def test_events_are_found_though_their_worker_died_before_it_told_the_end(tmp_path: Path) -> None:
+    async def scene(cluster: Cluster) -> None:
+        replica = await cluster.replica()
+        request = await replica.request("english")
+        seen: list[Event] = []
+
+        async def emit(event: Event) -> None:
+            seen.append(event)
+
+        running = asyncio.create_task(replica.runner.run(request, emit, Checkpoint()))
+        await until(lambda: cluster.queued == 1)
+        await store_windows(replica, request.id)
+        await replica.files.finish(request.id, End(result=TRANSCRIPT))
+        await cluster.worker()
+        assert await running == TRANSCRIPT
+        assert windows_of(seen) == [0, 1, 2]
+
+    play(tmp_path, scene)
+
+
 def test_a_replica_that_takes_up_a_job_sees_its_windows_so_far(tmp_path: Path) -> None:
     async def scene(cluster: Cluster) -> None:
         worker = await cluster.worker()

@@ -6,7 +6,7 @@ import asyncio
 import errno
 import math
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -196,10 +196,10 @@ class ObjectBucket:
                 raise
         return True
 
-    async def list(self, prefix: str) -> Sequence[str]:
+    async def list(self, prefix: str) -> Mapping[str, float]:
         with _translated():
             found = await self._store.list(prefix).collect_async()
-        return [each["path"] for each in found]
+        return {each["path"]: each["last_modified"].timestamp() for each in found}
 
     async def delete(self, prefix: str) -> None:
         keys = [prefix, *await self.list(prefix)]

@@ -7,7 +7,7 @@ import logging
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -61,7 +61,6 @@ class RunFiles:
         self._bucket = bucket
         self._in_use: set[str] = set()
         self._unwanted: set[str] = set()
-        self._without_request: set[str] = set()
 
     # -- requests -----------------------------------------------------------------------------
 
@@ -79,7 +78,6 @@ class RunFiles:
             request=request if packed is None else packed.request,
             replica=replica,
             memory=memory_name(request, kind),
-            submitted_at=time.time(),
             trace=dict(trace_context.get()),
         )
 
@@ -261,28 +259,23 @@ class RunFiles:
         """Delete a checkpoint: the next equal request is computed anew."""
         await self._bucket.delete(_memory(stored))
 
-    async def delete_old(self, seconds: float) -> None:
-        """Delete the parts of checkpoints that are older than that, and the runs left behind.
-
-        What is without a request may still get one: it is deleted by the second call that finds it.
-        """
-        oldest = time.time() - seconds
-        for key in await self._bucket.list(MEMORY):
-            written = _PART.search(key)
-            if written is None or int(written["time"]) < oldest:
+    async def delete_old(self, before: float, kept: Container[str]) -> None:
+        """Delete the checkpoints, and the runs except those `kept`, that are older than a time."""
+        for key, stored in (await self._bucket.list(MEMORY)).items():
+            if stored < before:
                 await self._bucket.delete(key)
-        runs = {key.split("/")[1] for key in await self._bucket.list("runs")}
-        before, self._without_request = self._without_request, set()
-        for run in runs:
-            try:
-                stored = await self.request(run)
-            except ValueError as error:
-                logger.warning("the request of run %s cannot be read: %s", run, error)
-                continue
-            if stored is None:
-                self._without_request.add(run)
-            if run in before if stored is None else stored.submitted_at < oldest:
+        for run, stored in last_stored(await self._bucket.list("runs")).items():
+            if stored < before and run not in kept:
                 await self.delete(run)
+
+
+def last_stored(keys: Mapping[str, float]) -> dict[str, float]:
+    """When something of each run or job was stored last, of their keys and times."""
+    last: dict[str, float] = {}
+    for key, stored in keys.items():
+        name = key.split("/")[1]
+        last[name] = max(stored, last.get(name, stored))
+    return last
 
 
 class BucketUploads:

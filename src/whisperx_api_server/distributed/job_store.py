@@ -24,7 +24,7 @@ from ..domain import Job, Transcript, TranscriptionRequest
 from ..errors import TakenOver, Unavailable, VersionMismatch
 from ..jobs.store import JOB_ID, transcript_lines, transcript_of
 from ..pipeline.events import WindowDone
-from .files import READS, RunFiles, job_key, owner_of
+from .files import READS, RunFiles, job_key, last_stored, owner_of
 from .notices import EventReader
 from .protocols import Bucket, Log, StoredObject
 from .retries import until_available
@@ -247,12 +247,17 @@ class BucketJobStore:
         request = None if stored is None else stored.request
         return request if isinstance(request, TranscriptionRequest) else None
 
-    async def delete_old(self, seconds: float) -> None:
-        """Delete the jobs that ended longer ago, whichever process had them."""
-        oldest = time.time() - seconds
-        for job in await self.all():
-            if job.finished_at is not None and job.finished_at < oldest:
-                await self.delete(job.id)
+    async def delete_old(self, seconds: float, is_gone: Callable[[str], bool]) -> None:
+        """Delete the jobs, runs and checkpoints that are older, also those of other versions.
+
+        A job that has not ended is spared, unless its owner `is_gone` and none has taken it up.
+        """
+        before = time.time() - seconds
+        kept = {job_id for job_id, owner in await self.owners() if not is_gone(owner)}
+        for job_id, stored in last_stored(await self._bucket.list("jobs")).items():
+            if stored < before and job_id not in kept:
+                await self.delete(job_id)
+        await self._files.delete_old(before, kept)
 
     async def _ids(self) -> set[str]:
         return {key.split("/")[1] for key in await self._bucket.list("jobs")}

@@ -157,8 +157,11 @@ class Bucket(Protocol):
             DiskFull: the file does not fit.
         """
 
-    async def list(self, prefix: str) -> Sequence[str]:
-        """The keys below a prefix, which ends where a `/` follows: `runs/7` has `runs/7/end`."""
+    async def list(self, prefix: str) -> Mapping[str, float]:
+        """The keys below a prefix, which ends where a `/` follows: `runs/7` has `runs/7/end`.
+
+        Each has the time at which the object was stored, in seconds since the epoch.
+        """
 
     async def delete(self, prefix: str) -> None:
         """Delete the object of a key and all below it; none is fine."""

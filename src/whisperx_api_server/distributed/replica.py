@@ -167,8 +167,9 @@ class Replica:
         while True:
             await asyncio.sleep(SWEEP_INTERVAL)
             try:
-                await self.jobs.delete_old(self._max_age)
-                await self._files.delete_old(self._max_age)
+                await self.jobs.delete_old(
+                    self._max_age, partial(self.members.is_gone, patience=SWEEP_INTERVAL)
+                )
             except Unavailable as error:
                 logger.warning("old objects could not be deleted: %s", error.message)
 

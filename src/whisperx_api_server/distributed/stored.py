@@ -45,7 +45,6 @@ class StoredRequest:
     request: AnyRequest
     replica: str
     memory: str
-    submitted_at: float
     trace: Mapping[str, str] = field(default_factory=dict)
 
 
