@@ -20,7 +20,11 @@ from whisperx_api_server.backends.base import (
     Transcriber,
 )
 from whisperx_api_server.backends.whisperx import load_transcriber
-from whisperx_api_server.backends.whisperx.contexts import MIN_WINDOWS, Contexts
+from whisperx_api_server.backends.whisperx.contexts import (
+    MIN_WINDOWS,
+    MIN_WINDOWS_FOR_COST,
+    Contexts,
+)
 from whisperx_api_server.backends.whisperx.features import N_FRAMES
 from whisperx_api_server.backends.whisperx.transcriber import WhisperTranscriber
 from whisperx_api_server.backends.whisperx.vocabulary import Vocabulary
@@ -236,14 +240,22 @@ def test_a_model_that_often_needs_the_full_context_always_gets_it(
     assert "tiny gets the full context" in message
 
 
-def test_recordings_that_are_doubtful_in_any_context_do_not_count_against_the_model(
-    vocabulary: Vocabulary,
+def test_a_model_that_is_doubtful_in_any_context_gets_the_full_one_once_that_is_cheaper(
+    vocabulary: Vocabulary, caplog: pytest.LogCaptureFixture
 ) -> None:
-    _, transcribe, transcriber = scripted(vocabulary, UNLIKELY, full=UNLIKELY)
-    for _ in range(2 * MIN_WINDOWS):
+    model, transcribe, transcriber = scripted(vocabulary, UNLIKELY, full=UNLIKELY)
+    for _ in range(MIN_WINDOWS_FOR_COST - 1):
         transcribe(5)
     assert transcriber.context_stats.short
-    assert transcriber.context_stats.repeated == 2 * MIN_WINDOWS
+    transcribe(5)
+    assert transcriber.context_stats == ContextStats(
+        short=False, windows=MIN_WINDOWS_FOR_COST, repeated=MIN_WINDOWS_FOR_COST
+    )
+    model.contexts.clear()
+    transcribe(5)
+    assert model.contexts == [N_FRAMES]
+    [message] = caplog.messages
+    assert "of 100 windows with a short one, 100 were decoded again" in message
 
 
 @pytest.mark.parametrize(("context", "short"), [("auto", True), ("full", False)])

@@ -39,12 +39,19 @@ MIN_WINDOWS = 20
 MAX_FAILED = 0.1
 """Maximum share of windows whose text is only right in the full context."""
 
+MIN_WINDOWS_FOR_COST = 100
+"""Minimum number of windows from which their cost is judged; one recording of noise has fewer."""
+
+MAX_REPEATED = 0.5
+"""Maximum share of windows that are decoded twice; with more, short contexts save nothing."""
+
 
 class Contexts:
     """Chooses the contexts of a model's windows, and counts how often a short one failed.
 
-    If that is more than `MAX_FAILED` of the windows, all later ones get the full context.
-    `short` False gives it to all of them. The model's `name` is for the log.
+    If that is more than `MAX_FAILED` of the windows, or more than `MAX_REPEATED` of them are
+    decoded twice, all later ones get the full context. `short` False gives it to all of them. The
+    model's `name` is for the log.
     """
 
     def __init__(self, name: str, *, short: bool) -> None:
@@ -79,16 +86,21 @@ class Contexts:
         self._windows += windows
         self._repeated += repeated
         self._failed += failed
-        if not self._short or self._windows < MIN_WINDOWS:
+        if not self._short:
             return
-        if self._failed > MAX_FAILED * self._windows:
+        failing = self._windows >= MIN_WINDOWS and self._failed > MAX_FAILED * self._windows
+        costly = (
+            self._windows >= MIN_WINDOWS_FOR_COST and self._repeated > MAX_REPEATED * self._windows
+        )
+        if failing or costly:
             self._short = False
             logger.warning(
-                "%s gets the full context of 30 s from now on: a short one failed for %d of %d "
-                "windows",
+                "%s gets the full context of 30 s from now on: of %d windows with a short one, %d "
+                "were decoded again, and %d were only right then",
                 self._name,
-                self._failed,
                 self._windows,
+                self._repeated,
+                self._failed,
             )
 
 
