@@ -21,14 +21,13 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from ..audio.decode import AudioDecoder
 from ..domain import SAMPLE_RATE
 from ..errors import ServiceError
+from .server_url import LOOPBACK, invalid_url, server_root, unreachable
 
 PIECE = 0.1
 """Seconds of audio in a message."""
 
 LONGEST = 24 * 3600.0
 """Maximum length of a recording in seconds."""
-
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class LiveError(Exception):
@@ -171,9 +170,8 @@ async def _standard_input(size: int) -> AsyncIterator[bytes]:
 
 @asynccontextmanager
 async def _connected(url: str, api_key: str | None) -> AsyncIterator[ClientConnection]:
-    address = url.rstrip("/").removesuffix("/v1")
-    # A proxy's loopback address is not this machine.
-    proxy: Literal[True] | None = None if urlsplit(address).hostname in _LOOPBACK else True
+    address = server_root(url)
+    proxy: Literal[True] | None = None if urlsplit(address).hostname in LOOPBACK else True
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     try:
         socket = await connect(
@@ -184,12 +182,9 @@ async def _connected(url: str, api_key: str | None) -> AsyncIterator[ClientConne
     except InvalidStatus as error:
         raise LiveError(_refusal(error)) from error
     except InvalidURI as error:
-        raise LiveError(f"{url!r} is not a server's URL: use http://host:8000") from error
+        raise LiveError(invalid_url(url)) from error
     except (OSError, InvalidHandshake, TimeoutError) as error:
-        raise LiveError(
-            f"no server answers at {url}: start one with `whisperx-api-server serve`, or give "
-            "another --url"
-        ) from error
+        raise LiveError(unreachable(url)) from error
     async with socket:
         yield socket
 

@@ -13,6 +13,7 @@ import httpx
 
 from .console import Report
 from .form_fields import FormFields, Transcribe, TranscriptionFailure, Value
+from .server_url import LOOPBACK, invalid_url, server_root, unreachable
 
 TRANSCRIPTIONS = "/v1/audio/transcriptions"
 TRANSLATIONS = "/v1/audio/translations"
@@ -21,8 +22,6 @@ CONNECT_TIMEOUT = 10.0  # s; an answer may take as long as the recording needs
 RETRY_AFTER = 5.0  # s, where a busy server names no time
 RECONNECTS = 5
 """Maximum number of consecutive reconnects to a job's events."""
-
-_LOOPBACK = ("all://localhost", "all://127.0.0.1", "all://[::1]")
 
 
 class ServerError(Exception):
@@ -130,14 +129,9 @@ class RemoteServer:
 
     def _unreachable(self, error: Exception) -> ServerError:
         if isinstance(error, (httpx.InvalidURL, httpx.UnsupportedProtocol)):
-            return ServerError(
-                f"{self._url!r} is not a server's URL: give one like http://host:8000"
-            )
+            return ServerError(invalid_url(self._url))
         if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
-            return ServerError(
-                f"no server answers at {self._url}: start one with `whisperx-api-server serve`, "
-                "or give another --url"
-            )
+            return ServerError(unreachable(self._url))
         return ServerError(
             f"the connection to {self._url} broke ({type(error).__name__}): try again"
         )
@@ -146,13 +140,14 @@ class RemoteServer:
 @asynccontextmanager
 async def connect(url: str, api_key: str | None) -> AsyncIterator[RemoteServer]:
     """Connect to a server by its URL, with or without the `/v1` of OpenAI's clients."""
-    url = url.rstrip("/").removesuffix("/v1")
+    url = server_root(url)
     async with httpx.AsyncClient(
         base_url=url,
         headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
         timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT),
-        # A proxy's loopback address is not this machine.
-        mounts=dict.fromkeys(_LOOPBACK),
+        mounts=dict.fromkeys(
+            f"all://[{host}]" if ":" in host else f"all://{host}" for host in LOOPBACK
+        ),
     ) as client:
         yield RemoteServer(client, url)
 

@@ -15,13 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from ...domain import DecodeOptions, Samples, Segment, Window, WindowTranscript
+from ...domain import SAMPLE_RATE, DecodeOptions, Samples, Segment, Window, WindowTranscript
 from ...errors import TranscriptionFailed
 from ..base import Capabilities
 from ..vendors import translate_memory_errors
 from .words import Token, timed_words, token_logprob, words_of_tokens
-
-SAMPLE_RATE = 16_000
 
 MIN_SAMPLES = SAMPLE_RATE
 """Shorter windows are padded at the end: NeMo would pad both sides, which shifts the times."""
