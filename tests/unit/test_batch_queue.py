@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -89,10 +91,10 @@ def test_an_urgent_entry_takes_no_turn_of_a_file() -> None:
 def test_a_share_limits_what_one_request_adds_but_not_new_requests() -> None:
     queue = BatchQueue()
     fill(queue, "long", 10)
-    assert len(queue.take(8, share=lambda _: 2)) == 2
+    assert len(queue.take(8, may_extend=lambda batch, _: len(batch) < 2)) == 2
     for name in "pqr":
         queue.add(entry(name))
-    batch = queue.take(8, share=lambda _: 2)
+    batch = queue.take(8, may_extend=lambda batch, _: len(batch) < 2)
     assert sorted(e.request_id for e in batch) == ["long", "p", "q", "r"]
 
 
@@ -100,7 +102,7 @@ def test_a_share_of_one_request_is_not_that_of_another() -> None:
     queue = BatchQueue()
     fill(queue, "small", 10)
     fill(queue, "large", 10)
-    batch = queue.take(8, share=lambda e: 2 if e.request_id == "small" else 8)
+    batch = queue.take(8, may_extend=lambda batch, e: len(batch) < 2 or e.request_id != "small")
     assert [e.request_id for e in batch].count("small") == 1
 
 
@@ -133,6 +135,15 @@ def test_a_request_bounds_the_batches_it_joins() -> None:
             assert len(batch) <= 2
         sizes.append(len(batch))
     assert sum(sizes) == 8
+
+
+def test_a_request_keeps_its_turn_while_a_newer_entry_takes_the_place_of_one() -> None:
+    queue = BatchQueue()
+    stale, newer = entry("live", 1), entry("live", 2)
+    for each in (stale, entry("file"), newer):
+        queue.add(each)
+    assert queue.remove("a", "live", stale.future) == [stale]
+    assert ids(queue.take(1)) == [("live", 2)]
 
 
 def test_cancelling_one_request_leaves_the_others() -> None:
@@ -194,7 +205,10 @@ class QueueMachine(RuleBasedStateMachine):
         shares=st.lists(st.none() | st.integers(1, 8), min_size=7, max_size=7),
     )
     def take(self, size: int, budget: float | None, shares: list[int | None]) -> None:
-        batch = self.queue.take(size, budget, lambda e: shares[int(e.request_id[1:])])
+        def may_extend(batch: Sequence[AnyEntry], entry: AnyEntry) -> bool:
+            return len(batch) < (shares[int(entry.request_id[1:])] or size)
+
+        batch = self.queue.take(size, budget, may_extend)
         assert bool(batch) == any(self.waiting.values())
         for taken in batch:
             assert self.waiting[taken.request_id].pop(0) is taken  # in order, once
@@ -209,6 +223,14 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(request=st.integers(0, 6))
     def cancel(self, request: int) -> None:
         assert self.queue.cancel(f"r{request}") == self.waiting.pop(f"r{request}", [])
+
+    @rule(request=st.integers(0, 6), index=st.integers(0, 9))
+    def withdraw(self, request: int, index: int) -> None:
+        waiting = self.waiting.get(f"r{request}", [])
+        gone = waiting.pop(index) if index < len(waiting) else entry(f"r{request}")
+        removed = self.queue.remove(f"c{request % 3}", gone.request_id, gone.future)
+        assert removed == ([gone] if gone.payload else [])
+        assert self.queue.waits(f"c{request % 3}", gone.request_id) == bool(waiting)
 
     @rule()
     def drain(self) -> None:

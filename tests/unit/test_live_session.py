@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
+import pytest
 
 from live import until
 from pipeline_world import Transcriber, World
@@ -35,7 +36,10 @@ from whisperx_api_server.live.messages import SessionConfig
 from whisperx_api_server.live.registry import LiveSessions
 from whisperx_api_server.live.session import MAX_ACTIONS, Ending, Session
 from whisperx_api_server.live.settings import LiveSettings
-from whisperx_api_server.scheduling.work import Entry, Work
+from whisperx_api_server.pipeline.stages import Transcribing
+from whisperx_api_server.scheduling.batch_policy import BatchPolicy
+from whisperx_api_server.scheduling.lane import Lane
+from whisperx_api_server.scheduling.work import AnyEntry, Entry, Work
 
 E = TypeVar("E", bound=ServerEvent)
 
@@ -120,67 +124,129 @@ def scene(test: Callable[[Talk], Awaitable[None]], world: World | None = None) -
     return world
 
 
-def test_a_window_that_closes_takes_its_stale_decoding_off_the_lane() -> None:
-    """So the last decoding of a turn does not wait for another one."""
+@asynccontextmanager
+async def busy_lane(talk: Talk) -> AsyncGenerator[tuple[Lane[Any], list[AnyEntry]], None]:
+    """The transcriber's lane, which computes something else, and what is submitted meanwhile."""
     go = threading.Event()
     block: Work[object, None, bool] = Work(
         run=lambda _model, _batch, _features: [go.wait(PATIENCE)]
     )
+    submitted: list[AnyEntry] = []
+    await until(lambda: [each.state for each in talk.world.pool.statuses()] == ["ready"] * 2)
+    lane = talk.world.pool.statuses()[-1].lane
+    lane.submit(Entry(work=block, payload=None, client="other", request_id="other"))
+    await until(lambda: lane.in_flight == 1)
+    submit = lane.submit
+
+    def counted(entry: Entry[Any, Any, Any]) -> Any:
+        submitted.append(entry)
+        return submit(entry)
+
+    lane.submit = counted  # type: ignore[method-assign]
+    try:
+        yield lane, submitted
+    finally:
+        go.set()
+
+
+def test_a_window_that_closes_takes_its_stale_decoding_off_the_lane() -> None:
+    """So the last decoding of a turn does not wait for another one."""
 
     async def test(talk: Talk) -> None:
         async with talk.session():
-            await until(
-                lambda: [each.state for each in talk.world.pool.statuses()] == ["ready"] * 2
-            )
-            lane = talk.world.pool.statuses()[-1].lane
-            lane.submit(Entry(work=block, payload=None, client="other", request_id="other"))
-            await until(lambda: lane.in_flight == 1)
-            talk.say(say("red house door"))
-            await until(lambda: len(lane) == 1)
-            talk.say(say("blue tree"))
-            talk.commit()
-            await until(lambda: len(lane) == 2)  # one of which is cancelled
-            go.set()
-            assert await talk.completed() == ["red house door blue tree."]
+            async with busy_lane(talk) as (lane, submitted):
+                talk.say(say("red house door"))
+                await until(lambda: bool(submitted))
+                talk.commit()
+                await until(lambda: submitted[-1].urgent and len(lane) == 1)
+            assert await talk.completed() == ["red house door."]
 
     world = scene(test)
     assert world.hold.calls.count("transcribe") == 1
 
 
-def test_a_closed_window_keeps_its_place_when_the_next_one_closes() -> None:
-    go = threading.Event()
-    block: Work[object, None, bool] = Work(
-        run=lambda _model, _batch, _features: [go.wait(PATIENCE)]
-    )
-    submitted = []
-
+def test_a_draft_that_waits_is_replaced_by_one_of_the_newest_audio() -> None:
     async def test(talk: Talk) -> None:
         async with talk.session():
-            await until(
-                lambda: [each.state for each in talk.world.pool.statuses()] == ["ready"] * 2
-            )
-            lane = talk.world.pool.statuses()[-1].lane
-            lane.submit(Entry(work=block, payload=None, client="other", request_id="other"))
-            await until(lambda: lane.in_flight == 1)
-            submit = lane.submit
-
-            def counted(entry: Entry[Any, Any, Any]) -> Any:
-                submitted.append(entry)
-                return submit(entry)
-
-            lane.submit = counted  # type: ignore[method-assign]
-            talk.say(say("red house door"))
-            await until(lambda: len(submitted) == 1)
-            talk.say(silence(4))
-            await until(lambda: len(submitted) == 2)
-            talk.say(say("blue tree"))
+            async with busy_lane(talk) as (lane, submitted):
+                talk.say(say("red house door"))
+                await until(lambda: bool(submitted))
+                talk.say(say("blue tree water night"))
+                first = submitted[0]
+                await until(lambda: first.future.cancelled() and len(lane) == 1)
+                assert all(each.draft for each in submitted)
             talk.commit()
-            await until(lambda: bool(talk.of(Committed)))
-            go.set()
-            await talk.completed()
+            assert await talk.completed() == ["red house door blue tree water night."]
+            decoded = [each for each in submitted if not each.future.cancelled()]
+            assert all(each.payload.window.end > first.payload.window.end for each in decoded)
 
     scene(test)
-    assert len(submitted) == 3  # the first window as it was, and both whole
+
+
+def test_a_draft_that_is_being_computed_is_not_replaced() -> None:
+    async def test(talk: Talk) -> None:
+        hold = talk.world.hold
+        hold.stage = "transcribe"
+        async with talk.session():
+            talk.say(say("red house door"))
+            await until(hold.entered.is_set)
+            heard = hold.calls.count("vad")
+            talk.say(say("blue tree"))
+            await until(lambda: hold.calls.count("vad") > heard + 1)
+            lane = talk.world.pool.statuses()[-1].lane
+            assert (lane.in_flight, len(lane)) == (1, 0)
+            hold.go.set()
+            talk.commit()
+            assert await talk.completed() == ["red house door blue tree."]
+
+    scene(test)
+
+
+def test_a_closed_window_keeps_its_place_when_the_next_one_closes() -> None:
+    async def test(talk: Talk) -> None:
+        async with talk.session():
+            async with busy_lane(talk) as (_, submitted):
+                talk.say(say("red house door"))
+                await until(lambda: bool(submitted))
+                talk.say(silence(4))
+                await until(lambda: submitted[-1].urgent)
+                talk.say(say("blue tree"))
+                talk.commit()
+                await until(lambda: bool(talk.of(Committed)))
+            await talk.completed()
+            assert sum(each.urgent for each in submitted) == 2  # each window, whole
+
+    scene(test)
+
+
+def test_other_requests_have_short_batches_only_while_a_session_is_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also while nobody speaks."""
+    take = BatchPolicy.take
+    short: list[bool] = []
+    work: Work[object, None, None] = Work(run=lambda _model, batch, _features: batch)
+
+    def observed(policy: BatchPolicy, most: int | None = None, *, live: bool) -> list[AnyEntry]:
+        batch = take(policy, most, live=live)
+        short.extend(live for entry in batch if entry.client == "other")
+        return batch
+
+    monkeypatch.setattr(BatchPolicy, "take", observed)
+
+    async def test(talk: Talk) -> None:
+        async def other() -> None:
+            entry = Entry(work=work, payload=None, client="other", request_id="other")
+            await asyncio.wrap_future(lane.submit(entry))
+
+        async with talk.world.pool.lease(talk.world.catalog.transcriber("small")) as lane:
+            async with talk.session():
+                await until(lambda: [each.leases for each in talk.world.pool.statuses()] == [2, 1])
+                await other()
+            await other()
+
+    scene(test)
+    assert short == [True, False]
 
 
 def test_a_turn_whose_pause_was_decoded_is_complete_at_its_end() -> None:
@@ -255,6 +321,30 @@ def test_a_session_without_a_voice_detector_ends_with_its_error() -> None:
         assert error.error.message == "install it"
 
     scene(test, world)
+
+
+def test_a_turn_whose_draft_fails_as_it_ends_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    transcribe = Transcribing.transcribe
+
+    async def test(talk: Talk) -> None:
+        async def failing(
+            self: Transcribing, window: Window, options: DecodeOptions, *, urgent: bool
+        ) -> WindowTranscript:
+            if not options.draft:
+                return await transcribe(self, window, options, urgent=urgent)
+            talk.commit()
+            cancelled: asyncio.Future[WindowTranscript] = asyncio.Future()
+            try:
+                return await cancelled
+            except asyncio.CancelledError:
+                raise InsufficientMemory("too large") from None
+
+        monkeypatch.setattr(Transcribing, "transcribe", failing)
+        async with talk.session():
+            talk.say(say("red house door"))
+            assert await talk.completed() == ["red house door."]
+
+    scene(test)
 
 
 class Unsure(Transcriber):

@@ -497,6 +497,31 @@ def test_a_model_loaded_again_keeps_its_measured_size(monkeypatch: pytest.Monkey
     play(scene)
 
 
+def test_voice_activity_is_found_while_other_models_compute() -> None:
+    """Live sessions need it for every half second of audio."""
+
+    async def scene(world: World) -> None:
+        busy = [key(name) for name in ("transcriber", "aligner")]
+        detector = replace(key("detector"), stage="vad")
+        async with AsyncExitStack() as leases:
+            lanes = [await leases.enter_async_context(world.pool.lease(each)) for each in busy]
+            for model in world.models.values():
+                model.may_end.clear()
+            held = [
+                lane.submit(Entry(work=DOUBLE, payload=1, client="a", request_id="file"))
+                for lane in lanes
+            ]
+            await until(lambda: all(future.running() for future in held))
+            lane = await leases.enter_async_context(world.pool.lease(detector))
+            found = lane.submit(Entry(work=DOUBLE, payload=2, client="b", request_id="live"))
+            await until(found.done)
+            assert not any(future.done() for future in held)
+            for model in world.models.values():
+                model.may_end.set()
+
+    play(scene)
+
+
 def test_cancel_reaches_every_lane() -> None:
     async def scene(world: World) -> None:
         async with world.pool.lease(key("a")) as one, world.pool.lease(key("b")) as two:

@@ -8,7 +8,7 @@ import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 
 import pytest
 
@@ -107,13 +107,54 @@ def test_cancel_drops_what_waits_at_once(lanes: Lanes) -> None:
     assert engine.batches == [[0], [9]]
 
 
-def test_a_withdrawn_future_is_skipped(lanes: Lanes) -> None:
+def test_an_entry_whose_future_is_cancelled_leaves_the_queue(lanes: Lanes) -> None:
     lane, engine = lanes.held()
     first, second = submit(lane, "r", 1), submit(lane, "r", 2)
     first.cancel()
+    assert (len(lane), lane.stats.cancelled) == (1, 1)
     engine.go.set()
     assert second.result(PATIENCE) == 4
     assert engine.batches == [[0], [2]]
+
+
+@pytest.mark.parametrize("stale", ["draft", "whole"])
+def test_the_end_of_a_turn_is_in_the_next_batch_after_a_stale_decoding(
+    lanes: Lanes, stale: str
+) -> None:
+    """Beside a file, of which no more than one window is in a batch."""
+    lane, engine = lanes.held()
+    file = [submit(lane, "file", number, key="whole") for number in range(1, 4)]
+    submit(lane, "live", 10, key=stale, draft=stale == "draft").cancel()
+    final = submit(lane, "live", 11, key="whole", urgent=True)
+    engine.go.set()
+    for future in (*file, final):
+        future.result(PATIENCE)
+    assert engine.batches[1] == [1, 11]
+
+
+def test_a_plain_upload_has_short_batches_while_a_live_session_is_open(lanes: Lanes) -> None:
+    now = 0.0
+
+    def run(_: Engine, numbers: Sequence[int], __: object) -> list[int]:
+        nonlocal now
+        now += 2.0 * len(numbers)
+        return list(numbers)
+
+    work: Work[Engine, int, int] = Work(run=run)
+    lane = lanes.lane(max_batch=8, clock=lambda: now)
+    largest = []
+    for live in (True, False):
+        held = threading.Event()
+        blocker: Work[Engine, int, bool] = Work(run=lambda *_, held=held: [held.wait(PATIENCE)])
+        lane.submit(Entry(work=blocker, payload=0, client="a", request_id="r"))
+        futures = [submit(lane, "r", number, work=work) for number in range(16)]
+        with lane.live() if live else nullcontext():
+            held.set()
+            for future in futures:
+                future.result(PATIENCE)
+        largest.append(lane.stats.largest_batch)
+    assert largest[0] <= 3
+    assert largest[1] == 8
 
 
 def test_poison_fails_its_own_request_only(lanes: Lanes) -> None:

@@ -84,14 +84,18 @@ class LiveWindow:
         return self.span.end - self.span.last_speech >= TAIL
 
     @property
+    def is_spoken(self) -> bool:
+        """Whether its speech goes on."""
+        return self.span.end - self.span.last_speech <= HESITATION
+
+    @property
     def is_due(self) -> bool:
         """Whether it has enough new audio, or a pause that may be its end."""
         span = self.span
         new = span.end - self.decoded
         if span.closed or self.is_paused:
             return new > 0 and not span.closed
-        speaking = span.end - span.last_speech <= HESITATION
-        return speaking and new >= self.step and span.end - span.first >= FIRST
+        return self.is_spoken and new >= self.step and span.end - span.first >= FIRST
 
     @property
     def decoding(self) -> Decoding:
@@ -151,6 +155,12 @@ class Decoding:
         if self.draft:
             return window.span.closed or window.is_paused
         return window.span.closed and self.end != window.span.end
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether it is a draft, and one of more speech can take its place."""
+        window = self.window
+        return self.draft and not self.is_stale and window.is_spoken and window.span.end > self.end
 
 
 def text_of(transcript: WindowTranscript) -> str:

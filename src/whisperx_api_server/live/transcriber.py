@@ -52,8 +52,9 @@ class LiveRequest:
 class LiveTranscriber:
     """Decodes closed windows in order, and the one that grows whenever the lane has answered.
 
-    So a session never has two windows on a lane, and what it decodes is always the newest. A
-    decoding that a closed or cleared window has made useless leaves the lane's queue.
+    So a session never has two windows in the lane's queue. A draft that waits there gives its place
+    to one of the newest audio, and a decoding that a closed or cleared window has made useless
+    leaves the queue.
     """
 
     def __init__(
@@ -84,7 +85,8 @@ class LiveTranscriber:
     def grow(self, window: LiveWindow | None) -> None:
         """Note that the window that is open has grown, or that none is open."""
         self._growing = window
-        self._land()
+        self._cancel_if_stale()
+        self._renew()
         self._changed.set()
 
     def close(self, window: LiveWindow) -> None:
@@ -92,7 +94,7 @@ class LiveTranscriber:
         self._growing = None
         self._queue.append(window)
         self._answered.clear()
-        self._land()
+        self._cancel_if_stale()
         self._changed.set()
 
     def end(self, item: Item) -> None:
@@ -105,7 +107,7 @@ class LiveTranscriber:
         """Drop an item, which its client cleared."""
         item.abandoned = True
         self._growing = None
-        self._land()
+        self._cancel_if_stale()
         self._changed.set()
 
     async def until_answered(self) -> None:
@@ -124,10 +126,18 @@ class LiveTranscriber:
         windows = [each for each in (*self._queue, self._growing) if isinstance(each, LiveWindow)]
         return min((each.span.first for each in windows), default=self._buffer.end)
 
-    def _land(self) -> None:
+    def _cancel_if_stale(self) -> None:
         """Take the decoding that is under way off its lane if it is stale."""
         if self._flight is not None and self._flight[0].is_stale:
             self._flight[1].cancel()
+
+    def _renew(self) -> None:
+        """Let the newest audio of a window take the place of its draft that waits on the lane."""
+        if self._flight is None or self._leased is None or not self._leased[1].waits:
+            return
+        waiting = self._flight[0]
+        if waiting.is_outdated:
+            self._start(waiting.window.decoding)
 
     # -- the transcriber's own task -----------------------------------------------------------
 
@@ -163,21 +173,31 @@ class LiveTranscriber:
 
     async def _decode(self, window: LiveWindow) -> None:
         """Decode a window as it is now, unless that has been done, and send what is certain."""
-        decoding = window.decoding
+        if window.span.closed and window.final is not None:
+            await self._take(window.decoding, window.final)
+            return
+        decoding, flight = await self._decode_newest(window.decoding)
+        if flight.cancelled():
+            return
         try:
-            transcript = window.final if window.span.closed else None
-            if transcript is None:
-                transcript = await self._fly(decoding)
+            transcript = flight.result()
         except ServiceError as error:
-            if not window.span.closed:
-                window.skip(decoding.end)
-                logger.info("a partial transcript failed: %s", error.message)
-                return
+            self._note_failure(decoding, error)
+            return
+        if not decoding.is_stale:
+            await self._take(decoding, transcript)
+
+    def _note_failure(self, decoding: Decoding, error: ServiceError) -> None:
+        """Fail the item if the decoding was the last one of its window."""
+        window = decoding.window
+        if decoding.is_stale:
+            return
+        if window.span.closed:
             self._queue.popleft()
             window.item.error = window.item.error or error
-            return
-        if transcript is not None and not decoding.is_stale:
-            await self._take(decoding, transcript)
+        else:
+            window.skip(decoding.end)
+            logger.info("a partial transcript failed: %s", error.message)
 
     async def _take(self, decoding: Decoding, transcript: WindowTranscript) -> None:
         window, end = decoding.window, decoding.end
@@ -197,20 +217,33 @@ class LiveTranscriber:
         if delta:
             await self._send(Delta(item_id=window.item.id, delta=delta))
 
-    async def _fly(self, decoding: Decoding) -> WindowTranscript | None:
-        """The transcript of a window; None if that is no longer wanted."""
-        flight = asyncio.ensure_future(self._transcribe(decoding))
-        self._flight = decoding, flight
+    def _start(self, decoding: Decoding) -> None:
+        """Start a decoding, in place of the one that is under way."""
+        before = self._flight
+        self._flight = decoding, asyncio.ensure_future(self._transcribe(decoding))
+        if before is not None:  # it leaves the queue later, so the session keeps its turn
+            before[1].cancel()
+
+    async def _decode_newest(
+        self, decoding: Decoding
+    ) -> tuple[Decoding, asyncio.Task[WindowTranscript]]:
+        """Run a decoding, or those that take its place; the last one, and its task, which ended."""
         clock = asyncio.get_running_loop().time
         begun = clock()
+        self._start(decoding)
+        ended = None
         try:
-            await asyncio.wait({flight})
-            if decoding.draft:
-                decoding.window.took(clock() - begun)
-            return None if flight.cancelled() else flight.result()
+            while ended is not self._flight:
+                ended = self._flight
+                assert ended is not None
+                await asyncio.wait({ended[1]})
         finally:
-            flight.cancel()
-            self._flight = None
+            newest, self._flight = self._flight, None
+            assert newest is not None
+            newest[1].cancel()
+        if decoding.draft:
+            decoding.window.took(clock() - begun)
+        return newest
 
     async def _transcribe(self, decoding: Decoding) -> WindowTranscript:
         window, end = decoding.window, decoding.end
@@ -252,6 +285,7 @@ class LiveTranscriber:
             await self._leases.aclose()
             transcriber = self._engines(self._request(options)).transcriber()
             engine = await self._leases.enter_async_context(transcriber)
+            self._leases.enter_context(engine.lane.live())
             self._leased = options.model, engine
         return self._leased[1]
 

@@ -148,6 +148,7 @@ class _Leased(Generic[M]):
         *,
         key: Hashable = None,
         padded_seconds: float = 1.0,
+        seconds: float = 0.0,
         repeated: bool = False,
         draft: bool = False,
         urgent: bool = False,
@@ -161,6 +162,7 @@ class _Leased(Generic[M]):
             request_id=self.request.id,
             key=key,
             padded_seconds=padded_seconds,
+            seconds=seconds,
             max_batch=self.request.batch_size,
             watched=self.request.watched,
             repeated=repeated,
@@ -176,6 +178,11 @@ class Transcribing(_Leased[Transcriber]):
     """A leased transcriber, and its capabilities."""
 
     capabilities: Capabilities
+
+    @property
+    def waits(self) -> bool:
+        """Whether a window of the request is in the queue, and is not being decoded."""
+        return self.lane.waits(self.request.client, self.request.id)
 
     async def transcribe(
         self,
@@ -196,6 +203,7 @@ class Transcribing(_Leased[Transcriber]):
                 _Decode(window=window, options=options),
                 key=model.batch_key(options),
                 padded_seconds=self._padded_seconds(window),
+                seconds=window.end - window.start,
                 repeated=repeated,
                 draft=options.draft,
                 urgent=urgent,

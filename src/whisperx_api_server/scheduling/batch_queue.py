@@ -2,15 +2,15 @@
 
 Entries are grouped by client, then by request. A batch starts with the request whose turn it is
 and is filled in rounds, one entry per request and round, so that a request with one window joins
-beside a request with a thousand. Rounds after the first can be limited per request (`share`),
-because each further entry makes the batch longer for all others. Drafts keep their place while an
+beside a request with a thousand. Rounds after the first can be limited (`may_extend`), because
+each further entry makes the batch longer for all others. Drafts keep their place while an
 urgent entry waits: the urgent entry passes only drafts.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from .work import AnyEntry
 
@@ -48,6 +48,22 @@ class BatchQueue:
             queue.append(entry)
         self._count += 1
 
+    def waits(self, client: str, request_id: str) -> bool:
+        """Whether a request has entries waiting."""
+        return request_id in self._clients.get(client, ())
+
+    def remove(self, client: str, request_id: str, future: object) -> list[AnyEntry]:
+        """Remove and return the entry of a request with this future, if it waits."""
+        if not self.waits(client, request_id):
+            return []
+        queue = self._clients[client][request_id]
+        removed = [entry for entry in queue if entry.future is future]
+        for entry in removed:
+            queue.remove(entry)
+        self._count -= len(removed)
+        self._drop_if_empty(client, request_id)
+        return removed
+
     def cancel(self, request_id: str) -> list[AnyEntry]:
         """Remove and return all entries of a request."""
         removed: list[AnyEntry] = []
@@ -63,15 +79,15 @@ class BatchQueue:
         self,
         max_batch: int,
         max_padded_seconds: float | None = None,
-        share: Callable[[AnyEntry], int | None] = lambda _: None,
+        may_extend: Callable[[Sequence[AnyEntry], AnyEntry], bool] = lambda _batch, _entry: True,
         worker: object | None = None,
     ) -> list[AnyEntry]:
         """Take the next batch: at most `max_batch` entries of one work and key.
 
         A batch's padded seconds are its longest entry's times its size; the first entry is taken
-        regardless of its length. `share(entry)` is the batch size from which on the entry does
-        not join if its request is already in the batch; None for no limit. An entry for another
-        worker than `worker` keeps its place, and so do those behind it in its request.
+        regardless of its length. `may_extend(batch, entry)` says whether an entry joins whose
+        request is already in the batch. An entry for another worker than `worker` keeps its place,
+        and so do those behind it in its request.
         """
         batch: list[AnyEntry] = []
         served: set[str] = set()
@@ -80,11 +96,11 @@ class BatchQueue:
         def may_join(entry: AnyEntry) -> bool:
             if urgent and entry.draft:
                 return False
-            if entry.request_id in served:
-                limit = share(entry)
-                if limit is not None and len(batch) >= limit:
-                    return False
-            return _is_for(worker, entry) and _fits(entry, batch, max_padded_seconds)
+            return (
+                _is_for(worker, entry)
+                and _fits(entry, batch, max_padded_seconds)
+                and (entry.request_id not in served or may_extend(batch, entry))
+            )
 
         progress = True
         while progress:
@@ -108,13 +124,17 @@ class BatchQueue:
                 continue
             entry = queue.popleft()
             requests.move_to_end(request_id)
-            if not queue:
-                del requests[request_id]
             self._clients.move_to_end(client)
-            if not requests:
-                del self._clients[client]
+            self._drop_if_empty(client, request_id)
             return entry
         return None
+
+    def _drop_if_empty(self, client: str, request_id: str) -> None:
+        requests = self._clients[client]
+        if not requests[request_id]:
+            del requests[request_id]
+        if not requests:
+            del self._clients[client]
 
     def has_work(self, worker: object) -> bool:
         """Whether a worker would find an entry."""

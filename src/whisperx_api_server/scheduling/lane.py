@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from typing import Generic
 
@@ -80,7 +82,10 @@ class Lane(Generic[M]):
         return ready[next(self._turns) % len(ready)]
 
     def submit(self, entry: Entry[M, P, R]) -> Future[R]:
-        """Queue an entry; its future always completes."""
+        """Queue an entry; its future always completes.
+
+        The entry leaves the queue when its future is cancelled.
+        """
         shared = self._shared
         entry.queued_at = shared.clock()
         with shared.changed:
@@ -95,7 +100,24 @@ class Lane(Generic[M]):
                 shared.changed.notify_all()
         if not accepted:
             entry.fail(Unavailable(UNLOADED))
+        entry.future.add_done_callback(partial(self._withdraw, entry.client, entry.request_id))
         return entry.future
+
+    def waits(self, client: str, request_id: str) -> bool:
+        """Whether a request has entries waiting."""
+        with self._shared.changed:
+            return self._shared.queue.waits(client, request_id)
+
+    @contextmanager
+    def live(self) -> Iterator[None]:
+        """Keep the batches of all requests short meanwhile, for a speaker who may begin."""
+        with self._shared.changed:
+            self._shared.live += 1
+        try:
+            yield
+        finally:
+            with self._shared.changed:
+                self._shared.live -= 1
 
     def cancel(self, request_id: str) -> int:
         """Remove the waiting entries of a request, and return their number.
@@ -151,6 +173,16 @@ class Lane(Generic[M]):
         if not ready:
             raise Unavailable("the model is not loaded at the moment; try again")
         return ready
+
+    def _withdraw(self, client: str, request_id: str, future: Future[R]) -> None:
+        """Remove the entry of a future that is cancelled.
+
+        The future must not refer to its entry, which would keep the audio until a collection.
+        """
+        if future.cancelled():
+            with self._shared.changed:
+                removed = self._shared.queue.remove(client, request_id, future)
+                self._shared.count_cancelled(removed)
 
     def _worker_ended(self, _: Future[None]) -> None:
         with self._shared.changed:

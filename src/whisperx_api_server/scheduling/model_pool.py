@@ -244,9 +244,7 @@ class ModelPool:
             [
                 Place(
                     load=partial(self._loader.load, key, device, loop),
-                    device=self._semaphores.setdefault(
-                        device, FairSemaphore(self._scheduling.concurrent_per_device)
-                    ),
+                    device=self._semaphore(key, device),
                 )
                 for device in devices
             ],
@@ -261,6 +259,18 @@ class ModelPool:
             lambda loaded: loop.call_soon_threadsafe(self._load_ended, entry, loaded.exception())
         )
         return entry
+
+    def _semaphore(self, key: ModelKey, device: Device) -> FairSemaphore:
+        """What limits a model's computing on a device.
+
+        Voice activity takes milliseconds on one thread, and live sessions need it for every half
+        second of audio: it waits for no other model.
+        """
+        if key.stage == "vad":
+            return FairSemaphore(1)
+        return self._semaphores.setdefault(
+            device, FairSemaphore(self._scheduling.concurrent_per_device)
+        )
 
     def _devices_of(self, key: ModelKey) -> list[Device]:
         """The devices that get a copy of a model; of a voice detector, one computes enough."""

@@ -16,6 +16,9 @@ R = TypeVar("R")  # the result
 
 logger = logging.getLogger(__name__)
 
+SHORTEST = 1.0
+"""Seconds of audio as which a shorter entry counts: its batch still takes time."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Work(Generic[M, P, R]):
@@ -34,8 +37,9 @@ class Work(Generic[M, P, R]):
 class Entry(Generic[M, P, R]):
     """One payload that waits for a lane, and the future of its result.
 
-    Only entries with equal `work` and `key` share a batch. `max_batch` is the maximum size of a
-    batch with this entry, None for no limit. `watched`: a client streams the results as they come.
+    Only entries with equal `work` and `key` share a batch. `seconds` of audio tell how long it
+    takes; 0 for `padded_seconds`. `max_batch` is the maximum size of a batch with this entry, None
+    for no limit. `watched`: a client streams the results as they come.
     `repeated`: the window was computed before and holds up later ones, so it goes first.
     `draft`: it will be computed again, with more audio; it waits while an `urgent` entry does.
     `worker`: the only worker that may compute it, None for any.
@@ -48,6 +52,7 @@ class Entry(Generic[M, P, R]):
     request_id: str
     key: Hashable = None
     padded_seconds: float = 1.0
+    seconds: float = 0.0
     max_batch: int | None = None
     watched: bool = False
     repeated: bool = False
@@ -57,6 +62,9 @@ class Entry(Generic[M, P, R]):
     future: Future[R] = field(default_factory=Future)
     features: Future[object | None] | None = None
     queued_at: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.seconds = max(SHORTEST, self.seconds or self.padded_seconds)
 
     @property
     def preparable(self) -> bool:

@@ -61,7 +61,8 @@ class Shared(Generic[M]):
     """The state that the workers of a lane share, guarded by `changed`; they call `observe`.
 
     `loaded` is done once a worker has loaded the model, or fails with the error of the last one
-    that could not. It is replaced when no worker has the model.
+    that could not. It is replaced when no worker has the model. `live` is the number of open live
+    sessions.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Shared(Generic[M]):
     workers: list[Worker[M]] = field(default_factory=list)
     loaded: Future[None] = field(default_factory=Future)
     closing: bool = False
+    live: int = 0
 
     def close(self, error: Exception) -> None:
         """Stop accepting work, and fail the waiting entries."""
@@ -256,10 +258,11 @@ class Worker(Generic[M]):
                 not worker.in_flight for worker in self._shared.workers if worker.model is not None
             )
             batch = []
-            for entry in self._policy.take(math.ceil(len(self._shared.queue) / idle)):
+            most = math.ceil(len(self._shared.queue) / idle)
+            for entry in self._policy.take(most, live=self._shared.live > 0):
                 if entry.begin():
                     batch.append(entry)
-                else:  # its future was cancelled
+                else:  # its future was cancelled, but is not yet withdrawn
                     self._shared.count_cancelled([entry])
             self.in_flight = batch
             self._changed.notify_all()  # features of the next batches can be computed
