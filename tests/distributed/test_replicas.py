@@ -127,7 +127,7 @@ def test_the_text_goes_on_when_the_watching_replica_takes_up_the_job(tmp_path: P
     play(tmp_path, scene)
 
 
-def test_what_is_no_id_is_not_looked_for(tmp_path: Path) -> None:
+def test_malformed_ids_are_not_looked_up(tmp_path: Path) -> None:
     async def scene(cluster: Cluster) -> None:
         async with process(cluster, "one") as one:
             cluster.bucket.down = True
@@ -433,7 +433,7 @@ def test_without_workers_requests_are_refused_and_jobs_wait(
     play(tmp_path, scene)
 
 
-def test_what_has_grown_old_is_deleted(tmp_path: Path) -> None:
+def test_old_objects_are_deleted(tmp_path: Path) -> None:
     async def scene(cluster: Cluster) -> None:
         await cluster.worker()
         async with process(cluster, "here") as here:

@@ -167,7 +167,7 @@ def test_a_checkpoint_is_the_sum_of_its_parts(
     assert loaded.diarization == diarization
 
 
-def test_what_is_not_a_number_arrives_too() -> None:
+def test_infinite_numbers_are_transmitted() -> None:
     window = WindowTranscript(
         window_index=0, language="en", language_probability=math.inf, segments=()
     )

@@ -303,7 +303,7 @@ def test_a_worker_stops_what_another_has_taken(tmp_path: Path) -> None:
     play(tmp_path, scene)
 
 
-def test_what_is_queued_twice_is_computed_once(tmp_path: Path) -> None:
+def test_a_run_queued_twice_is_computed_once(tmp_path: Path) -> None:
     async def scene(cluster: Cluster) -> None:
         worker = await cluster.worker()
         replica = await cluster.replica()

@@ -143,7 +143,7 @@ def test_headerless_audio_may_end_within_a_sample(either_server: Server, cut: in
         ),
     ],
 )
-def test_what_cannot_be_honoured_is_refused(
+def test_unsupported_fields_are_refused(
     either_server: Server, query: dict[str, str], status: int, param: str
 ) -> None:
     assert param in refused(ask(either_server, "/asr", wav(SOUND), **query), status, param)

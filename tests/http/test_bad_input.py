@@ -82,7 +82,7 @@ def playlist(folder: Path) -> bytes:
         ("zeros.wav", lambda _: bytes(5000)),
     ],
 )
-def test_what_is_no_recording_is_refused(
+def test_files_without_audio_are_refused(
     either_server: Server, tmp_path: Path, name: str, make: Callable[[Path], bytes]
 ) -> None:
     answer = either_server.http.post(PATH, files={"file": (name, make(tmp_path))})
@@ -216,7 +216,7 @@ def test_a_file_needs_no_filename(fake_server: Server, disposition: str) -> None
     assert answer.json()["text"] == TEXT
 
 
-def test_a_file_input_without_a_choice_is_no_file(fake_server: Server) -> None:
+def test_an_empty_file_input_counts_as_absent(fake_server: Server) -> None:
     """Browsers send it as an empty file with an empty name."""
     body = part("file", b"", "") + part("audio_url", b"http://127.0.0.1/a.wav") + END
 
@@ -440,7 +440,7 @@ def test_fields_that_contradict_each_other_are_refused(
         ({"num_speakers": "2"}, "num_speakers"),
     ],
 )
-def test_what_cannot_be_served_together_is_refused(
+def test_fields_that_exclude_each_other_are_refused(
     either_server: Server, fields: dict[str, Any], param: str
 ) -> None:
     check_refusal(
@@ -576,7 +576,9 @@ def odd_request(fake_server: Server) -> Iterator[Callable[[bytes], bytes]]:
     ],
     ids=["tls", "header", "length"],
 )
-def test_what_is_no_http_is_no_crash(odd_request: Callable[[bytes], bytes], raw: bytes) -> None:
+def test_bytes_that_are_not_http_do_not_stop_the_server(
+    odd_request: Callable[[bytes], bytes], raw: bytes
+) -> None:
     assert b" 400 " in odd_request(raw).split(b"\r\n")[0]
 
 

@@ -74,7 +74,7 @@ def test_files_are_written_and_nothing_stays_on_the_server(
 
 
 @pytest.mark.usefixtures("recordings")
-def test_what_the_server_refuses_names_the_file(either_server: Server) -> None:
+def test_a_refusal_of_the_server_names_the_file(either_server: Server) -> None:
     status, _, errors = run("transcribe", "a.wav", "--model", "../x", "--url", either_server.url)
     assert status == 1
     assert errors.startswith("error: a.wav: there is no model '../x' here")

@@ -36,7 +36,7 @@ def refused(answer: httpx.Response, status: int, param: str) -> str:
 
 
 @pytest.mark.parametrize("output", ["json", "text", "srt", "vtt", "aud", "diarized_json"])
-def test_granularity_segment_means_nothing_where_there_are_no_segments(
+def test_granularity_segment_is_ignored_in_formats_without_segments(
     either_server: Server, output: str
 ) -> None:
     plain = either_server.transcribe(RECORDING, response_format=output)
@@ -130,7 +130,7 @@ def test_numbered_lists_are_lists(either_server: Server) -> None:
     assert [each["filename"] for each in answer.json()["results"]] == ["0.wav", "1.wav"]
 
 
-def test_space_around_a_value_is_no_part_of_it(either_server: Server) -> None:
+def test_space_around_a_value_is_removed(either_server: Server) -> None:
     fields: dict[str, Any] = {
         "response_format": " verbose_json\r\n",
         GRANULARITIES: [" word "],

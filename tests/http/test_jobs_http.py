@@ -122,7 +122,7 @@ def test_a_diarized_job_has_speakers_in_every_format(server: Server, gate: Gate)
     assert "[SPEAKER_00]: " in result(server, job, response_format="srt").text
 
 
-def test_what_the_job_did_not_find_out_is_not_made_up(server: Server, gate: Gate) -> None:
+def test_a_result_cannot_have_more_than_its_job_computed(server: Server, gate: Gate) -> None:
     gate.allow()
     job = submit(server, sentences(1), align="false")
     wait_for(server, job)
@@ -172,7 +172,7 @@ def test_a_result_is_under_the_rules_of_a_submission(
     assert asked["words"]  # what the query leaves out is as submitted
 
 
-def test_there_is_no_result_before_the_end(server: Server, gate: Gate) -> None:
+def test_a_running_job_has_no_result(server: Server, gate: Gate) -> None:
     gate.allow(0)
     job = submit(server, sentences(1))
 

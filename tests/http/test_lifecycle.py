@@ -223,7 +223,7 @@ def test_every_stage_is_managed(either_server: Server) -> None:
         ("diarize_models", {"model": "somebody/diarizer"}, 404, "model_not_found", "model"),
     ],
 )
-def test_what_cannot_be_loaded_is_refused(
+def test_models_that_cannot_be_loaded_are_refused(
     either_server: Server, stage: str, fields: dict[str, str], status: int, code: str, param: str
 ) -> None:
     for action in ("load", "unload"):
@@ -395,7 +395,7 @@ def on_hub(tmp_path_factory: pytest.TempPathFactory, hub: Hub) -> Iterator[Serve
     ],
     ids=["unknown", "gated", "down"],
 )
-def test_what_the_hub_refuses_is_said_and_costs_nothing(
+def test_a_refusal_of_the_hub_is_reported_and_leaves_nothing_loaded(
     on_hub: Server,
     hub: Hub,
     speech: Speech,

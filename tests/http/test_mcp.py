@@ -120,7 +120,7 @@ def test_over_http_only_files_of_the_directory_are_read(over_http: Any, recordin
         assert "only files below" in answer.content[0].text
 
 
-def test_what_cannot_be_done_is_said_in_one_line(over_http: Any) -> None:
+def test_errors_are_one_line(over_http: Any) -> None:
     url, _ = over_http
     for tool, arguments, reason in (
         ("transcribe", {"source": "absent.wav"}, "absent.wav is not a file"),

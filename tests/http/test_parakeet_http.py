@@ -239,7 +239,7 @@ def test_streaming(parakeet_server: Server, speech: Speech) -> None:
         ("translations", {}, "model", "does not translate"),
     ],
 )
-def test_what_it_cannot_do_is_said(
+def test_unsupported_options_are_named(
     parakeet_server: Server,
     speech: Speech,
     path: str,

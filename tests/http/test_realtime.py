@@ -137,7 +137,7 @@ def test_a_client_that_commits_gets_one_item_for_each_commit(fake_server: Server
     assert len({event["item_id"] for event in first if "item_id" in event}) == 1
 
 
-def test_what_is_cleared_is_not_transcribed(fake_server: Server) -> None:
+def test_cleared_audio_is_not_transcribed(fake_server: Server) -> None:
     with live(fake_server) as session:
         session.listen(**MANUAL)
         session.say(say("red house"))

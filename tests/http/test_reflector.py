@@ -258,7 +258,7 @@ def test_batched_is_as_alone(parakeet_server: Server, twenty: list[Utterance]) -
 
 
 @pytest.mark.parametrize("batch", ["true", "false"])
-def test_a_file_that_is_no_audio_is_named(
+def test_a_file_without_audio_is_named(
     parakeet_server: Server, twenty: list[Utterance], batch: str
 ) -> None:
     files = [*uploads(twenty[:3], "files"), ("files", ("notes.txt", b"no audio at all" * 99))]

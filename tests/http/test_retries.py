@@ -100,7 +100,7 @@ def test_a_stream_that_joins_hears_everything(
     assert len(gate.passed) - before == 4
 
 
-def test_who_leaves_does_not_take_the_others_along(
+def test_a_disconnect_keeps_a_shared_run(
     server: Server, gate: Gate, pool: ThreadPoolExecutor
 ) -> None:
     gate.allow(1)
@@ -132,7 +132,7 @@ OTHERS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("difference", OTHERS)
-def test_what_differs_shares_nothing(
+def test_different_requests_do_not_share_a_run(
     server: Server, gate: Gate, pool: ThreadPoolExecutor, difference: str
 ) -> None:
     gate.allow(0)

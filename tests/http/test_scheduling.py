@@ -276,7 +276,7 @@ def test_a_stream_alone_flows_and_a_plain_request_has_whole_batches(
 
 
 @pytest.mark.parametrize("fields", [{}, {"stream": "true"}, {"diarize": "true"}])
-def test_who_hangs_up_leaves_nothing_behind(held: Unruly, fields: dict[str, str]) -> None:
+def test_a_disconnect_frees_queue_and_files(held: Unruly, fields: dict[str, str]) -> None:
     server = held.server
     cancelled = server.lane()["cancelled"]
     files = len(server.temp_files())
@@ -329,7 +329,7 @@ def test_time_is_up_and_idle_models_go(start: Callable[..., Unruly]) -> None:
     assert server.transcribe(clip("blue")).json()["text"] == "blue."
 
 
-def test_what_was_accepted_is_answered_before_the_end(start: Callable[..., Unruly]) -> None:
+def test_accepted_requests_are_answered_before_shutdown(start: Callable[..., Unruly]) -> None:
     unruly = start(WHISPER__BATCH_SIZE="2")
     server = unruly.server
     unruly.hold()

@@ -154,7 +154,7 @@ def test_a_failure_in_the_middle_is_an_event(server: Server, gate: Gate) -> None
     eventually(lambda: is_idle(server))
 
 
-def test_who_leaves_withdraws_the_request(server: Server, gate: Gate) -> None:
+def test_a_disconnect_withdraws_the_request(server: Server, gate: Gate) -> None:
     gate.allow(1)
     before = len(gate.passed)
     events = Events(server, sentences(30), **CHUNK)
@@ -171,7 +171,9 @@ def test_who_leaves_withdraws_the_request(server: Server, gate: Gate) -> None:
     assert len(gate.passed) - before <= 2
 
 
-def test_who_leaves_before_the_first_event_withdraws_it_too(server: Server, gate: Gate) -> None:
+def test_a_disconnect_before_the_first_event_withdraws_the_request(
+    server: Server, gate: Gate
+) -> None:
     gate.allow(0)
     before = len(gate.passed)
     client = Client(server, sentences(8), stream="true", **CHUNK)

@@ -51,7 +51,7 @@ def test_an_empty_queue_takes_any_length() -> None:
     assert control.seconds == 0
 
 
-def test_what_is_transcribed_makes_room() -> None:
+def test_transcribed_audio_makes_room() -> None:
     control = AdmissionControl(100)
     with control.reserve(90) as long:
         refused(control, 20)

@@ -240,7 +240,9 @@ def test_a_number_alone_gets_a_time(aligner: Aligner, speech: Speech) -> None:
         (np.full(16000, np.nan, np.float32), "not a number"),
     ],
 )
-def test_what_cannot_be_aligned_is_spread_evenly(aligner: Aligner, samples: Any, text: str) -> None:
+def test_words_that_cannot_be_aligned_are_spread_evenly(
+    aligner: Aligner, samples: Any, text: str
+) -> None:
     segment = Segment(start=5.0, end=7.0, text=text, language="en")
     [alone] = aligner.align(
         [AlignItem(segment=segment, samples=samples, offset=5.0, language="en")]
@@ -282,7 +284,7 @@ def test_odd_characters_are_not_lost(aligner: Aligner, speech: Speech, text: str
     assert [word.text for word in words_of(aligned)] == text.split()
 
 
-def test_silence_and_an_empty_batch_are_no_error(aligner: Aligner) -> None:
+def test_silence_and_an_empty_batch_are_accepted(aligner: Aligner) -> None:
     assert aligner.align([]) == []
     segment = Segment(start=0.0, end=2.0, text="hello there", language="en")
     item = AlignItem(
@@ -300,7 +302,7 @@ def test_silence_and_an_empty_batch_are_no_error(aligner: Aligner) -> None:
         ("some kernel failed", TranscriptionFailed),
     ],
 )
-def test_what_torch_raises_becomes_ours(
+def test_errors_of_torch_become_service_errors(
     speech: Speech, raised: str, expected: type[Exception]
 ) -> None:
     import torch

@@ -77,7 +77,7 @@ def test_a_published_parakeet_goes_to_its_engine(name: str, model: str) -> None:
         lambda models: models.diarizer("somebody/pipeline"),
     ],
 )
-def test_what_could_run_code_is_never_loaded_because_clients_may_name_it(
+def test_allowed_models_never_apply_to_parakeets_and_pipelines(
     ask: Callable[[Catalog], ModelKey],
 ) -> None:
     allowed = ["somebody/*", "nvidia/*"]

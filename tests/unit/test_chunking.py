@@ -162,7 +162,7 @@ def test_an_even_noise_is_cut_into_as_few_windows_as_can_be() -> None:
     assert len(windows) == 4
 
 
-def test_what_lies_outside_the_clip_or_was_heard_already_is_left_out() -> None:
+def test_regions_outside_the_clip_or_repeated_are_left_out() -> None:
     regions = regions_of((0, 3), (2, 4), (2.5, 3.5), (6, 12), (15, 16))
     windows = list(split(regions, clip_of(10), request_id="r", max_window=30))
     assert [(r.start, r.end) for r in windows[0].regions] == [(0, 3), (3, 4), (6, 10)]

@@ -129,7 +129,7 @@ def test_a_language_may_be_written_as_clients_write_it(monkeypatch: pytest.Monke
     assert settings.translation.models == {"no-en": "c"}
 
 
-def test_a_section_that_is_no_json_names_the_section(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_section_that_is_not_json_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WHISPER", "tiny")
     with pytest.raises(ConfigurationError, match='field "whisper"'):
         load_settings()
@@ -141,7 +141,7 @@ def test_a_wrong_value_in_the_env_file_is_named_too() -> None:
         load_settings()
 
 
-def test_an_env_file_that_is_no_text_is_named() -> None:
+def test_an_env_file_that_is_not_text_is_named() -> None:
     Path(".env").write_bytes(b"API_KEY=\xff\xfe\n")
     with pytest.raises(ConfigurationError, match=r"^\.env cannot be read: "):
         load_settings()

@@ -142,7 +142,7 @@ async def test_nothing_is_left_out_where_a_clock_goes_back(
         ("a.mkv", "aac"),
     ],
 )
-async def test_what_encoders_add_at_the_edges_is_no_gap(
+async def test_padding_of_encoders_at_the_edges_is_not_a_gap(
     decoder: AudioDecoder, tmp_path: Path, name: str, codec: str
 ) -> None:
     async with decoder.open(make(tmp_path / name, f"{TONE} -c:a {codec}")) as clip:

@@ -73,7 +73,7 @@ def test_beside_opposite_channels_others_are_heard() -> None:
     assert level(mix, 500) == pytest.approx(0.125, abs=0.01)
 
 
-def test_what_is_no_sample_is_silenced_or_clipped() -> None:
+def test_invalid_samples_are_silenced_or_clipped() -> None:
     wild = np.array([np.nan, np.inf, -np.inf, 7, -7, 0.25], dtype=np.float32)
 
     np.testing.assert_array_equal(mixed(wild), [0, 1, -1, 1, -1, 0.25])

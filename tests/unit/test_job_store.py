@@ -74,7 +74,7 @@ def store(tmp_path: Path) -> DiskJobStore:
 
 
 @pytest.mark.anyio
-async def test_what_is_kept_comes_back_whole(store: DiskJobStore, tmp_path: Path) -> None:
+async def test_a_stored_job_is_read_back_whole(store: DiskJobStore, tmp_path: Path) -> None:
     await store.save(JOB)
     await store.save_transcript(ID, TRANSCRIPT)
     anew = DiskJobStore(tmp_path / "jobs")

@@ -30,7 +30,7 @@ def test_a_language_is_found_by_code_name_and_tag(value: str, code: str) -> None
 
 
 @pytest.mark.parametrize("value", ["", "xx", "eng1", "-", "en glish", "é" * 500])
-def test_what_is_no_language_is_refused_by_name(value: str) -> None:
+def test_an_unknown_language_is_refused_by_name(value: str) -> None:
     with pytest.raises(InvalidRequest, match="ISO-639-1") as caught:
         parse_language(value)
     assert caught.value.param == "language"

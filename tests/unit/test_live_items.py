@@ -73,7 +73,7 @@ def test_a_draft_is_stale_once_its_window_pauses_or_closes() -> None:
     assert not cut.decoding.draft
 
 
-def test_what_was_decoded_in_a_pause_is_final_unless_more_was_said() -> None:
+def test_a_decoding_made_in_a_pause_is_final_unless_speech_goes_on() -> None:
     paused = window(speech=2.0, quiet=0.3)
     decoding = paused.decoding
     assert not decoding.draft

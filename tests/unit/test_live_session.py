@@ -382,7 +382,7 @@ def test_an_unclear_item_is_in_the_language_of_the_one_before() -> None:
     scene(test, world)
 
 
-def test_what_a_client_asks_for_at_once_is_bounded() -> None:
+def test_the_number_of_waiting_actions_is_bounded() -> None:
     """While the listener is busy, no more messages are read than may wait."""
 
     async def test(talk: Talk) -> None:

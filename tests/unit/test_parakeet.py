@@ -170,7 +170,7 @@ def test_short_and_silent_and_broken_windows(parakeet: Transcriber, speech: Spee
     assert [each.window_index for each in transcribe(parakeet, windows)] == [0, 1, 2, 3, 4]
 
 
-def test_an_empty_batch_is_no_error(parakeet: Transcriber) -> None:
+def test_an_empty_batch_is_accepted(parakeet: Transcriber) -> None:
     assert parakeet.transcribe([], [], []) == []
 
 

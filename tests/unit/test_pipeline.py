@@ -122,7 +122,7 @@ STAGES = [
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_who_leaves_is_dropped_at_once(stage: str) -> None:
+def test_a_cancelled_request_is_dropped_at_once(stage: str) -> None:
     """Cancelled while an engine is held inside that stage: nothing waits for the engine's end."""
 
     async def scene(world: World) -> None:
@@ -244,7 +244,7 @@ def test_short_recordings_are_diarized_between_the_steps_of_long_ones() -> None:
     play(scene)
 
 
-def test_time_is_up() -> None:
+def test_the_time_limit_withdraws_the_run() -> None:
     async def scene(world: World) -> None:
         world.hold.stage = "transcribe"
         with pytest.raises(Unavailable, match=r"longer than 0\.3 s"):
@@ -278,7 +278,7 @@ def test_a_poisoned_window_fails_its_own_request_only() -> None:
     play(scene)
 
 
-def test_what_memory_has_is_not_computed_again() -> None:
+def test_windows_of_a_checkpoint_are_not_computed_again() -> None:
     async def scene(world: World) -> None:
         checkpoint = Checkpoint()
         one_by_one = {"batch_size": 1, "align": AlignMode.OFF}

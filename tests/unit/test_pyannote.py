@@ -270,7 +270,7 @@ def test_an_absent_pipeline_is_not_found(monkeypatch: pytest.MonkeyPatch) -> Non
         pyannote.load_diarizer(spec)
 
 
-def test_another_pipeline_is_no_diarizer(tmp_path: Path) -> None:
+def test_another_pipeline_is_refused_as_diarizer(tmp_path: Path) -> None:
     weights = package_file("whisperx", "assets/pytorch_model.bin", extra="cpu")
     (tmp_path / "config.yaml").write_text(
         "pipeline:\n  name: pyannote.audio.pipelines.VoiceActivityDetection\n"
@@ -312,9 +312,7 @@ def test_regions_cover_the_words(
     [np.zeros(0, np.float32), np.zeros(1, np.float32), np.zeros(80_000, np.float32), noise(8, -60)],
     ids=["empty", "one sample", "silence", "faint noise"],
 )
-def test_what_is_not_speech_gives_no_region(
-    detector: PyannoteVoiceDetector, samples: Samples
-) -> None:
+def test_noise_gives_no_region(detector: PyannoteVoiceDetector, samples: Samples) -> None:
     assert regions_of(detector, clip_of(samples)) == []
 
 

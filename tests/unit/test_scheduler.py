@@ -228,7 +228,7 @@ def test_a_failed_load_answers_all(lanes: Lanes) -> None:
     assert lane.closed
 
 
-def test_who_shared_the_batch_of_a_dead_thread_is_answered(
+def test_requests_in_the_batch_of_a_dead_thread_are_answered(
     lanes: Lanes, caplog: pytest.LogCaptureFixture
 ) -> None:
     def load() -> Engine:

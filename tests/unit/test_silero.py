@@ -51,9 +51,7 @@ def test_regions_cover_every_word_and_leave_out_the_pauses(
     ],
     ids=["empty", "shorter than a frame", "silence", "faint noise", "loud noise"],
 )
-def test_what_is_not_speech_gives_no_sure_region(
-    detector: SileroDetector, samples: Samples
-) -> None:
+def test_noise_gives_no_sure_region(detector: SileroDetector, samples: Samples) -> None:
     regions = regions_of(detector, clip_of(samples))
     assert all(region.probability < 0.35 for region in regions)
     assert sum(region.end - region.start for region in regions) <= len(samples) / SAMPLE_RATE / 2

@@ -222,7 +222,7 @@ class Engine:
 WORK: Work[Engine, int | None, int | None] = Work(run=lambda model, xs, _: model.run(list(xs)))
 
 
-def test_what_happens_to_batches_is_counted() -> None:
+def test_outcomes_of_batches_are_counted() -> None:
     metrics = Metrics()
     device = FairSemaphore(1)
 

@@ -145,7 +145,7 @@ def test_it_answers_without_the_prompt(causal: LanguageModel) -> None:
     assert answer != causal.generate("quite another prompt", options=options)
 
 
-def test_the_answer_is_no_longer_than_asked(causal: LanguageModel) -> None:
+def test_the_answer_has_at_most_the_requested_length(causal: LanguageModel) -> None:
     for limit in (1, 5):
         answer = causal.generate("hello", options=GenerationOptions(max_new_tokens=limit))
         assert len(answer) <= limit

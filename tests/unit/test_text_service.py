@@ -169,7 +169,7 @@ def test_a_sentence_does_not_wait_for_a_page() -> None:
     asyncio.run(run())
 
 
-def test_what_waits_is_dropped_when_the_client_leaves() -> None:
+def test_waiting_requests_are_dropped_on_a_disconnect() -> None:
     async def run() -> None:
         async with house() as it:
             it.engine.go.clear()

@@ -37,7 +37,7 @@ def test_a_fault_of_the_code_is_logged_with_its_traceback(
     assert error.__traceback__ is None
 
 
-def test_what_is_missing_is_logged_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unavailable_model_is_logged_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
     (line,) = logged(ModelUnavailable("the hub cannot be reached"), caplog).strip().splitlines()
 
     assert "run 1 failed: the hub cannot be reached" in line

@@ -230,7 +230,7 @@ async def test_size_is_capped_whatever_the_server_says(
     assert is_empty(workdir)
 
 
-async def test_an_answer_that_breaks_off_is_no_file(
+async def test_a_truncated_download_is_an_error(
     fetcher: UrlFetcher, site: Site, workdir: Path
 ) -> None:
     site.put("/short", "200 OK\nContent-Length: 1000", b"only this")

@@ -640,7 +640,7 @@ def test_an_english_only_model_says_so() -> None:
 
 
 @pytest.mark.parametrize("missing", ["model.bin", "config.json", "tokenizer.json"])
-def test_a_directory_that_is_no_model_is_not_found(tmp_path: Path, missing: str) -> None:
+def test_a_directory_without_a_model_is_not_found(tmp_path: Path, missing: str) -> None:
     directory = tmp_path / "mine"
     shutil.copytree(WHISPER, directory, ignore=shutil.ignore_patterns(missing))
     with pytest.raises(ModelNotFound, match=missing) as caught:

@@ -60,7 +60,7 @@ def test_without_an_aligner_words_have_the_decoders_times(caplog: pytest.LogCapt
     assert [record.message for record in caplog.records if OFFLINE in record.message] == [WARNING]
 
 
-def test_what_is_known_beforehand_is_decoded_with_its_times_at_once() -> None:
+def test_a_foreseen_failure_of_the_aligner_decodes_word_times_at_once() -> None:
     async def scene(world: World) -> None:
         world.failures["alignment"] = ModelUnavailable(OFFLINE)
         await world.run(world.request("english", decode=ENGLISH))
