@@ -257,6 +257,7 @@ def test_a_server_that_is_away_is_announced_once(browser: Browser, server: Serve
         page.goto(f"/#job={'0' * 32}")
         alert = page.get_by_role("alert")
         expect(alert).to_be_visible()
+        expect(page.locator("#models option")).not_to_have_count(0)
         page.evaluate(COUNT_ANNOUNCEMENTS)
         page.context.set_offline(True)
         page.get_by_role("link", name="All transcripts").click()
