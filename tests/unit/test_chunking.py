@@ -23,10 +23,11 @@ from whisperx_api_server.domain import (
 )
 from whisperx_api_server.pipeline.chunking import (
     LONGEST_PAUSE,
+    MOST_UNDETECTED,
     Splitter,
     finish_window,
-    loudest_window,
     stitch,
+    undetected_windows,
 )
 
 RATE = 1000
@@ -263,20 +264,41 @@ def test_windows_carry_how_probable_speech_is() -> None:
     assert window.speech_probability == pytest.approx(0.3)
 
 
-def test_the_loudest_window_is_where_the_sound_is() -> None:
-    clip = clip_of(60, silent=((0, 41), (44, 60)))
-    window = loudest_window(clip, request_id="r", max_window=10)
-    assert window is not None
-    assert window.end - window.start == pytest.approx(10)
-    assert window.start <= 41
-    assert window.end >= 44
-    assert len(window.samples) == 10 * RATE
-    assert window.speech_probability == 0.0
-    short = loudest_window(clip_of(3.5), request_id="r", max_window=10)
-    assert short is not None
-    assert (short.start, short.end) == (0.0, 3.5)
+def undetected(
+    clip: AudioClip, *detected: Window, max_window: float = 10
+) -> tuple[list[tuple[float, float]], bool]:
+    windows, more = undetected_windows(clip, detected, request_id="r", max_window=max_window)
+    assert all(window.speech_probability == 0 for window in windows)
+    for window in windows:
+        assert len(window.samples) == round((window.end - window.start) * RATE)
+    return times(windows), more
 
 
-def test_silence_has_no_loudest_window() -> None:
-    assert loudest_window(clip_of(9, silent=((0, 9),)), request_id="r", max_window=10) is None
-    assert loudest_window(clip_of(0), request_id="r", max_window=10) is None
+def test_sound_without_detected_speech_is_cut_into_windows() -> None:
+    silent = ((0, 41), (44, 60))
+    [(start, end)], more = undetected(clip_of(60, silent=silent))
+    assert start <= 41
+    assert end >= 44
+    assert not more
+    assert undetected(clip_of(0.5)) == ([(0.0, 0.5)], False)
+    assert undetected(clip_of(9, silent=((0, 9),))) == ([], False)
+    assert undetected(clip_of(0)) == ([], False)
+
+
+def test_undetected_windows_lie_beside_the_detected_ones() -> None:
+    clip = clip_of(40)
+    detected = split(regions_of((0.5, 2), (20, 22)), clip, request_id="r", max_window=10)
+    windows, _ = undetected(clip, *detected)
+    assert (windows[0][0], windows[-1][1]) == (2, 40)  # half a second is too short
+    assert all(end <= 20 or start >= 22 for start, end in windows)
+    assert sum(end - start for start, end in windows) == 36
+
+
+def test_of_much_undetected_sound_the_loudest_is_taken() -> None:
+    clip = clip_of(2 * MOST_UNDETECTED)
+    clip.samples[: round(0.9 * MOST_UNDETECTED * RATE)] *= 0.1
+    windows, more = undetected(clip)
+    assert more
+    assert windows == sorted(windows)
+    assert windows[0][0] >= 0.9 * MOST_UNDETECTED - 10
+    assert 0.9 * MOST_UNDETECTED < sum(end - start for start, end in windows) <= MOST_UNDETECTED

@@ -60,7 +60,7 @@ from whisperx_api_server.errors import (
 )
 from whisperx_api_server.jobs import run_registry
 from whisperx_api_server.jobs.run_registry import RunRegistry
-from whisperx_api_server.pipeline import pipeline
+from whisperx_api_server.pipeline import chunking, pipeline
 from whisperx_api_server.pipeline.events import (
     Emit,
     Event,
@@ -595,3 +595,60 @@ def test_doubtful_speech_is_for_transcribers_that_tell_silence(found: str) -> No
 
     play(scene)
     play(telling)
+
+
+def deaf_after(count: int) -> type[FakeVoiceDetector]:
+    """A voice detector that finds the first regions of a recording only."""
+
+    class Deaf(HeldDetection):
+        def __init__(self, detection: Detection, hold: Hold) -> None:
+            super().__init__(detection, hold)
+            self._left = count
+
+        def push(self, samples: Samples) -> Sequence[SpeechRegion]:
+            found = super().push(samples)[: self._left]
+            self._left -= len(found)
+            return found
+
+        def finish(self) -> Sequence[SpeechRegion]:
+            return []
+
+    class Detector(FakeVoiceDetector):
+        def __init__(self, hold: Hold) -> None:
+            self._hold = hold
+
+        def start(self, options: VadOptions) -> Detection:
+            return Deaf(super().start(options), self._hold)
+
+    return Detector
+
+
+@pytest.mark.parametrize(("detected", "words"), [(0, 24), (1, 24), (4, 8)])
+def test_where_little_speech_is_detected_the_rest_is_transcribed_too(
+    detected: int, words: int
+) -> None:
+    """The recording has twelve sentences of two words; one of them is less than a thirtieth."""
+
+    async def scene(world: World) -> None:
+        world.engines["vad"] = deaf_after(detected)
+        world.engines["transcription"] = TellsSilence
+        transcript = await world.run(world.request("english"))
+        said = "red door. open tree. find water. bring bread. " * 3
+        assert transcript.text.split() == said.split()[:words]
+        assert transcript.warnings == ()
+
+    play(scene)
+
+
+def test_an_answer_says_that_undetected_sound_was_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunking, "MOST_UNDETECTED", 5.0)
+
+    async def scene(world: World) -> None:
+        world.engines["transcription"] = TellsSilence
+        world.engines["vad"] = deaf_after(1)
+        transcript = await world.run(world.request("english"))
+        assert transcript.text.startswith("red door.")
+        assert 2 < len(transcript.text.split()) < 12
+        assert transcript.warnings == (pipeline.LEFT_OUT,)
+
+    play(scene)

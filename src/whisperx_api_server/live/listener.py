@@ -7,7 +7,7 @@ from dataclasses import replace
 from ..backends.base import Detection
 from ..domain import SAMPLE_RATE, AudioClip, Samples, SpeechRegion, VadOptions
 from ..errors import InvalidRequest
-from ..pipeline.chunking import loudest_window
+from ..pipeline.chunking import undetected_windows
 from ..pipeline.stages import VoiceDetecting
 from .audio import SampleBuffer
 from .events import (
@@ -202,13 +202,15 @@ class Listener:
         self._transcriber.end(item)
 
     def _loudest(self) -> Span | None:
-        """The loudest part of audio in which no speech was found: the transcriber decides."""
+        """The last audio in which no speech was found, if not silent: the transcriber decides."""
         first = max(self._uncommitted, self._buffer.end - LONGEST_WINDOW)
         samples = self._buffer.copy(first, self._buffer.end)
         clip = AudioClip(samples=samples, sample_rate=SAMPLE_RATE)
-        loudest = loudest_window(clip, request_id="", max_window=LONGEST_WINDOW / SAMPLE_RATE)
-        if loudest is None:
+        longest = LONGEST_WINDOW / SAMPLE_RATE
+        windows, _ = undetected_windows(clip, (), request_id="", max_window=longest)
+        if not windows:
             return None
+        [loudest] = windows
         begin = first + round(loudest.start * SAMPLE_RATE)
         offset = first / SAMPLE_RATE
         return Span(

@@ -9,8 +9,10 @@ word times are arbitrary inside long pauses.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from typing import Protocol
 
 import numpy as np
@@ -36,6 +38,12 @@ LONGEST_PAUSE = 3.0
 
 SILENCE = 1e-4
 """Maximum root mean square of a silent second: -80 dB."""
+
+MOST_UNDETECTED = 300.0
+"""Maximum seconds without detected speech that are transcribed all the same."""
+
+SHORTEST_UNDETECTED = 1.0
+"""Minimum seconds of a part without detected speech that is transcribed all the same."""
 
 SMOOTHING_SECONDS = 0.15
 """Seconds over which loudness is averaged: longer than a plosive's closure, not than a pause."""
@@ -135,28 +143,33 @@ def quietest(samples: Samples, rate: int, *, earliest: int) -> int:
     return int(middles[np.argmin(inside / (after - before))])
 
 
-def loudest_window(clip: AudioClip, *, request_id: str, max_window: float) -> Window | None:
-    """Return the loudest part of a clip without detected speech; None if the clip is silent.
+def undetected_windows(
+    clip: AudioClip, detected: Sequence[Window], *, request_id: str, max_window: float
+) -> tuple[list[Window], bool]:
+    """Return the loudest windows of a clip that no detected one covers, in order.
 
-    Its only region has probability 0: the transcriber decides.
+    They have at most `MOST_UNDETECTED` seconds, or one window. Also returns whether others, that
+    are not silent, were left out. Their regions have probability 0: the transcriber decides.
     """
-    rate = clip.sample_rate
-    seconds = [clip.samples[first : first + rate] for first in range(0, len(clip.samples), rate)]
-    energy = np.array([np.dot(second, second) for second in seconds])
-    if not len(energy) or energy.max() < SILENCE**2 * rate:
-        return None
-    longest = min(len(clip.samples), math.floor(max_window * rate))
-    loudness = np.convolve(energy, np.ones(min(len(energy), -(-longest // rate))), "valid")
-    first = min(int(np.argmax(loudness)) * rate, len(clip.samples) - longest)
-    start, end = first / rate, (first + longest) / rate
-    return Window(
-        request_id=request_id,
-        index=0,
-        start=start,
-        end=end,
-        samples=clip.samples[first : first + longest],
-        regions=(SpeechRegion(start=start, end=end, probability=0.0),),
-    )
+    found: list[Window] = []
+    starts = [0.0, *(window.end for window in detected)]
+    ends = [*(window.start for window in detected), clip.duration]
+    for start, end in zip(starts, ends, strict=True):
+        if end - start >= min(SHORTEST_UNDETECTED, clip.duration):
+            splitter = Splitter(clip, request_id=request_id, max_window=max_window)
+            found += splitter.push([SpeechRegion(start=start, end=end, probability=0.0)])
+            found += splitter.flush()
+    loud = [window for window in found if _is_loud(window.samples, clip.sample_rate)]
+    loud.sort(key=lambda window: -np.dot(window.samples, window.samples))
+    seconds = list(accumulate(window.end - window.start for window in loud))
+    count = max(1, bisect_right(seconds, MOST_UNDETECTED))
+    return sorted(loud[:count], key=lambda window: window.start), count < len(loud)
+
+
+def _is_loud(samples: Samples, rate: int) -> bool:
+    """Whether a second of the samples is not silent."""
+    seconds = (samples[first : first + rate] for first in range(0, len(samples), rate))
+    return any(np.dot(second, second) >= SILENCE**2 * rate for second in seconds)
 
 
 def finish_window(transcript: WindowTranscript, window: Window, task: Task) -> WindowTranscript:

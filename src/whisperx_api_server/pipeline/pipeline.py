@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ..audio.sources import SourceOpener
 from ..backends.base import Capabilities
@@ -30,13 +30,31 @@ from ..domain import (
 from ..errors import InvalidRequest, error_for_client
 from ..scheduling.model_pool import ModelPool
 from ..transcript.speakers import Labeller, match_known, rename
-from .chunking import Splitter, finish_window, loudest_window, stitch, without_words
+from .chunking import (
+    MOST_UNDETECTED,
+    Splitter,
+    finish_window,
+    stitch,
+    undetected_windows,
+    without_words,
+)
 from .events import Emit, Opened, PartDiarized, SegmentsLabelled, Stage, StageBegan, WindowDone
 from .known_voices import embed_samples, open_samples
 from .language_vote import VotingTranscriber, language_probabilities
 from .runner import Checkpoint
 from .stages import SILENCE_LANGUAGE, Engines, check_options
 from .word_timing import Aligners, transcribe_timed
+
+LITTLE_SPEECH = 10.0
+"""Seconds of detected speech that are little in a long recording."""
+
+LITTLE_SHARE = 1 / 30
+"""Share of detected speech that is little."""
+
+LEFT_OUT = (
+    "little speech was detected: of the other sound, only the loudest "
+    f"{MOST_UNDETECTED:g} s were transcribed"
+)
 
 
 class Pipeline:
@@ -112,6 +130,7 @@ class _Transcription:
     aligners: Aligners
     opener: SourceOpener
     chunk_size: float
+    warnings: list[str] = field(default_factory=list)
 
     async def run(self) -> Transcript:
         self.engines.check_request()
@@ -146,6 +165,7 @@ class _Transcription:
             duration=duration,
             default_language=decode.language or SILENCE_LANGUAGE,
         )
+        transcript = replace(transcript, warnings=(*transcript.warnings, *self.warnings))
         diarization = self.checkpoint.diarization
         if diarization is None or diarize is None or not diarize.embeddings:
             return transcript
@@ -169,7 +189,8 @@ class _Transcription:
 
             async def produce() -> None:
                 count = 0
-                async with aclosing(self._windows(clip, engine.capabilities)) as windows:
+                little = min(LITTLE_SPEECH, LITTLE_SHARE * clip.duration)
+                async with aclosing(self._windows(clip, engine.capabilities, little)) as windows:
                     async for window in windows:
                         count += 1
                         work = self._window(window, options, transcriber)
@@ -186,26 +207,38 @@ class _Transcription:
         done.put_nowait(None)
 
     async def _windows(
-        self, clip: AudioClip, capabilities: Capabilities
+        self, clip: AudioClip, capabilities: Capabilities, little: float = 0.0
     ) -> AsyncGenerator[Window, None]:
         """Yield the windows for the transcriber.
 
-        A transcriber that recognises silence also gets windows with doubtful speech, and without
-        any window the loudest part of the recording.
+        A transcriber that recognises silence also gets windows with doubtful speech, and, where
+        less than `little` seconds of speech are detected, the loudest windows of the rest.
         """
         limit = min(self.chunk_size, capabilities.max_window)
-        count = 0
+        little = little if capabilities.tells_silence else 0.0
+        count, speech = 0, 0.0
+        held: list[Window] = []
         async with aclosing(self._windows_with_speech(clip, limit)) as windows:
             async for window in windows:
-                if capabilities.may_hear(window):
-                    yield replace(window, index=count)
-                    count += 1
+                if not capabilities.may_hear(window):
+                    continue
+                held.append(window)
+                speech += window.speech_seconds
+                if speech >= little:
+                    for each in held:
+                        yield replace(each, index=count)
+                        count += 1
+                    held.clear()
         if capabilities.tells_silence and not count:
-            loudest = await asyncio.to_thread(
-                loudest_window, clip, request_id=self.request.id, max_window=limit
+            undetected, more = await asyncio.to_thread(
+                undetected_windows, clip, held, request_id=self.request.id, max_window=limit
             )
-            if loudest is not None:
-                yield loudest
+            if more:
+                self.warnings.append(LEFT_OUT)
+            held = sorted([*held, *undetected], key=lambda window: window.start)
+        for each in held:
+            yield replace(each, index=count)
+            count += 1
 
     async def _windows_with_speech(
         self, clip: AudioClip, limit: float
