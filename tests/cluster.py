@@ -16,6 +16,7 @@ from support import PATIENCE
 from whisperx_api_server.active_requests import ActiveRequests
 from whisperx_api_server.audio.uploads import DiskBlobStore
 from whisperx_api_server.backends.base import ModelSpec
+from whisperx_api_server.distributed.disk import WorkerDisk
 from whisperx_api_server.distributed.files import BucketUploads, RunFiles
 from whisperx_api_server.distributed.heartbeats import Membership
 from whisperx_api_server.distributed.kafka_runner import KafkaRunner
@@ -63,9 +64,14 @@ class BucketWorld(World):
 
 
 class WorkerProcess:
-    """A worker with an engine of its own that can be held and killed."""
+    """A worker with an engine of its own that can be held and killed.
+
+    Its disk has `disk_free` bytes at the time `now`, in seconds.
+    """
 
     def __init__(self, cluster: Cluster, name: str, *, in_hand: float) -> None:
+        self.disk_free = 1 << 40
+        self.now = 0.0
         self.world = BucketWorld()
         self.queues = [MemoryQueue(broker) for broker in cluster.brokers]
         assert isinstance(self.world.clips, BucketClips)
@@ -86,6 +92,9 @@ class WorkerProcess:
             queues=self.queues,
             log=cluster.log,
             files=RunFiles(cluster.bucket, retry_window=RETRY_WINDOW),
+            disk=WorkerDisk(
+                cluster.directory, free=lambda _: self.disk_free, clock=lambda: self.now
+            ),
             members=self.members,
             models=WorkerModels(
                 name=name, catalog=self.world.catalog, pool=self.world.pool, log=cluster.log

@@ -20,6 +20,7 @@ from .backends.base import ModelSpec
 from .catalog import Catalog, configured, gpu_count, resolve_device
 from .config import Settings
 from .distributed.cluster import Cluster, member_name
+from .distributed.disk import WorkerDisk
 from .distributed.files import BucketUploads, RunFiles
 from .distributed.gpus import free_gpu
 from .distributed.members import Members
@@ -233,6 +234,7 @@ def build_worker(
         queues=cluster.queues,
         log=cluster.log,
         files=RunFiles(cluster.bucket, retry_window=settings.jobs.retry_window),
+        disk=WorkerDisk(workdir),
         members=members,
         models=WorkerModels(name=name, catalog=catalog, pool=pool, log=cluster.log),
         in_hand=lambda: in_hand_limit(settings.worker.in_hand, _batch_limit(pool)),

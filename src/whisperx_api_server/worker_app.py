@@ -20,6 +20,7 @@ from .background import running
 from .catalog import Catalog
 from .config import Settings
 from .distributed.cluster import ClusterOpener, member_name, open_cluster
+from .distributed.disk import PAUSE
 from .distributed.heartbeats import Membership
 from .distributed.members import Members
 from .distributed.protocols import Bucket
@@ -151,4 +152,6 @@ async def _check_ready(ready: asyncio.Event, worker: Worker, bucket: Bucket) -> 
         raise Unavailable(
             "the worker is not accepting runs: it is starting or draining", retry_after=5
         )
+    if worker.disk_full:
+        raise Unavailable("the worker is not accepting runs: its disk is full", retry_after=PAUSE)
     await bucket.get("check")

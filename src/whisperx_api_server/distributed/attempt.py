@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from uuid import uuid4
 
 from ..background import running
-from ..errors import ServiceError, Unavailable
+from ..errors import DiskFull, ServiceError, Unavailable
 from ..pipeline.events import Event, Finished, Opened
 from ..pipeline.runner import Checkpoint, Runner
 from ..scheduling.tracebacks import log_and_release
@@ -113,7 +113,11 @@ class Attempt:
         self._remembered = False
 
     async def compute(self) -> None:
-        """Compute the run, and decide and publish its end; cancelled, only the checkpoint stays."""
+        """Compute the run, and decide and publish its end; cancelled, only the checkpoint stays.
+
+        Raises:
+            DiskFull: the recording does not fit on this machine's disk; nothing is decided.
+        """
         run, publisher = self._request.id, self._publisher
         async with running(publisher.send_forever()):
             end = await self._end()
@@ -126,6 +130,8 @@ class Attempt:
     async def _end(self) -> End:
         try:
             return End(result=await self._result())
+        except DiskFull:
+            raise
         except ServiceError as error:
             log_and_release(error, logger, f"run {self._request.id} failed")
             return end_of_failure(error)

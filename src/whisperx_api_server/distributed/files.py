@@ -211,13 +211,19 @@ class RunFiles:
 
     # -- attempts and checkpoints -------------------------------------------------------------
 
-    async def attempts(self, run: str) -> int:
-        """How many attempts of a suspect have begun."""
-        return len(await self._bucket.list(_attempts_prefix(run)))
+    async def deaths(self, run: str) -> int:
+        """How many workers may have died with a suspect: they had it, and have not survived."""
+        attempts = await self._bucket.list(_attempts_prefix(run))
+        survived = await self._bucket.list(_survived_prefix(run))
+        return 1 + len(attempts) - len(survived)  # the first attempt is not stored
 
     async def begin_attempt(self, run: str) -> None:
-        """Count one more."""
+        """Count a further attempt at a suspect."""
         await self._bucket.put(f"{_attempts_prefix(run)}/{uuid4().hex}", b"")
+
+    async def survive(self, run: str) -> None:
+        """Note that a worker gave up a run that it had, and lives."""
+        await self._bucket.put(f"{_survived_prefix(run)}/{uuid4().hex}", b"")
 
     async def checkpoint(self, stored: StoredRequest) -> Checkpoint:
         """The results so far of a run, and of equal ones that did not end.
@@ -348,3 +354,7 @@ def _read_events(run: str, lines: Iterable[bytes]) -> Iterator[RunEvent]:
 
 def _attempts_prefix(run: str) -> str:
     return f"{run_prefix(run)}/attempts"
+
+
+def _survived_prefix(run: str) -> str:
+    return f"{run_prefix(run)}/survived"

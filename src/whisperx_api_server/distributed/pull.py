@@ -94,6 +94,15 @@ MOST_DELIVERIES = 4
 """Deliveries after which a record is replaced: a broker drops it after 5, by default."""
 
 
-def may_try(earlier: int, most: int) -> bool:
-    """Whether a run may be tried once more after that many attempts that did not end."""
-    return earlier < most
+def may_try(deaths: int, most: int) -> bool:
+    """Whether a run may be tried once more after that many workers have died with it."""
+    return deaths < most
+
+
+MOST_FULL_DISKS = 10
+"""Times that a recording may be too large for the disk of a worker that has room for others."""
+
+
+def may_fit(full_disks: int) -> bool:
+    """Whether a recording that did not fit on so many disks is handed on to another worker."""
+    return full_disks < MOST_FULL_DISKS

@@ -57,12 +57,14 @@ class Task:
     """A record of the queues: the run that a worker is to compute.
 
     `kind` is a `Kind`, or one that only newer versions know. `suspect`: a record of it was
-    delivered more than once before this one replaced it.
+    delivered more than once before this one replaced it. `full_disks`: how many workers had no
+    room for the recording, though they have for others.
     """
 
     run: str
     kind: str
     suspect: bool = False
+    full_disks: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,18 +9,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 
 from .. import logging_setup
-from ..errors import ServiceError, Unavailable, VersionMismatch, WorkerLost
+from ..errors import DiskFull, ServiceError, Unavailable, VersionMismatch, WorkerLost
 from ..jobs.admission import AdmissionControl
 from ..pipeline.runner import Runner
 from ..text_service import TextService
 from ..trace_context import trace_context
 from . import pull
 from .attempt import Attempt, announce
+from .disk import WorkerDisk
 from .files import RunFiles
+from .held import Held, accept, queue_again, renew
 from .members import PATIENCE, Members
 from .models import WorkerModels
 from .protocols import Delivery, Log, Queue
@@ -36,29 +38,15 @@ from .wire import (
     ModelOrder,
     Notice,
     Taken,
-    Task,
 )
 
 logger = logging.getLogger(__name__)
 
+ANSWER = 1.0
+"""Seconds in which a worker that lives has said so, once another one has taken its run."""
+
 TAKE_WAIT = 1.0
 """Seconds that one request to a queue waits for a record; a drain waits as long."""
-
-
-@dataclass(kw_only=True, slots=True, eq=False)
-class _Held:
-    """A run in hand; `delivery` is None once its lock is lost.
-
-    `announced`: our own `Taken` has come back from the log, so that another one is later.
-    """
-
-    task: Task
-    queue: Queue
-    delivery: Delivery | None
-    announced: bool = False
-    stored: StoredRequest | None = None
-    assumed: float = 0.0
-    work: asyncio.Task[None] = field(init=False)
 
 
 class Worker:
@@ -81,6 +69,7 @@ class Worker:
         queues: Sequence[Queue],
         log: Log,
         files: RunFiles,
+        disk: WorkerDisk,
         members: Members,
         models: WorkerModels,
         in_hand: Callable[[], float],
@@ -92,6 +81,7 @@ class Worker:
         self._queues = queues
         self._log = log
         self._files = files
+        self._disk = disk
         self._name = name
         self._text = text
         self._members = members
@@ -99,7 +89,7 @@ class Worker:
         self._in_hand = in_hand
         self._lock_seconds = lock_seconds
         self._max_attempts = max_attempts
-        self._held: dict[str, _Held] = {}
+        self._held: dict[str, Held] = {}
         self._changed = asyncio.Event()
         self._one_suspect = asyncio.Lock()
         self._draining = asyncio.Event()
@@ -118,6 +108,11 @@ class Worker:
     def draining(self) -> bool:
         """Whether nothing more is taken."""
         return self._draining.is_set()
+
+    @property
+    def disk_full(self) -> bool:
+        """Whether nothing is taken until recordings fit on the disk again."""
+        return self._disk.full
 
     def heartbeat(self, beat: Heartbeat) -> Heartbeat:
         """The heartbeat, with what this worker has in hand."""
@@ -151,7 +146,9 @@ class Worker:
                 await self._idle()
         except TimeoutError:
             logger.warning("%d run(s) go to other workers", len(self._held))
-            await asyncio.gather(*(self._hand_on(held) for held in [*self._held.values()]))
+            held = [*self._held.values()]
+            await asyncio.gather(*(each.stop() for each in held))
+            await asyncio.gather(*map(self._hand_on, held))
 
     # -- taking -------------------------------------------------------------------------------
 
@@ -175,7 +172,8 @@ class Worker:
         """Wait until there is room for a run, or the worker drains."""
         while not self._draining.is_set():
             self._changed.clear()
-            if pull.has_room(seconds=self.seconds, runs=len(self._held), limit=self._in_hand()):
+            room = pull.has_room(seconds=self.seconds, runs=self.runs, limit=self._in_hand())
+            if room and not await self._disk.look():
                 return
             try:
                 async with asyncio.timeout(RETRY_INTERVAL):  # windows that are done make room too
@@ -194,36 +192,37 @@ class Worker:
             logger.error("a record of the queue is not understood: %s", error)
             await queue.accept(delivery)
             return
-        if self._draining.is_set() or delivery.count >= pull.MOST_DELIVERIES:
-            await self._queue_again(queue, delivery, task)
+        if self.draining or self.disk_full or delivery.count >= pull.MOST_DELIVERIES:
+            await queue_again(queue, delivery, task)
             return
         held = self._held.get(task.run)
         if held is not None:  # its lock was lost, or a replica has queued it once more
             earlier, held.delivery = held.delivery, delivery
-            if earlier is not None:
-                await self._accept(held.queue, earlier)
+            await accept(held.queue, earlier)
             held.queue = queue
             return
-        held = self._held[task.run] = _Held(task=task, queue=queue, delivery=delivery)
+        held = self._held[task.run] = Held(task=task, queue=queue, delivery=delivery)
         held.work = asyncio.create_task(self._work(held))
 
     # -- computing ----------------------------------------------------------------------------
 
-    async def _work(self, held: _Held) -> None:
+    async def _work(self, held: Held) -> None:
         """Run one task to its end; if cancelled, another worker has it or nobody waits for it."""
         logging_setup.request_id.set(held.task.run)
         try:
             await self._decide(held)
-            if held.delivery is not None:
-                await self._accept(held.queue, held.delivery)
+            if held.fits and held.delivery is not None:
+                await accept(held.queue, held.delivery)
                 await until_available(lambda: self._files.delete_audio(held.task.run))
         except Exception:  # the worker goes on; the record is delivered again, and counts
             logger.exception("run %s failed unexpectedly", held.task.run)
         finally:
             del self._held[held.task.run]
             self._changed.set()
+        if not held.fits:
+            await self._hand_on(held)
 
-    async def _decide(self, held: _Held) -> None:
+    async def _decide(self, held: Held) -> None:
         """Compute a run unless it is decided or gone."""
         run, delivery = held.task.run, held.delivery
         try:
@@ -252,21 +251,25 @@ class Worker:
             group.create_task(until_available(lambda: self._log.append("control", run, taken)))
             await self._try(held, stored, delivery)
 
-    async def _try(self, held: _Held, stored: StoredRequest, delivery: Delivery | None) -> None:
+    async def _try(self, held: Held, stored: StoredRequest, delivery: Delivery | None) -> None:
         """Compute a run, or fail it after too many attempts."""
         run = held.task.run
         if delivery is None or not (held.task.suspect or pull.is_suspect(delivery.count)):
             await self._compute(held, stored)
             return
         async with self._one_suspect:
-            earlier = 1 + await until_available(lambda: self._files.attempts(run))
-            if pull.may_try(earlier, self._max_attempts):
+            deaths = await until_available(lambda: self._files.deaths(run))
+            if not pull.may_try(deaths, self._max_attempts):
+                await asyncio.sleep(ANSWER)
+                deaths = await until_available(lambda: self._files.deaths(run))
+            if pull.may_try(deaths, self._max_attempts):
                 await until_available(lambda: self._files.begin_attempt(run))
+                held.counted = True
                 await self._compute(held, stored)
             else:
-                await self._bury(held, earlier)
+                await self._bury(held, deaths)
 
-    async def _compute(self, held: _Held, stored: StoredRequest) -> None:
+    async def _compute(self, held: Held, stored: StoredRequest) -> None:
         def opened() -> None:
             held.assumed = 0.0  # from now on it is admitted with its length
 
@@ -280,9 +283,17 @@ class Worker:
             log=self._log,
             opened=opened,
         )
-        await attempt.compute()
+        try:
+            await attempt.compute()
+        except DiskFull as error:
+            task, too_large = held.task, await self._disk.overflow()
+            held.task = replace(task, full_disks=task.full_disks + too_large)
+            if pull.may_fit(held.task.full_disks):
+                held.fits = False
+            else:
+                await self._fail(task.run, error)
 
-    async def _bury(self, held: _Held, attempts: int) -> None:
+    async def _bury(self, held: Held, attempts: int) -> None:
         """Fail a run whose workers have died, each time that one tried it."""
         run = held.task.run
         logger.error("run %s failed: its worker crashed %d times", run, attempts)
@@ -299,25 +310,20 @@ class Worker:
         await until_available(lambda: self._files.finish(run, end_of_failure(error)))
         await announce(self._log, Notice(run=run, ended=True))
 
-    async def _accept(self, queue: Queue, delivery: Delivery) -> None:
-        try:
-            await queue.accept(delivery)
-        except Unavailable as error:  # it is delivered again, and its end is found
-            logger.warning("a record is not accepted: %s", error.message)
-
-    async def _hand_on(self, held: _Held) -> None:
-        """Stop a run, and queue it again: a record that is released would count as a crash."""
-        await _stop(held)
+    async def _hand_on(self, held: Held) -> None:
+        """Queue a run that is stopped for another worker."""
+        await self._survive(held, lost=held.delivery is None)
         if held.delivery is not None:
-            await self._queue_again(held.queue, held.delivery, held.task)
+            await queue_again(held.queue, held.delivery, held.task)
 
-    async def _queue_again(self, queue: Queue, delivery: Delivery, task: Task) -> None:
-        suspect = task.suspect or pull.is_suspect(delivery.count)
+    async def _survive(self, held: Held, *, lost: bool) -> None:
+        """Say that this worker lives if its attempt, or the loss of its lock, counts as a death."""
+        if not (held.counted or lost):
+            return
         try:
-            await queue.send(TASK.dump(replace(task, suspect=suspect)))
-            await queue.accept(delivery)
-        except Unavailable as error:  # it is delivered again once its lock ends
-            logger.warning("a run is not handed on: %s", error.message)
+            await self._files.survive(held.task.run)
+        except Unavailable as error:
+            logger.warning("an attempt counts as a death: %s", error.message)
 
     # -- what others say ----------------------------------------------------------------------
 
@@ -336,16 +342,20 @@ class Worker:
             case ModelOrder():
                 self._models.follow(message)
 
-    async def _give_up(self, held: _Held) -> None:
-        """Stop a run, and remove its record; one that comes meanwhile is delivered again."""
-        queue, delivery = held.queue, held.delivery
-        await _stop(held)
-        if delivery is not None:
-            await self._accept(queue, delivery)
+    async def _give_up(self, held: Held) -> None:
+        """Leave a run to the worker that has taken it, and remove its record if it has another.
 
-    async def _drop(self, held: _Held) -> None:
+        A record that comes meanwhile is delivered again.
+        """
+        lost = not await accept(held.queue, held.delivery)
+        await self._survive(held, lost=lost)
+        await held.stop()
+
+    async def _drop(self, held: Held) -> None:
         """Stop a run that nothing waits for, and delete what it has stored meanwhile."""
-        await self._give_up(held)
+        queue, delivery = held.queue, held.delivery
+        await held.stop()
+        await accept(queue, delivery)
         await self._files.discard(held.task.run)
 
     async def _watch_replicas(self) -> None:
@@ -369,22 +379,4 @@ class Worker:
         while True:
             await asyncio.sleep(self._lock_seconds / 3)
             for queue in self._queues:
-                locked = [
-                    held.delivery
-                    for held in self._held.values()
-                    if held.queue is queue and held.delivery is not None
-                ]
-                try:
-                    lost = await queue.renew(locked) if locked else ()
-                except Unavailable as error:
-                    logger.warning("locks are not renewed: %s", error.message)
-                    continue
-                for held in self._held.values():
-                    if held.delivery in lost:
-                        # Another worker that takes it says so; until then it goes on here.
-                        held.delivery = None
-
-
-async def _stop(held: _Held) -> None:
-    held.work.cancel()
-    await asyncio.wait([held.work])
+                await renew(queue, self._held.values())
