@@ -83,6 +83,9 @@ DICKENS = Recording(
 )
 """One reader, 44 s at 48 kHz."""
 
+OPENING = "It was the best of times, it was the worst of times, it was the age of wisdom"
+"""What the fixture `opening`, the first 6 s of it, says."""
+
 BECKETT = Recording(
     _moonshine("beckett"),
     "en",

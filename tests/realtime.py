@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import soxr
 from openai.types.realtime.realtime_server_event import RealtimeServerEvent
 from pydantic import TypeAdapter
 from websockets.sync.client import ClientConnection, connect
@@ -34,8 +35,7 @@ def pcm(samples: Samples) -> bytes:
 
 def pcm_24k(samples: Samples) -> bytes:
     """16 kHz samples as 16-bit PCM of 24 kHz, as OpenAI's clients send it."""
-    clock = np.arange(len(samples) * 3 // 2) / 1.5
-    return pcm(np.interp(clock, np.arange(len(samples)), samples).astype(np.float32))
+    return pcm(soxr.resample(samples, 16_000, 24_000))
 
 
 def transcription(**audio: Any) -> dict[str, Any]:

@@ -55,9 +55,10 @@ async def main():
                 except OSError:  # the bridge does not listen yet
                     assert bridge.returncode is None
                     await asyncio.sleep(0.05)
-            assert first == given["text"]
-            assert await heard(port, "gpt-4o-transcribe") == given["text"]
-            assert await heard(port, "gpt-live-transcribe") == given["text"]
+            texts = {"whisper-1": first}
+            for model in ("gpt-4o-transcribe", "gpt-live-transcribe"):
+                texts[model] = await heard(port, model)
+            print(json.dumps(texts))
     finally:
         bridge.terminate()
         await bridge.wait()

@@ -130,5 +130,5 @@ def clips() -> dict[str, Recording]:
 
 @pytest.fixture(scope="session")
 def opening() -> Samples:
-    """The first 6 s of Dickens: "It was the best of times, … it was the age of wisdom"."""
+    """The first 6 s of Dickens, which say `real_speech.OPENING`."""
     return excerpt(DICKENS, 0, 6.2)

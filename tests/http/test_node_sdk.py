@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 
 from gated import Gate
+from real_speech import OPENING
 from realtime import pcm_24k
 from server import REPOSITORY, Server
-from support import wav
+from support import wav, word_errors
 from tones import reference, sentences, text
 from whisperx_api_server.audio.uploads import DiskBlobStore
 from whisperx_api_server.audio.urls import UrlFetcher, UrlFetchSettings
 from whisperx_api_server.backends.fake import say, silence
+from whisperx_api_server.domain import Samples
 from whisperx_api_server.jobs.webhooks import Webhooks
 
 SOURCES = REPOSITORY / "tests" / "node"
@@ -65,7 +67,9 @@ def certificate(directory: Path) -> dict[str, str]:
     return {"key": str(key), "cert": str(cert)}
 
 
-def test_the_node_sdk(fake_server: Server, sdk: Path, tmp_path: Path) -> None:
+def test_the_node_sdk(
+    fake_server: Server, base_server: Server, sdk: Path, tmp_path: Path, opening: Samples
+) -> None:
     audio = {
         "red": wav(say("red house")),
         "rouge": wav(say("rouge maison", language="fr")),
@@ -76,7 +80,8 @@ def test_the_node_sdk(fake_server: Server, sdk: Path, tmp_path: Path) -> None:
     for name, content in audio.items():
         (tmp_path / f"{name}.wav").write_bytes(content)
     pcm = tmp_path / "turn.pcm"
-    pcm.write_bytes(pcm_24k(np.concatenate([say("red house"), silence(1)])))
+    pcm.write_bytes(pcm_24k(np.concatenate([opening, silence(1)])))
+    heard = tmp_path / "heard.txt"
     gate = Gate(tmp_path / "gate")
     gate.allow(0)
     settings = gate.settings() | {"API_KEY": "secret", "LIMITS__QUEUE_SECONDS": "10"}
@@ -93,9 +98,11 @@ def test_the_node_sdk(fake_server: Server, sdk: Path, tmp_path: Path) -> None:
         given = {
             "url": fake_server.url,
             "strictUrl": strict.url,
+            "baseUrl": base_server.url,
             "gate": str(gate.directory),
             "audio": {name: str(tmp_path / f"{name}.wav") for name in audio} | {"pcm": str(pcm)},
             "tls": certificate(tmp_path),
+            "heard": str(heard),
             "text": {"three": text(3), "long": text(14)},
             "references": [reference(1), reference(0)],
             "webhook": {
@@ -119,3 +126,5 @@ def test_the_node_sdk(fake_server: Server, sdk: Path, tmp_path: Path) -> None:
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "# fail 0" in ran.stdout
     assert "# skipped 0" in ran.stdout
+    wrong, words = word_errors(OPENING, heard.read_text())
+    assert wrong <= 0.1 * words, heard.read_text()

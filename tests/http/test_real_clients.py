@@ -17,23 +17,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recordings import decode
+from real_speech import OPENING, silence
 from server import REPOSITORY, Server
 from support import locked, wav, word_errors
 from tones import sentences, text
-from whisperx_api_server.backends.fake import silence
+from whisperx_api_server.domain import Samples
 
 SCRIPTS = REPOSITORY / "tests" / "clients"
 INSTALLED = REPOSITORY / "build" / "clients"
 PYTHON_CLIENTS = ("openai_0", "openai_1", "litellm_sdk", "livekit_stt", "pipecat_stt")
 UV = Path(sys.executable).with_name("uv")
-
-SAMPLE = REPOSITORY / "examples" / "sample.flac"
-SAID = (
-    "Good morning everyone. The meeting will start at nine in the library on the second floor. "
-    "Please bring your notes from last week. We will talk about the plan for the winter and the "
-    "people who can help us."
-)
 
 NODE_CLIENTS = {
     "ai-6": {"ai": "6.0.326", "@ai-sdk/openai": "3.0.141"},
@@ -80,20 +73,20 @@ def python_with(client: str, python: str | Path = sys.executable) -> Path:
 
 def check(server: Server, directory: Path, *command: str | Path, cwd: Path | None = None) -> None:
     """Run a client's script with what it is to hear; it exits with 0 if all is right."""
-    audio = directory / "audio.wav"
-    audio.write_bytes(sentences(2))
-    run(server, directory, audio, *command, cwd=cwd, text=text(2))
+    run(server, directory, sentences(2), *command, cwd=cwd, text=text(2))
 
 
 def run(
     server: Server,
     directory: Path,
-    audio: Path,
+    content: bytes,
     *command: str | Path,
     cwd: Path | None = None,
     **given: object,
 ) -> str:
     """What a client's script prints, after a check that it succeeds."""
+    audio = directory / "audio.wav"
+    audio.write_bytes(content)
     given |= {"url": server.url, "audio": str(audio)}
     ran = subprocess.run(
         command,
@@ -114,24 +107,31 @@ def test_python_client(fake_server: Server, tmp_path: Path, client: str) -> None
     check(fake_server, tmp_path, python_with(client), SCRIPTS / f"{client}.py")
 
 
-@pytest.mark.parametrize("client", ["livekit", "pipecat"])
-def test_live_client(base_server: Server, tmp_path: Path, client: str) -> None:
-    """A recording of one turn, sent faster than time."""
-    audio = tmp_path / "audio.wav"
-    audio.write_bytes(wav(np.concatenate([decode(SAMPLE), silence(1)])))
+@pytest.mark.parametrize(("client", "turns"), [("livekit", 2), ("pipecat", 1)])
+def test_live_client(
+    base_server: Server, tmp_path: Path, opening: Samples, client: str, turns: int
+) -> None:
+    """A recording, sent faster than time; LiveKit asks for turns that end after 0.35 s."""
+    content = wav(np.concatenate([opening, silence(1)]))
     script = SCRIPTS / f"{client}_live.py"
-    heard = run(base_server, tmp_path, audio, python_with(f"{client}_stt"), script, turns=1)
+    heard = run(base_server, tmp_path, content, python_with(f"{client}_stt"), script, turns=turns)
 
-    errors, words = word_errors(SAID, json.loads(heard.splitlines()[-1]))
+    errors, words = word_errors(OPENING, json.loads(heard.splitlines()[-1]))
     assert errors <= 0.1 * words, heard
 
 
-def test_wyoming_bridge(fake_server: Server, tmp_path: Path) -> None:
+def test_wyoming_bridge(base_server: Server, tmp_path: Path, opening: Samples) -> None:
     python = next(filter(None, map(usable, ("python3.12", "python3.13"))), None)
     if python is None:
         pytest.skip("wyoming-openai needs Python 3.12")
     interpreter = python_with("wyoming_bridge", python)
-    check(fake_server, tmp_path, interpreter, SCRIPTS / "wyoming_bridge.py")
+    heard = run(base_server, tmp_path, wav(opening), interpreter, SCRIPTS / "wyoming_bridge.py")
+
+    texts = json.loads(heard.splitlines()[-1])
+    assert set(texts) == {"whisper-1", "gpt-4o-transcribe", "gpt-live-transcribe"}
+    for said in texts.values():
+        errors, words = word_errors(OPENING, said)
+        assert errors <= 0.1 * words, heard
 
 
 def usable(name: str) -> str | None:
