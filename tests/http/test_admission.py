@@ -1,4 +1,5 @@
-"""A full queue is said before the upload is read, and by every route that takes audio."""
+"""A full queue is said before the upload is read, and by every route that takes audio, in both
+modes."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import pytest
 
 from gated import Gate
 from live import PATH, Events
-from server import Server, serving
+from server import Mode, Server, serving
 from support import PATIENCE, eventually
 from tones import CHUNK, sentences
 
@@ -20,11 +21,11 @@ RETRY = {"x-stainless-retry-count": "1"}
 
 
 @pytest.fixture(scope="module")
-def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def full(mode: Mode, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server whose queue is full."""
     gate = Gate(tmp_path_factory.mktemp("gate"))
     settings = gate.settings() | {"LIMITS__QUEUE_SECONDS": "5"}
-    with serving(tmp_path_factory.mktemp("full"), settings) as server:
+    with serving(tmp_path_factory.mktemp("full"), settings, mode=mode) as server:
         gate.allow(1)
         running = Events(server, RUNNING, **CHUNK)
         assert running.next()["type"] == "transcript.text.delta"

@@ -132,6 +132,32 @@ def test_bare_array_names_are_understood(either_server: Server) -> None:
     assert [word["word"] for word in answer["words"]] == SPOKEN[TRANSCRIPTIONS].split()
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *({"response_format": output} for output in MEDIA_TYPES),
+        {"response_format": "verbose_json", "timestamp_granularities[]": "word"},
+        {"response_format": "json", "include[]": "logprobs"},
+        {"response_format": "diarized_json", "stream": "true"},
+        {"stream": "true"},
+        {"language": "no such language"},
+    ],
+    ids=str,
+)
+def test_both_modes_send_the_same_bytes(
+    fake_server: Server, kafka_server: Server, fields: dict[str, str]
+) -> None:
+    direct, kafka = (
+        [each.transcribe(RECORDING, path, **fields) for path in SPOKEN]
+        for each in (fake_server, kafka_server)
+    )
+    assert [each.content for each in kafka] == [each.content for each in direct]
+    assert [each.status_code for each in kafka] == [each.status_code for each in direct]
+    assert [each.headers["content-type"] for each in kafka] == [
+        each.headers["content-type"] for each in direct
+    ]
+
+
 def test_translation_says_that_it_is_english(either_server: Server) -> None:
     answer = either_server.transcribe(
         RECORDING, TRANSLATIONS, response_format="verbose_json"

@@ -1,4 +1,4 @@
-"""Who may call, and what the log says of them."""
+"""Who may call, and what the log says of them, in both modes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import httpx
 import pytest
 from openai import AuthenticationError
 
-from server import FAKE, Server
+from server import FAKE, Mode, Server, command_of
 from support import eventually, wav
 from whisperx_api_server.backends.fake import say
 
@@ -23,16 +23,18 @@ BOB = "key-of-bob"
 
 
 @pytest.fixture(scope="module")
-def key_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def key_file(mode: Mode, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("keys") / "keys.json"
     path.write_text(json.dumps({ALICE: "alice"}))
     return path
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, key_file: Path) -> Iterator[Server]:
+def server(
+    mode: Mode, tmp_path_factory: pytest.TempPathFactory, key_file: Path
+) -> Iterator[Server]:
     settings = FAKE | {"API_KEY": OWN, "API_KEYS_FILE": str(key_file)}
-    with Server(tmp_path_factory.mktemp("keyed"), settings) as server:
+    with Server(tmp_path_factory.mktemp("keyed"), settings, command=command_of(mode)) as server:
         yield server
     for key in (OWN, ALICE, BOB):
         assert key not in server.log

@@ -1,4 +1,4 @@
-"""The official Python SDK, strict about every answer, against the running server."""
+"""The official Python SDK, strict about every answer, against the running server in both modes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from openai.types.audio_model import AudioModel
 
 from fixtures.speech.speech import Speech
 from gated import Gate
-from server import Server
+from server import Mode, Server, command_of
 from support import eventually, wav, word_errors
 from tones import CHUNK, sentences, text
 from whisperx_api_server.backends.fake import say, silence
@@ -39,8 +39,8 @@ MODEL = "whisper-1"
 
 
 @pytest.fixture(scope="module")
-def client(fake_server: Server) -> Iterator[OpenAI]:
-    with fake_server.openai() as client:
+def client(either_server: Server) -> Iterator[OpenAI]:
+    with either_server.openai() as client:
         yield client
 
 
@@ -253,10 +253,10 @@ def test_a_diarized_stream(client: OpenAI) -> None:
     assert isinstance(events[-1], TranscriptionTextDoneEvent)
 
 
-def test_the_asynchronous_client(fake_server: Server) -> None:
+def test_the_asynchronous_client(either_server: Server) -> None:
     async def talk() -> tuple[str, str]:
         async with AsyncOpenAI(
-            base_url=f"{fake_server.url}/v1",
+            base_url=f"{either_server.url}/v1",
             api_key="unused",
             max_retries=0,
             _strict_response_validation=True,
@@ -334,7 +334,7 @@ def test_error_classes(
 
 
 @pytest.fixture(scope="module")
-def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Gate]]:
+def strict(mode: Mode, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Gate]]:
     """A server that wants a key and takes no long queue."""
     gate = Gate(tmp_path_factory.mktemp("gate"))
     settings = gate.settings() | {
@@ -342,7 +342,8 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, G
         "LIMITS__QUEUE_SECONDS": "8",
         "LIMITS__UPLOAD_BYTES": "1000000",
     }
-    with Server(tmp_path_factory.mktemp("strict"), settings) as server:
+    directory = tmp_path_factory.mktemp("strict")
+    with Server(directory, settings, command=command_of(mode)) as server:
         server.http.headers["authorization"] = "Bearer secret"
         yield server, gate
         gate.allow()

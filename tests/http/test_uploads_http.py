@@ -1,17 +1,18 @@
-"""Uploads beside clients that stall, and beside name servers that do not answer."""
+"""Uploads beside clients that stall, and name servers that do not answer, in both modes."""
 
 from __future__ import annotations
 
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from server import FAKE, Server
+import memory_server
+from server import FAKE, Mode, Server
 from support import eventually, wav
 from whisperx_api_server.backends.fake import say
 
@@ -23,7 +24,6 @@ HEAD = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\
 PATCHED = """
 import pathlib, socket, sys, time
 from whisperx_api_server.routers import body
-from whisperx_api_server.cli import app
 
 ask, release = socket.getaddrinfo, pathlib.Path(sys.argv.pop(1))
 
@@ -34,21 +34,26 @@ def getaddrinfo(host, *args, **options):
 
 socket.getaddrinfo = getaddrinfo
 body.STALL_TIMEOUT = 1.0
-app()
 """
+SERVE: Mapping[Mode, str] = {
+    "direct": "from whisperx_api_server.cli import app; app()",
+    "kafka": "from memory_server import main; main(int(sys.argv[-1]))",
+}
 
 
 @pytest.fixture(scope="module")
-def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def release(mode: Mode, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file whose existence lets the name server answer."""
     return tmp_path_factory.mktemp("names") / "release"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, release: Path) -> Iterator[Server]:
+def server(mode: Mode, tmp_path_factory: pytest.TempPathFactory, release: Path) -> Iterator[Server]:
     """Waits one second for a body, and asks a name server that is silent about some names."""
-    command = (sys.executable, "-c", PATCHED, str(release), "serve", "--port")
-    made = Server(tmp_path_factory.mktemp("uploads"), FAKE, command=command)
+    code = PATCHED + SERVE[mode]
+    command = (sys.executable, "-c", code, str(release), "serve", "--port")
+    settings = FAKE | {"PYTHONPATH": str(Path(memory_server.__file__).parent)}
+    made = Server(tmp_path_factory.mktemp("uploads"), settings, command=command)
     try:
         yield made.wait_until_healthy()
     finally:
@@ -130,6 +135,7 @@ def test_a_trickling_upload_is_ended(server: Server) -> None:
     assert server.temp_files() == []
 
 
+@pytest.mark.parametrize("mode", ["direct"], indirect=True, scope="module")
 def test_unresolved_names_do_not_delay_uploads(server: Server, release: Path) -> None:
     def from_url(number: int) -> int:
         fields = {"audio_url": f"http://{number}.silent.example/a.wav"}
