@@ -11,6 +11,7 @@ import pytest
 
 from detection import clip_of, noise, pieces, regions_of
 from fixtures.speech.speech import Speech
+from real_speech import BECKETT
 from whisperx_api_server.backends import silero
 from whisperx_api_server.backends.base import ModelSpec
 from whisperx_api_server.backends.silero import SileroDetector
@@ -110,6 +111,15 @@ def test_a_longer_silence_duration_joins_regions(detector: SileroDetector, speec
     apart = regions_of(detector, clip, VadOptions(silence_duration_ms=200))
     joined = regions_of(detector, clip, VadOptions(silence_duration_ms=2000))
     assert len(apart) > len(joined) == 1
+
+
+def test_a_region_begins_before_a_faint_first_word(detector: SileroDetector) -> None:
+    """Its "Ever" begins at 1.02 s; the detector is sure of the voice 0.3 s later."""
+    faint = 0.1 * BECKETT.late(1000)
+    bare, *_ = regions_of(detector, clip_of(faint), VadOptions(prefix_padding_ms=0))
+    first, *_ = regions_of(detector, clip_of(faint))
+    assert bare.start > 1.3
+    assert first.start < 1.1
 
 
 def test_padding_widens_regions_but_never_over_a_neighbour_or_an_end(

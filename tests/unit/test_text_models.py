@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,7 +31,7 @@ from whisperx_api_server.backends.text import (
     load_language_model,
     load_translator,
 )
-from whisperx_api_server.errors import InvalidRequest, ModelNotFound
+from whisperx_api_server.errors import InvalidRequest, ModelNotFound, ModelUnavailable
 from whisperx_api_server.text_service import generation_options
 
 MARIAN = FIXTURES / "models" / "marian"
@@ -80,6 +81,29 @@ def test_it_translates(marian: Translator) -> None:
     texts = ["Ouvre porte rouge.", "bonjour dimanche dix-sept"]
     assert marian.translate(texts, "fr", "en") == ["Open door red.", "hello sunday seventeen"]
     assert marian.translate([], "fr", "en") == []
+
+
+def test_weights_that_would_run_code_are_not_loaded(tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="the text extra is not installed")
+    torch = pytest.importorskip("torch", reason="the text extra is not installed")
+    model, trace = tmp_path / "marian", tmp_path / "trace"
+    shutil.copytree(MARIAN, model, ignore=shutil.ignore_patterns("*.safetensors"))
+    torch.save({"weights": Command(trace)}, model / "pytorch_model.bin")
+
+    with pytest.raises((ModelUnavailable, pickle.UnpicklingError)):
+        load_translator(ModelSpec(name=model.name, path=model))
+
+    assert not trace.exists()
+
+
+class Command:
+    """Writes a file where it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self._trace = trace
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Path.touch, (self._trace,)
 
 
 def test_more_sentences_than_fit_one_call_stay_in_order(marian: Translator) -> None:

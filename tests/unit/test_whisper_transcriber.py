@@ -454,6 +454,7 @@ class ScriptedModel:
         self._script = script
         self.no_speech_prob = 0.0
         self.calls: list[tuple[str, list[int]]] = []
+        self.lengths: list[int] = []
 
     def encode(self, storage: Any) -> Any:
         return np.asarray(storage)
@@ -471,6 +472,7 @@ class ScriptedModel:
             else "no context"
         )
         self.calls.append((kind, rows))
+        self.lengths.append(options["max_length"])
         return [self._result(*self._script[row][kind]) for row in rows]
 
     def _result(self, logprob: float, text: str) -> Any:
@@ -524,6 +526,16 @@ def test_only_doubtful_windows_are_decoded_again(vocabulary: Vocabulary) -> None
     ]
     assert [one.text for one in found] == [" sure", " better", " the red dog ran"]
     assert found[1].avg_logprob == pytest.approx(-0.4)
+
+
+def test_a_loop_that_stays_costs_three_more_searches_of_bounded_length(
+    vocabulary: Vocabulary,
+) -> None:
+    kinds = ["plain", "no repeats", "fewer repeats", "no context"]
+    model, _ = scripted(vocabulary, dict.fromkeys(kinds, (-1.5, LOOP)))
+    assert model.calls == [(kind, [0]) for kind in kinds]
+    # the prompt of two tokens or one, ten tokens a second of up to ten seconds, and 32 to spare
+    assert model.lengths == [134, 134, 134, 133]
 
 
 def test_a_phrase_said_three_times_stands_where_nothing_else_is_as_likely(

@@ -254,6 +254,8 @@ def _load(spec: ModelSpec, auto_class: str) -> _TextModel:
             spec.source,
             # CPUs compute in single precision, regardless of the file's type
             dtype="auto" if spec.device == "cuda" else torch.float32,
+            # Most pairs of Helsinki-NLP have no safetensors; their pickles must not run code.
+            weights_only=True,
             **source,
         )
         return _TextModel(
