@@ -242,17 +242,19 @@ def test_a_flood_from_one_key_does_not_delay_another(held: Unruly) -> None:
 
 
 def test_a_request_may_bound_its_own_batches(held: Unruly) -> None:
-    with held.clients(2) as pool:
-        bounded = pool.submit(
-            held.server.transcribe, windows_of("red", 4), language="en", batch_size="1"
-        )
+    with held.clients(3) as pool:
+        sent = [
+            pool.submit(held.server.transcribe, windows_of("red", 4), language="en", batch_size="1")
+        ]
         eventually(lambda: held.waiting() == 4)
-        other = pool.submit(held.server.transcribe, windows_of("blue", 4), language="en")
-        eventually(lambda: held.waiting() == 8)
+        for waiting in (6, 8):
+            blue = windows_of("blue", 2)
+            sent.append(pool.submit(held.server.transcribe, blue, language="en"))
+            eventually(lambda: held.waiting() == waiting)  # noqa: B023
         begun = len(held.batches())
         held.let_go()
-        bounded.result(PATIENCE).raise_for_status()
-        other.result(PATIENCE).raise_for_status()
+        for answer in sent:
+            answer.result(PATIENCE).raise_for_status()
     after = held.batches()[begun:]
     assert all(len(batch) == 1 for batch in after if "red." in batch)
     assert ["blue.", "blue."] in after
