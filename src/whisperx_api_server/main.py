@@ -201,6 +201,7 @@ def build_services(
         pool=pool,
         models=pool if replica is None else replica.models,
         members=None if replica is None else replica.members,
+        check_cluster=None if replica is None else replica.check_ready,
         admission=admission,
         catalog=catalog,
         keys=keys,

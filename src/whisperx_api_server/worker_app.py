@@ -23,7 +23,7 @@ from .distributed.cluster import ClusterOpener, member_name, open_cluster
 from .distributed.disk import PAUSE
 from .distributed.heartbeats import Membership
 from .distributed.members import Members
-from .distributed.protocols import Bucket
+from .distributed.readiness import ClusterCheck
 from .distributed.worker import Worker
 from .errors import Unavailable
 from .jobs.admission import AdmissionControl
@@ -115,7 +115,8 @@ async def _running(
         membership = Membership(name, "worker", log=opened.log, members=members)
         load, ready = partial(preload, preloaded, pool), asyncio.Event()
         app.state.metrics, app.state.drain = metrics, worker.drain
-        app.state.check_ready = partial(_check_ready, ready, worker, opened.bucket)
+        reachable = ClusterCheck(name, members=members, bucket=opened.bucket)
+        app.state.check_ready = partial(_check_ready, ready, worker, reachable)
         background = running(
             LoopLag(metrics.loop_lag.observe).watch(),
             pool.sweep_forever(),
@@ -146,12 +147,12 @@ async def _work(
         signal.raise_signal(signal.SIGTERM)
 
 
-async def _check_ready(ready: asyncio.Event, worker: Worker, bucket: Bucket) -> None:
-    """Raise `Unavailable` unless the worker takes runs and reaches its bucket."""
+async def _check_ready(ready: asyncio.Event, worker: Worker, reachable: ClusterCheck) -> None:
+    """Raise `Unavailable` unless the worker takes runs and reaches broker and bucket."""
     if not ready.is_set() or worker.draining:
         raise Unavailable(
             "the worker is not accepting runs: it is starting or draining", retry_after=5
         )
     if worker.disk_full:
         raise Unavailable("the worker is not accepting runs: its disk is full", retry_after=PAUSE)
-    await bucket.get("check")
+    await reachable()

@@ -1,9 +1,11 @@
-"""An API server of MODE=kafka and a worker show their metrics, and share traces."""
+"""An API server of MODE=kafka and a worker show metrics and readiness, and share traces."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,9 @@ from support import eventually
 from tones import sentences
 from whisperx_api_server.config import Settings
 from whisperx_api_server.distributed.cluster import Cluster
+from whisperx_api_server.distributed.members import Members
+from whisperx_api_server.distributed.protocols import StoredObject
+from whisperx_api_server.distributed.readiness import ClusterCheck
 from whisperx_api_server.main import create_app
 from whisperx_api_server.telemetry.instruments import Instruments
 from whisperx_api_server.worker_app import create_worker
@@ -35,10 +40,12 @@ def both(
     *,
     of_replica: Instruments | None = None,
     of_worker: Instruments | None = None,
+    log: MemoryLog | None = None,
+    bucket: MemoryBucket | None = None,
 ) -> Iterator[TestClient]:
     """An API server, with a worker below /worker, on one event loop."""
     brokers = [Broker() for _ in range(settings.kafka.queues)]
-    log, bucket = MemoryLog(), MemoryBucket()
+    log, bucket = log or MemoryLog(), bucket or MemoryBucket()
 
     @asynccontextmanager
     async def connected() -> AsyncIterator[Cluster]:
@@ -79,6 +86,56 @@ def test_both_count_the_workers_and_the_run(settings: Settings) -> None:
         assert shows(client, "/metrics", completed)
         eventually(lambda: shows(client, "/worker/metrics", completed))
         assert "whisperx_batch_entries_sum" in client.get("/worker/metrics").text
+
+
+def test_both_are_ready_while_they_reach_broker_and_bucket(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("whisperx_api_server.distributed.heartbeats.INTERVAL", 0.05)
+    monkeypatch.setattr("whisperx_api_server.distributed.members.SILENT", 1.0)
+    monkeypatch.setattr("whisperx_api_server.distributed.readiness.CHECK_INTERVAL", 0.0)
+    log, bucket = MemoryLog(), MemoryBucket()
+    with both(settings, log=log, bucket=bucket) as client:
+
+        def state(path: str) -> tuple[int, str]:
+            answer = client.get(path)
+            error = answer.json().get("error", {"message": ""})
+            return answer.status_code, error["message"]
+
+        def are(status: int, word: str) -> bool:
+            states = [state("/ready"), state("/worker/ready")]
+            return all(code == status and word in message for code, message in states)
+
+        eventually(partial(are, 200, ""))
+        for part, word in ((log, "broker"), (bucket, "bucket")):
+            part.down = True
+            eventually(partial(are, 503, word))
+            assert state("/healthcheck")[0] == state("/worker/healthcheck")[0] == 200
+            part.down = False
+            eventually(partial(are, 200, ""))
+
+
+def test_the_bucket_is_asked_once_for_all_checks_of_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        bucket, asked = MemoryBucket(), 0
+        check = ClusterCheck("here", members=Members(), bucket=bucket)
+
+        async def never_answers(key: str) -> StoredObject | None:
+            nonlocal asked
+            asked += 1
+            await asyncio.Event().wait()
+            return None
+
+        vars(bucket)["get"] = never_answers
+        monkeypatch.setattr("whisperx_api_server.distributed.readiness.CHECK_TIMEOUT", 0.01)
+        monkeypatch.setattr("whisperx_api_server.distributed.readiness.CHECK_INTERVAL", 1000)
+        outcomes = await asyncio.gather(*(check() for _ in range(5)), return_exceptions=True)
+        assert {str(each) for each in outcomes} == {
+            "the server cannot reach its object store: it does not answer in time"
+        }
+        assert asked == 1
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("form", [{}, {"async": "true"}], ids=["request", "job"])

@@ -25,6 +25,7 @@ from .kafka_runner import KafkaRunner
 from .members import SILENT, Members, OtherReplicas
 from .models import WorkersModels
 from .notices import RunNotices
+from .readiness import ClusterCheck
 from .retries import until_available
 from .wire import Control, Heartbeat, OrderDone, Withdrawn
 
@@ -79,6 +80,7 @@ class Replica:
         self._files = RunFiles(cluster.bucket, retry_window=settings.retry_window)
         self._notices = RunNotices(cluster.log)
         self._membership = Membership(name, "replica", log=cluster.log, members=self.members)
+        self.check_ready = ClusterCheck(name, members=self.members, bucket=cluster.bucket)
         self.models = WorkersModels(cluster.log, self.members)
         self._name = name
         self._max_age = settings.max_age

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar, cast
@@ -39,7 +39,8 @@ T = TypeVar("T")
 class Services:
     """The objects that `create_app` wires together; routes find them in `app.state.services`.
 
-    `models` are those of the `pool`, or of the workers, which are among the `members` then.
+    `models` are those of the `pool`, or of the workers, which are among the `members` then;
+    `check_cluster` raises Unavailable while the cluster of these cannot be reached.
     `configuration` is the part of /info that follows from the settings. `preloaded` is set once the
     models that load at start are loaded.
     """
@@ -51,6 +52,7 @@ class Services:
     pool: ModelPool
     models: Models
     members: Members | None
+    check_cluster: Callable[[], Awaitable[None]] | None
     admission: AdmissionControl
     catalog: Catalog
     keys: KeyRing

@@ -29,10 +29,15 @@ async def healthcheck() -> Health:
 
 @router.get("/ready", responses=openapi.errors(503))
 async def ready(services: ServicesDep) -> Readiness:
-    """200 once the preloaded models are loaded, until the server drains; else 503."""
+    """200 once the preloaded models are loaded, until the server drains; else 503.
+
+    In MODE=kafka, 503 also while the broker or the bucket cannot be reached.
+    """
     services.active.ensure_accepting()
     if not services.preloaded.is_set():
         raise Unavailable("the models that load at start are not loaded yet", retry_after=5)
+    if services.check_cluster is not None:
+        await services.check_cluster()
     return {"status": "ready"}
 
 
