@@ -6,6 +6,8 @@ import sys
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -245,6 +247,16 @@ def test_voices_of_one_window_are_different_speakers() -> None:
     assert labels[2] != labels[3]
 
 
+def test_repeated_speech_is_one_speaker() -> None:
+    voices = np.random.default_rng(0).standard_normal((50, 192)).astype(np.float32)
+    repeated = np.repeat(unit(voices), 2, axis=0)  # some have a product of 1.0000001
+    labels = clustering.cluster(
+        repeated, np.arange(len(repeated)), least=1, most=len(repeated), hierarchy=hierarchy
+    )
+    assert labels[::2].tolist() == labels[1::2].tolist()
+    assert len(set(labels.tolist())) == len(voices)
+
+
 def test_features_are_those_of_kaldi() -> None:
     kaldi = pytest.importorskip("torchaudio.compliance.kaldi")
     import torch
@@ -254,6 +266,57 @@ def test_features_are_those_of_kaldi() -> None:
         torch.from_numpy(samples)[None] * 32_768, num_mel_bins=80, dither=0.0
     ).numpy()
     np.testing.assert_allclose(FilterBank().features(samples), reference, atol=2e-3)
+
+
+class Session:
+    """An onnxruntime.InferenceSession that only knows how it was made."""
+
+    def __init__(self, _: str, sess_options: Any, providers: list[Any]) -> None:
+        self.options, self.providers = sess_options, providers
+
+    def get_providers(self) -> list[str]:
+        return [each if isinstance(each, str) else each[0] for each in self.providers]
+
+
+@pytest.mark.parametrize(
+    ("device", "available", "used"),
+    [
+        ("cuda", ["CUDAExecutionProvider", "CPUExecutionProvider"], "CUDAExecutionProvider"),
+        ("cuda", ["CPUExecutionProvider"], "CPUExecutionProvider"),
+        ("cpu", ["CUDAExecutionProvider", "CPUExecutionProvider"], "CPUExecutionProvider"),
+    ],
+)
+def test_the_gpu_computes_if_onnxruntime_has_one(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    device: Literal["cpu", "cuda"],
+    available: list[str],
+    used: str,
+) -> None:
+    made: list[Session] = []
+
+    def session(*arguments: Any, **options: Any) -> Session:
+        made.append(Session(*arguments, **options))
+        return made[-1]
+
+    stub = SimpleNamespace(
+        SessionOptions=SimpleNamespace,
+        InferenceSession=session,
+        get_available_providers=lambda: available,
+    )
+    monkeypatch.setitem(sys.modules, "onnxruntime", stub)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 3, 5})
+    caplog.set_level("INFO")
+
+    load_diarizer(ModelSpec(name="onnx", device=device, device_index=1))
+
+    assert [each.get_providers()[0] for each in made] == [used] * 2
+    assert [each.options.intra_op_num_threads for each in made] == [3, 3]
+    if used.startswith("CUDA"):
+        assert {each.providers[0][1]["device_id"] for each in made} == {1}
+    assert [record.getMessage() for record in caplog.records] == [
+        f"speakers are told with onnxruntime's {used}"
+    ]
 
 
 @pytest.mark.parametrize("absent", ["onnxruntime", "scipy.optimize"])

@@ -67,6 +67,7 @@ def _linked(
     if len(vectors) < 2:
         return np.zeros(len(vectors), np.intp)
     distances = 1.0 - vectors @ vectors.T
+    np.maximum(distances, 0.0, out=distances)  # equal vectors, rounded; scipy refuses less than 0
     distances[groups[:, None] == groups[None, :]] = APART
     upper = np.triu_indices(len(vectors), k=1)
     tree = hierarchy.linkage(distances[upper], "average")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from ...domain import SAMPLE_RATE, AudioClip, Diarization, DiarizeOptions, Samples, SpeakerTurn
 from ..base import ModelSpec
-from ..vendors import require, translate_memory_errors
+from ..vendors import require, translate_memory_errors, usable_cores
 from .clustering import Labels, centroids, cluster
 from .fbank import SHIFT, SIZE, FilterBank
 from .segmentation import (
@@ -28,6 +29,8 @@ from .segmentation import (
     count_windows,
 )
 from .voices import FRAME_OF_FEATURE, MIN_FRAMES, Vectors, VoiceEncoder
+
+logger = logging.getLogger(__name__)
 
 BLOCK = 16
 """Windows (40 s) per step: what the models compute in one go, and what is in memory meanwhile."""
@@ -264,7 +267,9 @@ def load_diarizer(spec: ModelSpec) -> OnnxDiarizer:
     """
     onnxruntime = require("onnxruntime", extra="embedded")
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = spec.threads
+    # by default, onnxruntime has a thread for each core of the machine, usable or not
+    options.intra_op_num_threads = spec.threads or usable_cores()
+    options.enable_cpu_mem_arena = False  # the arena never frees the largest block's memory
     options.log_severity_level = 3
     providers: list[object] = ["CPUExecutionProvider"]
     if spec.device == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
@@ -274,6 +279,7 @@ def load_diarizer(spec: ModelSpec) -> OnnxDiarizer:
         onnxruntime.InferenceSession(str(models / name), sess_options=options, providers=providers)
         for name in ("segmentation-3.0.onnx", "campplus.onnx")
     )
+    logger.info("speakers are told with onnxruntime's %s", segmentation.get_providers()[0])
     return OnnxDiarizer(
         Segmentation(segmentation),
         VoiceEncoder(encoder),
