@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
@@ -24,7 +25,7 @@ from whisperx_api_server.distributed.stored import (
     memory_name,
     pack,
 )
-from whisperx_api_server.distributed.topics import queue_number
+from whisperx_api_server.distributed.topics import QueueChoice
 from whisperx_api_server.distributed.wire import (
     CONTROL,
     HEARTBEAT,
@@ -274,10 +275,39 @@ def test_a_url_shares_nothing() -> None:
     assert memory_name(request, "transcribe") == request.id
 
 
-def test_each_client_has_its_queues() -> None:
-    numbers = {queue_number(f"client {i}", waits, 8) for i in range(40) for waits in (True, False)}
+def chosen(choice: QueueChoice, client: str, waits: bool = True) -> int:
+    with choice.of(client, waits) as number:
+        return number
+
+
+def test_clients_are_spread_among_all_queues() -> None:
+    choice = QueueChoice(8)
+    clients = [f"client {i}" for i in range(40)]
+    numbers = {chosen(choice, client, waits) for client in clients for waits in (True, False)}
     assert numbers == set(range(8))
-    assert queue_number("ann", True, 8) == queue_number("ann", True, 8)
+    assert chosen(choice, "ann") == chosen(choice, "ann")
+
+
+@pytest.mark.parametrize("queues", [2, 8])
+def test_no_client_queues_behind_the_flood_of_another(queues: int) -> None:
+    choice = QueueChoice(queues)
+    with ExitStack() as flood:
+        flooded = {flood.enter_context(choice.of("ann", waits=True)) for _ in range(20)}
+        assert len(flooded) == 1
+        assert not flooded & {chosen(choice, f"client {i}") for i in range(40)}
+
+
+def test_a_flood_leaves_the_queue_of_another_client() -> None:
+    choice = QueueChoice(8)
+    first = chosen(choice, "ann")
+    other = next(name for name in map(str, range(99)) if chosen(choice, name) == first)
+    with choice.of(other, waits=True):
+        assert chosen(choice, "ann") != first
+    assert chosen(choice, "ann") == first
+
+
+def test_one_queue_is_enough() -> None:
+    assert chosen(QueueChoice(1), "ann") == 0
 
 
 def test_an_error_of_a_message_has_none_of_its_text() -> None:

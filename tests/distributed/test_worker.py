@@ -18,8 +18,14 @@ from whisperx_api_server.active_requests import ActiveRequests
 from whisperx_api_server.distributed.attempt import announce
 from whisperx_api_server.distributed.stored import End, RunEvent
 from whisperx_api_server.distributed.text import WorkersText
-from whisperx_api_server.distributed.wire import TASK, Notice, Task
-from whisperx_api_server.domain import Diarization, DiarizeOptions, Transcript, WindowTranscript
+from whisperx_api_server.distributed.wire import CONTROL, TASK, Notice, Taken, Task
+from whisperx_api_server.domain import (
+    Diarization,
+    DiarizeOptions,
+    Transcript,
+    TranscriptionRequest,
+    WindowTranscript,
+)
 from whisperx_api_server.errors import (
     InvalidRequest,
     ModelNotFound,
@@ -399,6 +405,30 @@ def test_a_broker_that_is_away_delays_events_only(tmp_path: Path) -> None:
         cluster.log.down = False
         events, _ = await running
         assert windows_of(events) == list(range(len(windows_of(events)))) != []
+
+    play(tmp_path, scene)
+
+
+def test_the_job_of_a_client_does_not_wait_for_the_flood_of_another(tmp_path: Path) -> None:
+    async def scene(cluster: Cluster) -> None:
+        replica = await cluster.replica()
+
+        def begin(request: TranscriptionRequest) -> asyncio.Task[Transcript]:
+            return asyncio.create_task(replica.runner.run(request, unwatched, Checkpoint()))
+
+        flood = [await replica.request("german", client="ann", waits=True) for _ in range(20)]
+        running = [*map(begin, flood)]
+        await until(lambda: cluster.queued == 20)
+        for client in ("bob", "eve"):
+            other = await replica.request("german", client=client, waits=True)
+            running.append(begin(other))
+            await until(lambda: cluster.queued == len(running))
+        await cluster.worker(in_hand=1)
+        await asyncio.gather(*running)
+        said = [CONTROL.load(each.value) for each in cluster.log.of("control") if each.value]
+        taken = [message.run for message in said if isinstance(message, Taken)]
+        assert len(taken) == len(running)
+        assert taken.index(other.id) < 6  # the second in its queue
 
     play(tmp_path, scene)
 

@@ -29,7 +29,7 @@ from .notices import EventReader, Following, Gone, Received, RunNotices
 from .protocols import Log, Queue
 from .retries import until_available
 from .stored import AnyRequest, End, PublishedEvent, memory_name
-from .topics import queue_number
+from .topics import QueueChoice
 from .wire import CONTROL, TASK, Cancelled, Followed, Kind, Notice, Task
 
 logger = logging.getLogger(__name__)
@@ -61,6 +61,7 @@ class KafkaRunner:
     ) -> None:
         self._name = name
         self._queues = queues
+        self._choice = QueueChoice(len(queues))
         self._log = log
         self._files = files
         self._blobs = blobs
@@ -100,6 +101,17 @@ class KafkaRunner:
         emit: Emit,
         checkpoint: Checkpoint,
     ) -> End:
+        with self._choice.of(request.client, request.waits) as number:
+            return await self._run_in(self._queues[number], request, kind, emit, checkpoint)
+
+    async def _run_in(
+        self,
+        queue: Queue,
+        request: AnyRequest,
+        kind: Kind,
+        emit: Emit,
+        checkpoint: Checkpoint,
+    ) -> End:
         """Run a request, or join an equal one of another replica; anew if that is gone."""
         self._check_workers(request)
         received = Received(emit=emit, checkpoint=checkpoint, reader=EventReader(self._files))
@@ -114,7 +126,9 @@ class KafkaRunner:
                     begin = (
                         partial(self._join, run, memory, following)
                         if joined is not None
-                        else partial(self._begin, request, kind, following, checkpoint, memory)
+                        else partial(
+                            self._begin, request, kind, queue, following, checkpoint, memory
+                        )
                     )
                     await (until_available(begin) if request.waits else begin())
                     return await self._followed(request, run, following, received)
@@ -153,6 +167,7 @@ class KafkaRunner:
         self,
         request: AnyRequest,
         kind: Kind,
+        queue: Queue,
         following: Following,
         checkpoint: Checkpoint,
         memory: str,
@@ -166,8 +181,7 @@ class KafkaRunner:
             stored = await self._files.store(request, kind, self._blobs, replica=self._name)
         if checkpoint.windows:
             await self._files.remember(stored, checkpoint.windows.values(), None)
-        queue = queue_number(request.client, request.waits, len(self._queues))
-        sending = self._queues[queue].send(TASK.dump(Task(run=run, kind=kind)))
+        sending = queue.send(TASK.dump(Task(run=run, kind=kind)))
         if request.waits or memory == run:
             await sending
         else:

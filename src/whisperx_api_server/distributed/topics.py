@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -42,10 +44,37 @@ def queue_name(number: int) -> str:
     return f"queue.v1.{number}"
 
 
-def queue_number(client: str, waits: bool, queues: int) -> int:
-    """The queue of a client's requests: one that floods fills its own."""
-    name = f"{client}\n{waits}".encode()
-    return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest()) % queues
+class QueueChoice:
+    """Chooses the queues of requests, so that a flood of one client does not delay another's.
+
+    Each client has two queues for its requests and two for its jobs, by a hash of its name. A
+    request goes to the one in which this process has less of other clients.
+    """
+
+    def __init__(self, queues: int) -> None:
+        self._under_way: list[Counter[str]] = [Counter() for _ in range(queues)]
+
+    @contextmanager
+    def of(self, client: str, waits: bool) -> Iterator[int]:
+        """The number of a request's queue; the request is under way while the context is open."""
+        name = f"{client}\n{waits}"
+
+        def of_others(number: int) -> int:
+            return self._under_way[number].total() - self._under_way[number][name]
+
+        number = min(self._two_of(name), key=of_others)
+        self._under_way[number][name] += 1
+        try:
+            yield number
+        finally:
+            self._under_way[number] -= Counter([name])  # without names that have none left
+
+    def _two_of(self, name: str) -> tuple[int, int]:
+        digest = hashlib.blake2b(name.encode(), digest_size=16).digest()
+        count = len(self._under_way)
+        first = int.from_bytes(digest[:8]) % count
+        second = first + 1 + int.from_bytes(digest[8:]) % max(1, count - 1)
+        return first, second % count
 
 
 def topics(queues: int) -> list[Topic]:
