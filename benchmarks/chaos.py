@@ -1,7 +1,8 @@
 """`make chaos`: workers and replicas of MODE=kafka are killed at random times under load.
 
-No job may be lost, answered wrongly or told of under two webhook ids, and runs of killed workers
-must resume. `CHAOS_KILLS` (20) and `CHAOS_SEED` (0) set the number of kills and the dice.
+No job may be lost, answered wrongly, end twice, or be told of under two webhook ids or to another
+receiver, and runs of killed workers must resume. `CHAOS_KILLS` (20) and `CHAOS_SEED` (0) set the
+number of kills and the dice.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from urllib.parse import urljoin
 
 import httpx
 
@@ -26,7 +28,7 @@ from .machines import Machines, machines, wait_until_ready
 sys.path.insert(0, str(TESTS))
 
 from live import PATH
-from receiver import Receiver
+from receiver import Receiver, faults
 from server import Server
 from tones import CHUNK, sentences, text
 
@@ -39,9 +41,15 @@ UNDER_WAY = 12
 LONGEST = 300.0
 """Seconds that the last jobs may take."""
 
+ADOPTION = 20.0
+"""Seconds after a kill in which the other replica takes up jobs, and may tell of their ends."""
+
 
 class Load:
-    """Submits jobs to the replicas that live, and remembers what each has to say."""
+    """Submits jobs to the replicas that live, and remembers what each has to say.
+
+    Each submission has a `callback_url` of its own; `paths` has the job that was answered for it.
+    """
 
     def __init__(self, replicas: list[Server], callback_url: str, dice: random.Random) -> None:
         self._replicas = replicas
@@ -50,6 +58,7 @@ class Load:
         self._recordings = {length: sentences(length) for length in LENGTHS}
         self._stopping = threading.Event()
         self.jobs: dict[str, int] = {}
+        self.paths: dict[str, str | None] = {}
         self.ended: dict[str, str] = {}
         self.thread = threading.Thread(target=self._run)
 
@@ -66,17 +75,20 @@ class Load:
 
     def _submit(self) -> None:
         length = self._dice.choice(LENGTHS)
+        path = f"/{len(self.paths)}"
+        self.paths[path] = None
         try:
             answer = self._dice.choice(self._replicas).transcribe(
                 self._recordings[length],
                 **{"async": "true"},
-                callback_url=self._callback_url,
+                callback_url=urljoin(self._callback_url, path),
                 **CHUNK,
             )
         except (httpx.HTTPError, RuntimeError):  # the replica is killed; nothing was promised
             return
         if answer.status_code == 202:
-            self.jobs[answer.json()["request_id"]] = length
+            job = self.paths[path] = answer.json()["request_id"]
+            self.jobs[job] = length
 
     def look(self) -> None:
         """Note the jobs that have ended since, as any replica tells."""
@@ -100,6 +112,32 @@ def kill(victims: list[Server], place: int, start: Machines, engine: dict[str, s
     fresh = start.worker(engine) if engine else start.replica()
     wait_until_ready(fresh)
     victims[place] = fresh
+
+
+def is_right(load: Load, replicas: list[Server], job: str) -> bool:
+    """Whether each replica says that a job completed, as one has said before, and with its text."""
+    answers = [each.http.get(f"{PATH}/{job}/result").json() for each in replicas]
+    states = [each.http.get(f"{PATH}/{job}/status").json().get("status") for each in replicas]
+    return {load.ended.get(job), *states} == {"completed"} and all(
+        answer.get("text") == text(load.jobs[job]) for answer in answers
+    )
+
+
+def told(load: Load, receiver: Receiver) -> set[str]:
+    """The jobs whose receivers were told of something."""
+    return {job for each in [*receiver.deliveries] if (job := load.paths.get(each.path))}
+
+
+def settle(load: Load, receiver: Receiver) -> None:
+    """Wait for the ends of all jobs, and for the time in which they could be told a second time."""
+    adopted = time.monotonic() + ADOPTION
+    deadline = time.monotonic() + LONGEST
+    while time.monotonic() < deadline:
+        load.look()
+        if load.jobs.keys() <= load.ended.keys() and set(load.jobs) <= told(load, receiver):
+            break
+        time.sleep(0.2)
+    time.sleep(max(0.0, adopted - time.monotonic()))
 
 
 def main() -> int:
@@ -130,36 +168,22 @@ def main() -> int:
                     kill(replicas, dice.randrange(len(replicas)), start, {})
                     killed["replicas"] += 1
             load.stop()
-            deadline = time.monotonic() + LONGEST
-            while len(load.ended) < len(load.jobs) and time.monotonic() < deadline:
-                load.look()
-                time.sleep(0.2)
-            wrong = [
-                job
-                for job, length in load.jobs.items()
-                if load.ended.get(job) != "completed"
-                or load.get(f"{PATH}/{job}/result").json().get("text") != text(length)
-            ]
-            told: dict[str, set[str]] = {}
-            while not set(load.jobs) <= told.keys() and time.monotonic() < deadline:
-                time.sleep(0.5)
-                for each in receiver.deliveries:
-                    name_of_job = each.headers["webhook-id"].removeprefix("evt_")
-                    told.setdefault(name_of_job, set()).add(each.headers["webhook-id"])
+            settle(load, receiver)
+            wrong = [job for job in load.jobs if not is_right(load, replicas, job)]
+            untold = set(load.jobs) - told(load, receiver)
+            found = faults(load.paths, receiver.deliveries)
             resumed = [
                 int(count)
                 for server in start.servers
                 for count in re.findall(r"resumes after (\d+) windows", server.log)
             ]
-    untold = set(load.jobs) - told.keys()
     print(f"kills         {killed['workers']} workers, {killed['replicas']} replicas")
     print(f"jobs          {len(load.jobs)}")
     print(f"lost or wrong {len(wrong)} {dict(Counter(map(load.ended.get, wrong)))}")
     print(f"resumed       {len(resumed)} runs after {sum(resumed)} windows")
-    print(
-        f"webhooks      {len(told)} jobs told, {len(untold)} not; {len(receiver.deliveries)} sent"
-    )
-    return 1 if wrong or untold or not resumed else 0
+    print(f"webhooks      {len(receiver.deliveries)} sent; {len(untold)} jobs not told")
+    print(f"faults        {len(found)}", *found, sep="\n              ")
+    return 1 if wrong or untold or found or not resumed else 0
 
 
 if __name__ == "__main__":
