@@ -7,8 +7,9 @@ import json
 import os
 import re
 import signal
+import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass
@@ -35,6 +36,13 @@ from whisperx_api_server.distributed.kafka import open_kafka
 from whisperx_api_server.distributed.protocols import CaughtUp
 from whisperx_api_server.distributed.stored import load_checkpoint
 from whisperx_api_server.distributed.topics import topics
+
+ON_A_SMALL_DISK = (
+    *("unshare", "--map-root-user", "--mount", "sh", "-c"),
+    'mount -t tmpfs -o size=64k tmpfs "$TMPDIR" && exec "$@"',
+    "sh",
+)
+"""Runs the command that follows it with temporary files on a disk of 64 KB."""
 
 KEYS = {"key-of-ann": "ann", "key-of-bob": "bob"}
 ANN = {"authorization": "Bearer key-of-ann"}
@@ -77,9 +85,9 @@ class Machines:
         server.http.headers.update(ANN)
         return server
 
-    def worker(self, gate: Gate) -> Server:
+    def worker(self, gate: Gate, *, command: Sequence[str] = WORKER) -> Server:
         settings = self.settings | gate.settings()
-        return self._start(Server(self._new_directory(), settings, command=WORKER))
+        return self._start(Server(self._new_directory(), settings, command=command))
 
     def _start(self, server: Server) -> Server:
         self.stack.callback(server.stop)
@@ -382,6 +390,35 @@ def test_a_replica_that_is_killed_costs_no_job(machines: Machines) -> None:
         eventually(lambda: bool(receiver.deliveries))
         assert {each.headers["webhook-id"] for each in receiver.deliveries} == {f"evt_{job}"}
     machines.replicas[0] = machines.replica().wait_until_healthy()
+
+
+def test_a_worker_with_a_full_disk_leaves_its_recordings_to_the_others(
+    machines: Machines, tmp_path: Path
+) -> None:
+    try:
+        environment = os.environ | {"TMPDIR": str(tmp_path)}
+        subprocess.run([*ON_A_SMALL_DISK, "true"], env=environment, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("a small disk cannot be mounted here")
+    machines.settle()
+    replica, gate = machines.replicas[0], Gate(tmp_path / "gate")
+    gate.allow()
+    full = machines.worker(gate, command=(*ON_A_SMALL_DISK, *WORKER)).wait_until_healthy()
+    eventually(partial(is_ready, full))
+    jobs: list[str] = []
+
+    def has_overflowed() -> bool:
+        jobs.append(submit(replica, sentences(3), prompt=f"recording {len(jobs)}"))
+        eventually(lambda: status(replica, jobs[-1])["status"] in ("completed", "failed"))
+        return "the disk is full" in full.log
+
+    eventually(has_overflowed)
+    for job in jobs:
+        assert replica.http.get(f"{PATH}/{job}/result").json()["text"] == text(3)
+    assert "disk is full" in full.http.get("/ready").json()["error"]["message"]
+    assert full.log.count("the disk is full") == 1
+    assert gate.passed == []
+    full.stop()
 
 
 def test_keys_prompts_urls_and_texts_are_in_no_topic(machines: Machines) -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from brokers import PASSWORD, S3_KEY, Kafka
 from support import free_port
-from whisperx_api_server.distributed.bucket import S3Settings, open_bucket
+from whisperx_api_server.distributed.bucket import ObjectBucket, S3Settings, _check, open_bucket
 from whisperx_api_server.distributed.connection import KafkaSettings
 from whisperx_api_server.distributed.kafka import open_kafka
 from whisperx_api_server.distributed.protocols import ClusterError, Message
@@ -165,6 +165,31 @@ def test_s3_refuses_what_is_wrong(s3_url: str) -> None:
     absent = f"http://127.0.0.1:{free_port()}"
     assert s3_error(**{**right, "endpoint_url": absent}) == (
         f"S3__ENDPOINT_URL: no store answers at {absent}"
+    )
+
+
+@pytest.mark.parametrize("header", ["If-None-Match", "If-Match"])
+def test_a_store_without_conditional_writes_is_refused(header: str) -> None:
+    obstore = pytest.importorskip("obstore.store")
+
+    class Careless(ObjectBucket):
+        async def create(self, key: str, data: bytes) -> bool:
+            if header != "If-None-Match":
+                return await super().create(key, data)
+            await self.put(key, data)
+            return True
+
+        async def replace(self, key: str, data: bytes, etag: str) -> str | None:
+            if header != "If-Match":
+                return await super().replace(key, data, etag)
+            await self.put(key, data)
+            return etag
+
+    with pytest.raises(ClusterError) as error:
+        asyncio.run(_check(Careless(obstore.MemoryStore()), "audio"))
+    assert str(error.value) == (
+        f"S3__ENDPOINT_URL: this store has no conditional writes by {header}, which MODE=kafka "
+        "needs: use another store"
     )
 
 

@@ -103,7 +103,9 @@ async def _check(bucket: ObjectBucket, name: str) -> None:
     key = f"check/{uuid.uuid4().hex}"
     try:
         created = [await bucket.create(key, b""), await bucket.create(key, b"")]
-        await bucket.get(key)
+        found = await bucket.get(key)
+        etag = found.etag if found else ""
+        replaced = [await bucket.replace(key, data, etag) is not None for data in (b"1", b"2")]
         await bucket.delete(key)
     except ClusterUnavailable as error:
         if isinstance(error.__cause__, (PermissionDeniedError, UnauthenticatedError)):
@@ -116,11 +118,12 @@ async def _check(bucket: ObjectBucket, name: str) -> None:
                 "answer"
             ) from error
         raise
-    if created != [True, False]:
-        raise ClusterError(
-            "S3__ENDPOINT_URL: this store ignores If-None-Match; MODE=kafka needs one that has "
-            "conditional writes"
-        )
+    for header, written in (("If-None-Match", created), ("If-Match", replaced)):
+        if written != [True, False]:
+            raise ClusterError(
+                f"S3__ENDPOINT_URL: this store has no conditional writes by {header}, which "
+                "MODE=kafka needs: use another store"
+            )
 
 
 class ObjectBucket:
