@@ -104,10 +104,25 @@ def test_noise_says_nothing(base_server: Server, clips: dict[str, Recording], na
 
 
 @needs_folder
-def test_other_languages_are_translated(base_server: Server, clips: dict[str, Recording]) -> None:
-    answer = base_server.transcribe(clips["es_leopard"].path, TRANSLATIONS).json()
+@pytest.mark.parametrize(
+    ("name", "words"), [("es_leopard", {"sand", "white"}), ("de_leopard", {"room"})]
+)
+def test_other_languages_are_translated(
+    base_server: Server, clips: dict[str, Recording], name: str, words: set[str]
+) -> None:
+    answer = base_server.transcribe(clips[name].path, TRANSLATIONS).json()
 
-    assert {"sand", "white"} <= set(words_of(answer["text"]))
+    assert words <= set(words_of(answer["text"]))
+
+
+@needs_folder
+def test_sentence_of_1961_is_exact(base_server: Server, clips: dict[str, Recording]) -> None:
+    heard = base_server.transcribe(clips["en_jfk"].path).json()["text"]
+
+    assert heard == (
+        "And so my fellow Americans, ask not what your country can do for you, "
+        "ask what you can do for your country."
+    )
 
 
 LONGEST = (
