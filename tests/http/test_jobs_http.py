@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -15,7 +16,7 @@ from gated import Gate
 from job_calls import SECRET, result, status, submit, wait_for, watch
 from live import is_computing, is_idle
 from receiver import Receiver
-from server import FAKE, Mode, Server, command_of
+from server import FAKE, LOOP_GUARD, Mode, Server, command_of
 from support import eventually
 from tones import CHUNK, SPACING, sentences, text
 
@@ -35,7 +36,9 @@ def server(mode: Mode, gate: Gate, tmp_path_factory: pytest.TempPathFactory) -> 
     directory = tmp_path_factory.mktemp("jobs")
     keys = directory / "keys.json"
     keys.write_text(json.dumps({"key-of-ann": "ann", "key-of-bob": "bob"}))
-    settings = gate.settings() | {
+    settings = gate.settings()
+    settings |= {
+        "PYTHONPATH": os.pathsep.join((settings["PYTHONPATH"], str(LOOP_GUARD))),
         "JOBS__DIRECTORY": str(directory / "jobs"),
         "API_KEYS_FILE": str(keys),
         "WEBHOOK_SECRET": SECRET,
@@ -338,6 +341,7 @@ def test_a_webhook_never_goes_to_a_private_host(guarded: Server, url: str) -> No
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """With a secret, and with the URL policy as it is by default."""
     directory = tmp_path_factory.mktemp("guarded")
-    with Server(directory, FAKE | {"WEBHOOK_SECRET": SECRET}) as server:
+    settings = FAKE | {"WEBHOOK_SECRET": SECRET, "PYTHONPATH": str(LOOP_GUARD)}
+    with Server(directory, settings) as server:
         yield server
     assert server.temp_files() == []

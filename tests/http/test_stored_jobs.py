@@ -205,16 +205,22 @@ def test_jobs_wait_for_room_in_the_order_of_submission(tmp_path: Path) -> None:
         eventually(lambda: is_waiting(server, waiting[0]))
         waiting.append(submit(server, sentences(1), **CHUNK))  # it would fit
         eventually(lambda: is_waiting(server, waiting[1]))
+        waiting.append(submit(server, sentences(4), **CHUNK))
+        eventually(lambda: is_waiting(server, waiting[2]))
         assert [status(server, job)["status"] for job in (first, *waiting)] == [
-            *("running", "queued", "queued")
+            *("running", "queued", "queued", "queued")
         ]
+        refused = server.transcribe(sentences(1), **CHUNK, **{"async": "true"})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "overloaded")
+        assert "too many jobs wait" in refused.json()["error"]["message"]
+        assert int(refused.headers["retry-after"]) >= 1
 
         gate.allow()
 
         ended = [wait_for(server, job) for job in (first, *waiting)]
-        assert [job["status"] for job in ended] == ["completed"] * 3
-        second, third = (wait_stage(job)["finished_at"] for job in ended[1:])
-        assert second <= third
+        assert [job["status"] for job in ended] == ["completed"] * 4
+        turns = [wait_stage(job)["finished_at"] for job in ended[1:]]
+        assert turns == sorted(turns)
 
 
 def wait_stage(job: dict[str, Any]) -> dict[str, Any]:

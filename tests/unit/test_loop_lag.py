@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import time
 
 import pytest
 
 from live import until
+from server import LOOP_GUARD
 from whisperx_api_server.loop_lag import MAX_BLOCKED, LoopLag
 
 
@@ -41,3 +44,35 @@ def test_threads_that_compete_with_the_loop_are_not_blocking() -> None:
     lag = asyncio.run(measure(2 * MAX_BLOCKED, on_the_loop=False))
 
     assert lag.longest_blocked < MAX_BLOCKED
+
+
+@pytest.mark.parametrize(
+    "call",
+    ["time.sleep(0.001)", "socket.getaddrinfo('127.0.0.1', 80)", "socket.create_connection(there)"],
+)
+def test_servers_under_test_report_what_waits_on_the_loop(call: str) -> None:
+    """Neither threads nor asyncio's own calls are reported."""
+    script = f"""
+import asyncio, socket, time
+
+async def main():
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+    there = server.sockets[0].getsockname()
+    await asyncio.to_thread(lambda: {call})
+    await asyncio.open_connection("localhost", there[1])
+    print("now", flush=True)
+    {call}
+
+asyncio.run(main())
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", script],
+        env={"PYTHONPATH": str(LOOP_GUARD)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=True,
+    )
+    before, after = ran.stdout.split("now")
+    assert before == ""
+    assert "the event loop was blocked by " in after
