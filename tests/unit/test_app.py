@@ -14,7 +14,9 @@ from fastapi import FastAPI
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from fastapi.security.base import SecurityBase
+from starlette.testclient import TestClient
 
+from server import FAKE
 from whisperx_api_server.config import Settings
 from whisperx_api_server.main import create_app
 
@@ -42,6 +44,19 @@ def test_no_request_takes_a_thread_for_what_does_not_block(app: FastAPI) -> None
     ]
 
     assert plain == []
+
+
+@pytest.mark.parametrize(("metrics", "status"), [("key", 401), ("open", 200)])
+def test_metrics_are_open_if_the_setting_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, metrics: str, status: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = {"METRICS": metrics, "API_KEY": "secret", "JOBS__DIRECTORY": str(tmp_path / "jobs")}
+    for name, value in (FAKE | given).items():
+        monkeypatch.setenv(name, value)
+    with TestClient(create_app(Settings())) as client:
+        assert client.get("/metrics").status_code == status
+        assert client.get("/v1/models").status_code == 401
 
 
 def test_an_application_leaves_its_hosts_log_handlers_alone(

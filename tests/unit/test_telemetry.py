@@ -369,7 +369,56 @@ class Nvml:
 def test_the_memory_of_gpus_is_what_the_driver_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda _: Nvml())
 
-    assert Gpus().memory() == {1: (3, 8)}
+    state = ServerState(
+        pool=ModelPool(PoolSettings(), SchedulerSettings()),
+        admission=AdmissionControl(1.0),
+        active=int,
+    )
+    metrics = Metrics()
+    with metrics.reading(state):
+        text = metrics.text().decode()
+
+    assert 'whisperx_gpu_memory_used_bytes{gpu="1"} 3.0' in text
+    assert 'whisperx_gpu_memory_total_bytes{gpu="1"} 8.0' in text
+    assert 'gpu="0"' not in text
+
+
+def test_speed_and_workers_are_read_at_each_scrape() -> None:
+    now, workers = [1000.0], ["one"]
+    admission = AdmissionControl(100.0, clock=lambda: now[0])
+    state = ServerState(
+        pool=ModelPool(PoolSettings(), SchedulerSettings()),
+        admission=admission,
+        active=int,
+        workers=lambda: len(workers),
+    )
+    metrics = Metrics()
+    with metrics.reading(state):
+        before = shown(metrics)
+        with admission.reserve(60.0) as admitted:
+            now[0] += 20
+            admitted.advance(60.0)
+        workers.clear()
+        after = shown(metrics)
+
+    speed = "audio_seconds_per_second_ratio"
+    assert (before[speed], after[speed]) == (1.0, 3.0)
+    assert (before["workers"], after["workers"]) == (1, 0)
+    assert after["process_cpu_seconds_total"] >= before["process_cpu_seconds_total"] > 0
+    assert after["process_resident_memory_bytes"] > 0
+
+
+def test_the_memory_of_a_model_is_what_the_process_grew_by() -> None:
+    async def scenario() -> None:
+        size, metrics = 64_000_000, Metrics()
+        pool = ModelPool(PoolSettings(), SchedulerSettings(), load=lambda _: b"x" * size)
+        state = ServerState(pool=pool, admission=AdmissionControl(1.0), active=int)
+        with metrics.reading(state):
+            await pool.load(KEY)
+            assert shown(metrics)["model_memory_bytes"] > size / 2
+            await pool.close()
+
+    asyncio.run(scenario())
 
 
 class ShortContextEngine:
@@ -412,7 +461,6 @@ def test_queue_and_lanes_are_read_at_each_scrape() -> None:
         assert (idle["requests_active"], busy["requests_active"]) == (0, 1)
         assert (busy["lane_running_entries"], busy["lane_waiting_entries"]) == (1, 2)
         assert busy["models_loaded"] == busy["lane_batch_limit"] == 1
-        assert busy["model_memory_bytes"] >= 0
         assert busy["short_contexts_enabled"] == 0
         assert (busy["short_contexts_total"], busy["short_contexts_repeated_total"]) == (7, 2)
         assert after["queue_audio_seconds"] == 0.0
