@@ -8,8 +8,7 @@ from __future__ import annotations
 import sys
 import time
 import traceback
-from functools import wraps
-from typing import Any
+from typing import Any, SupportsIndex
 
 RESOLVING = frozenset(
     f"socket.{name}" for name in ("getaddrinfo", "gethostbyname", "gethostbyaddr", "getnameinfo")
@@ -31,9 +30,8 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
 _sleep = time.sleep
 
 
-@wraps(_sleep)
-def _reported_sleep(seconds: float) -> None:
-    if seconds > 0:
+def _reported_sleep(seconds: float | SupportsIndex, /) -> None:
+    if seconds:
         _report("time.sleep")
     _sleep(seconds)
 
