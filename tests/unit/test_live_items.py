@@ -73,6 +73,24 @@ def test_a_draft_is_stale_once_its_window_pauses_or_closes() -> None:
     assert not cut.decoding.draft
 
 
+@pytest.mark.parametrize(
+    ("speech", "quiet", "outdated"),
+    [
+        (2.3, 0.0, False),  # too little is new
+        (2.5, 0.0, True),
+        (2.5, 0.2, False),  # the turn may end
+        (2.5, 0.3, False),  # it is stale: another one than a draft is wanted
+    ],
+)
+def test_a_draft_is_outdated_once_enough_more_is_said(
+    speech: float, quiet: float, outdated: bool
+) -> None:
+    speaking = window(speech=2.0)
+    draft = speaking.decoding
+    grow(speaking, speech=speech, quiet=quiet)
+    assert draft.is_outdated is outdated
+
+
 def test_a_decoding_made_in_a_pause_is_final_unless_speech_goes_on() -> None:
     paused = window(speech=2.0, quiet=0.3)
     decoding = paused.decoding

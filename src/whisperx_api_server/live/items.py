@@ -20,7 +20,8 @@ FIRST = round(0.8 * SAMPLE_RATE)
 """Samples before a window that goes on is decoded for the first time."""
 
 STEP = round(0.4 * SAMPLE_RATE)
-"""New samples before it is decoded again: two decodings of nearly the same audio always agree."""
+"""New samples before it is decoded again, or its draft that waits is replaced: two decodings of
+nearly the same audio always agree."""
 
 PACE = 1.5
 """New audio before it is decoded again, as a multiple of the time that the last draft took with its
@@ -158,9 +159,10 @@ class Decoding:
 
     @property
     def is_outdated(self) -> bool:
-        """Whether it is a draft, and one of more speech can take its place."""
+        """Whether it is a draft, and one of enough more speech can take its place."""
         window = self.window
-        return self.draft and not self.is_stale and window.is_spoken and window.span.end > self.end
+        new = window.span.end - self.end
+        return self.draft and not self.is_stale and window.is_spoken and new >= STEP
 
 
 def text_of(transcript: WindowTranscript) -> str:
