@@ -8,6 +8,8 @@ import json
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -656,18 +658,39 @@ def test_listen_prints_a_recording_as_it_is_spoken(
     assert output.endswith("\n")
 
 
-@pytest.mark.parametrize("rate", ["16000", "8000"])
-def test_listen_plays_raw_audio_from_standard_input(fake_server: Server, rate: str) -> None:
+LISTEN = (sys.executable, "-m", "whisperx_api_server.cli", "listen", "-")
+
+
+@pytest.mark.parametrize(("source", "rate"), [("pipe", 16_000), ("file", 8_000)])
+def test_listen_plays_raw_audio_from_standard_input(
+    fake_server: Server, tmp_path: Path, source: str, rate: int
+) -> None:
     """Half a sample at its end is dropped."""
     spoken_loud = 10 * np.concatenate([say("red house"), silence(0.6), say("blue door")])
-    content = pcm(spoken_loud[:: 16_000 // int(rate)]) + b"\1"
+    recording = tmp_path / "raw.pcm"
+    recording.write_bytes(pcm(spoken_loud[:: 16_000 // rate]) + b"\1")
+    command = [*LISTEN, "--rate", str(rate), "--url", fake_server.url]
 
-    status, output, errors = run(
-        *("listen", "-", "--rate", rate, "--url", fake_server.url), given=content
-    )
+    if source == "pipe":
+        content = recording.read_bytes()
+        ended = subprocess.run(command, input=content, capture_output=True, check=False)
+    else:
+        with recording.open("rb") as file:
+            ended = subprocess.run(command, stdin=file, capture_output=True, check=False)
 
-    assert (status, errors) == (0, "")
-    assert output == "red house.\nblue door.\n"
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert ended.stdout == b"red house.\nblue door.\n"
+
+
+def test_listen_ends_with_an_error_while_its_pipe_is_silent(fake_server: Server) -> None:
+    command = [*LISTEN, "--model", "no/such", "--url", fake_server.url]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as listening:
+        try:
+            assert listening.wait(PATIENCE) == 1
+        finally:
+            listening.kill()
+        assert listening.stderr is not None
+        assert b"no model 'no/such'" in listening.stderr.read()
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
+import stat
 import sys
 import tempfile
 import time
@@ -164,8 +166,20 @@ async def _pieces(samples: np.ndarray[Any, np.dtype[np.float32]]) -> AsyncIterat
 
 async def _standard_input(size: int) -> AsyncIterator[bytes]:
     """Standard input in pieces of whole samples."""
-    while piece := await asyncio.to_thread(sys.stdin.buffer.read, size):
-        yield piece[: len(piece) // 2 * 2]
+    mode = os.fstat(sys.stdin.fileno()).st_mode
+    if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
+        while piece := await asyncio.to_thread(sys.stdin.buffer.read, size):
+            yield piece[: len(piece) // 2 * 2]
+        return
+    # A thread that waits for a silent pipe would keep the command from ending.
+    pipe = asyncio.StreamReader()
+    protocol = asyncio.StreamReaderProtocol(pipe)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, sys.stdin.buffer)
+    while not pipe.at_eof():
+        try:
+            yield await pipe.readexactly(size)
+        except asyncio.IncompleteReadError as last:
+            yield last.partial[: len(last.partial) // 2 * 2]
 
 
 @asynccontextmanager
