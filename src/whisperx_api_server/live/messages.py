@@ -54,10 +54,13 @@ AudioFormat = Annotated[PcmFormat | MuLawFormat | ALawFormat, Field(discriminato
 
 
 class TurnDetection(_Part):
-    """`server_vad`: a turn begins with speech and ends with silence."""
+    """`server_vad`: a turn begins with speech and ends with silence.
+
+    Without a `threshold` the detector has its own, as for uploads.
+    """
 
     type: Literal["server_vad"]
-    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
     prefix_padding_ms: Annotated[int, Field(ge=0, le=5000)] = 300
     silence_duration_ms: Annotated[int, Field(ge=0, le=10_000)] = 500
 
