@@ -348,8 +348,7 @@ class Worker:
         A record that comes meanwhile is delivered again.
         """
         lost = not await accept(held.queue, held.delivery)
-        await self._survive(held, lost=lost)
-        await held.stop()
+        await asyncio.gather(self._survive(held, lost=lost), held.stop())
 
     async def _drop(self, held: Held) -> None:
         """Stop a run that nothing waits for, and delete what it has stored meanwhile."""
