@@ -48,8 +48,8 @@ class WorkerSettings(Section):
     gpu_locks: UserPath | None = Field(
         None,
         description="Directory of lock files that the workers of one machine share: each takes a "
-        "GPU that no other has, unless WHISPER__DEVICE_INDEX is set. Unset takes GPU 0; the image "
-        "sets /gpus.",
+        "GPU that no other has, unless WHISPER__DEVICE_INDEX is set. Unset takes GPU 0; "
+        "compose-kafka.yaml sets /gpus.",
     )
 
 
