@@ -40,7 +40,6 @@ from .routers.openapi import DescribedApi
 from .routers.page import install_pages
 from .scheduling.model_pool import ModelPool
 from .telemetry.instruments import Instruments
-from .telemetry.metrics import Metrics
 from .telemetry.services import MeasuredLiveSessions, MeasuredWebhooks
 from .telemetry.state import ServerState
 from .text_service import TextService
@@ -193,7 +192,7 @@ def build_services(
             webhooks=_webhooks(settings, fetcher, instruments),
             settings=settings.jobs,
         ),
-        live=_live_sessions(settings, catalog, active, pool, metrics),
+        live=_live_sessions(settings, catalog, active, pool, instruments),
         text=TextService(active=active, pool=pool, catalog=catalog, timeout=limits.request_timeout)
         if replica is None
         else WorkersText(replica.runner, active),
@@ -233,10 +232,10 @@ def _live_sessions(
     catalog: Catalog,
     active: ActiveRequests,
     pool: ModelPool,
-    metrics: Metrics,
+    instruments: Instruments,
 ) -> MeasuredLiveSessions:
     return MeasuredLiveSessions(
-        metrics,
+        instruments,
         settings.realtime,
         enabled=settings.mode == "direct",
         active=active,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,10 +18,12 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from starlette.testclient import TestClient
 
 from live import PATH
+from realtime import MANUAL, pcm_24k, transcription
 from receiver import Receiver
 from server import FAKE
 from support import eventually
 from tones import CHUNK, sentences
+from whisperx_api_server.backends.fake import say
 from whisperx_api_server.config import Settings
 from whisperx_api_server.main import create_app
 from whisperx_api_server.telemetry.instruments import Instruments
@@ -103,6 +106,30 @@ def test_a_batch_links_the_runs_that_share_it(server: Traced) -> None:
     assert linked == {run.context.span_id for run in server.spans("run")}
     assert batch.attributes is not None
     assert batch.attributes["whisperx.batch.entries"] == 2
+
+
+def test_a_batch_links_the_live_sessions_that_share_it(server: Traced) -> None:
+    audio = base64.b64encode(pcm_24k(say("red house"))).decode()
+    with (
+        ThreadPoolExecutor(1) as threads,
+        server.client.websocket_connect("/v1/realtime", headers=PARENT) as socket,
+    ):
+        socket.send_json({"type": "session.update", "session": transcription(**MANUAL)})
+        socket.send_json({"type": "input_audio_buffer.append", "audio": audio})
+        socket.send_json({"type": "input_audio_buffer.commit"})
+        answer = threads.submit(server.transcribe, windows=1)
+        while not socket.receive_json()["type"].endswith("transcription.completed"):
+            pass
+        answer.result()
+        socket.close()
+        eventually(lambda: bool(server.spans("GET /v1/realtime")))
+
+    (session,) = server.spans("GET /v1/realtime")
+    assert trace_ids([session]) == {TRACE}
+    assert session.attributes is not None
+    assert session.attributes["http.response.status_code"] == 101
+    linked = {link.context.span_id for span in server.spans("batch") for link in span.links}
+    assert session.context.span_id in linked
 
 
 def test_a_webhook_continues_the_trace_of_its_job(server: Traced) -> None:

@@ -45,10 +45,7 @@ class RequestLog:
 
         async def send_noted(message: Message) -> None:
             nonlocal status
-            if message["type"] in ("http.response.start", "websocket.http.response.start"):
-                status = message["status"]
-            elif message["type"] == "websocket.accept":
-                status = 101
+            status = _status(message) or status
             await send(message)
 
         try:
@@ -82,21 +79,22 @@ class RequestLog:
 
 
 class RequestTrace:
-    """A middleware that makes the span of each HTTP request, probes aside."""
+    """A middleware that makes the span of each request and live session, probes aside."""
 
     def __init__(self, app: ASGIApp, *, tracing: Tracing) -> None:
         self._app = app
         self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in PROBES:
+        if scope["type"] not in ("http", "websocket") or scope["path"] in PROBES:
             await self._app(scope, receive, send)
             return
         with self._tracing.request(Headers(scope=scope)) as span:
 
             async def send_traced(message: Message) -> None:
-                if message["type"] == "http.response.start":
-                    span.set_attribute("http.response.status_code", message["status"])
+                status = _status(message)
+                if status is not None:
+                    span.set_attribute("http.response.status_code", status)
                 await send(message)
 
             try:
@@ -107,6 +105,13 @@ class RequestTrace:
                 span.set_attribute("http.request.method", method)
                 span.set_attribute("http.route", route)
                 span.set_attribute("whisperx.request.id", logging_setup.request_id.get())
+
+
+def _status(message: Message) -> int | None:
+    """The status, if a message begins an answer; 101 opens a WebSocket."""
+    if message["type"] in ("http.response.start", "websocket.http.response.start"):
+        return int(message["status"])
+    return 101 if message["type"] == "websocket.accept" else None
 
 
 def _operation(scope: Scope) -> tuple[str, str]:

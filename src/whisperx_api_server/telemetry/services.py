@@ -14,6 +14,7 @@ from ..live.messages import SessionConfig
 from ..live.registry import LiveSessions
 from ..live.session import Session
 from ..live.transcriber import Send
+from .instruments import Instruments
 from .metrics import Metrics
 
 
@@ -31,11 +32,15 @@ class MeasuredWebhooks(Webhooks):
 
 
 class MeasuredLiveSessions(LiveSessions):
-    """Live sessions whose delay, from a commit to the whole transcript, and audio are counted."""
+    """Live sessions whose delay, from a commit to the whole transcript, and audio are counted.
 
-    def __init__(self, metrics: Metrics, *args: Any, **options: Any) -> None:
+    Their batches are linked to the span of the session.
+    """
+
+    def __init__(self, instruments: Instruments, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._metrics = metrics
+        self._metrics = instruments.metrics
+        self._tracing = instruments.tracing
 
     @contextmanager
     def open(
@@ -59,4 +64,6 @@ class MeasuredLiveSessions(LiveSessions):
                     logging_setup.note_audio(heard)
 
         with super().open(client, config, measured, beta=beta) as session:
+            if self._tracing is not None:
+                self._tracing.link(session.id)
             yield session

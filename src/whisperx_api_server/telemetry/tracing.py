@@ -1,7 +1,7 @@
 """Traces requests, runs, stages and batches with OpenTelemetry (extra `otel`).
 
 This module is imported only where an endpoint is set. A run is a child of the request that began
-it. A batch is a span of its own, which links the runs that share it.
+it. A batch is a span of its own, which links the runs and live sessions that share it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ from ..trace_context import trace_context
 SERVICE = "whisperx-api-server"
 
 MAX_RUNS = 10_000
-"""Maximum number of runs, with the ended ones, that batches can link; the oldest are forgotten."""
+"""Maximum number of runs and live sessions, with the ended ones, that batches can link; the oldest
+are forgotten."""
 
 
 def export_to(endpoint: str) -> SpanProcessor:
@@ -72,7 +73,7 @@ class Tracing:
 
     @contextmanager
     def request(self, headers: Mapping[str, str]) -> Iterator[Span]:
-        """The span of an HTTP request, which continues the trace of its `traceparent`."""
+        """The span of a request or live session, which continues the trace of its client."""
         with self._tracer.start_as_current_span(
             "request",
             context=self._propagator.extract(headers, Context()),
@@ -106,7 +107,7 @@ class Tracing:
             set_status_on_exception=False,
         ) as span:
             trace_context.set(self.headers())
-            self._remember(request.id, span.get_span_context())
+            self.link(request.id)
             try:
                 yield traced
             except ServiceError as error:
@@ -121,9 +122,12 @@ class Tracing:
                     span.set_attribute("whisperx.audio.seconds", progress.duration)
                 self._add_stages(progress)
 
-    def _remember(self, request_id: str, span: SpanContext) -> None:
-        """Keep a run for its batches, of which the last may end after it."""
-        self._runs[request_id] = span
+    def link(self, request_id: str) -> None:
+        """Link the batches of a run or live session to the current span.
+
+        The last batch may end after it.
+        """
+        self._runs[request_id] = get_current_span().get_span_context()
         if len(self._runs) > MAX_RUNS:
             del self._runs[next(iter(self._runs))]
 
