@@ -336,7 +336,7 @@ def answers(replica: Server) -> bool:
     return answer.status_code == 200 and answer.json()["text"] == text(1)
 
 
-def test_a_broker_that_is_killed_delays_events_only(
+def test_a_broker_that_is_killed_delays_events_and_new_jobs_only(
     machines: Machines, request: pytest.FixtureRequest
 ) -> None:
     if "WHISPERX_TEST_KAFKA" in os.environ:
@@ -345,10 +345,13 @@ def test_a_broker_that_is_killed_delays_events_only(
     replica = machines.replicas[0]
     job, _ = machines.begin(replica, sentences(4), 1)
     broker.server.stop()
+    waiting = submit(replica, sentences(2))
     machines.allow()
     broker.server.start()
-    eventually(lambda: status(replica, job)["status"] == "completed")
+    eventually(partial(has_completed, replica, job))
     assert replica.http.get(f"{PATH}/{job}/result").json()["text"] == text(4)
+    eventually(partial(has_completed, replica, waiting))
+    assert replica.http.get(f"{PATH}/{waiting}/result").json()["text"] == text(2)
     eventually(partial(answers, replica))
 
 

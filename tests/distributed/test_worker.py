@@ -33,7 +33,7 @@ from whisperx_api_server.errors import (
     VersionMismatch,
     WorkerLost,
 )
-from whisperx_api_server.pipeline.events import Event, Opened, SegmentsLabelled, WindowDone
+from whisperx_api_server.pipeline.events import Emit, Event, Opened, SegmentsLabelled, WindowDone
 from whisperx_api_server.pipeline.runner import Checkpoint
 from whisperx_api_server.text_service import TextRequest
 
@@ -581,19 +581,28 @@ def test_an_end_is_stored_after_all_events(tmp_path: Path, monkeypatch: pytest.M
     put = MemoryBucket.put
     early: list[str] = []
 
-    async def put_slowly(self: MemoryBucket, key: str, data: bytes) -> None:
-        if "/events/" in key:
-            for _ in range(1000):
-                await asyncio.sleep(0)
-            early.extend(each for each in self.objects if each.endswith("/end"))
-        await put(self, key, data)
-
-    monkeypatch.setattr(MemoryBucket, "put", put_slowly)
-
     async def scene(cluster: Cluster) -> None:
-        await cluster.worker()
-        replica = await cluster.replica()
-        events, _ = await replica.run("english")
+        runner, computed = (await cluster.worker()).world.runner, asyncio.Event()
+        run = runner.run
+
+        async def note_end(
+            request: TranscriptionRequest, emit: Emit, checkpoint: Checkpoint
+        ) -> Transcript:
+            transcript = await run(request, emit, checkpoint)
+            computed.set()
+            return transcript
+
+        async def put_late(self: MemoryBucket, key: str, data: bytes) -> None:
+            if "/events/" in key:
+                await computed.wait()
+                for _ in range(1000):  # the end could be stored meanwhile
+                    await asyncio.sleep(0)
+                early.extend(each for each in self.objects if each.endswith("/end"))
+            await put(self, key, data)
+
+        vars(runner)["run"] = note_end
+        monkeypatch.setattr(MemoryBucket, "put", put_late)
+        events, _ = await (await cluster.replica()).run("english")
         assert early == []
         assert windows_of(events) == list(range(len(windows_of(events)))) != []
 
