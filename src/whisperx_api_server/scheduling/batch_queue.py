@@ -52,16 +52,16 @@ class BatchQueue:
         """Whether a request has entries waiting."""
         return request_id in self._clients.get(client, ())
 
-    def remove(self, client: str, request_id: str, future: object) -> list[AnyEntry]:
-        """Remove and return the entry of a request with this future, if it waits."""
+    def remove(self, client: str, request_id: str, future: object) -> AnyEntry | None:
+        """Remove and return the entry of a request with this future; None if it does not wait."""
         if not self.waits(client, request_id):
-            return []
+            return None
         queue = self._clients[client][request_id]
-        removed = [entry for entry in queue if entry.future is future]
-        for entry in removed:
-            queue.remove(entry)
-        self._count -= len(removed)
-        self._drop_if_empty(client, request_id)
+        removed = next((entry for entry in queue if entry.future is future), None)
+        if removed is not None:
+            queue.remove(removed)
+            self._count -= 1
+            self._drop_if_empty(client, request_id)
         return removed
 
     def cancel(self, request_id: str) -> list[AnyEntry]:

@@ -182,7 +182,8 @@ class Lane(Generic[M]):
         if future.cancelled():
             with self._shared.changed:
                 removed = self._shared.queue.remove(client, request_id, future)
-                self._shared.count_cancelled(removed)
+                if removed is not None:
+                    self._shared.count_cancelled([removed])
 
     def _worker_ended(self, _: Future[None]) -> None:
         with self._shared.changed:
