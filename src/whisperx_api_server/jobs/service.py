@@ -40,8 +40,8 @@ from .webhooks import Webhooks
 
 logger = logging.getLogger(__name__)
 
-CANCEL_WAIT = 5.0
-"""Seconds for which the answer to a cancellation waits until the end of the job is stored."""
+CANCEL_WAIT = 10.0
+"""Seconds for which a cancellation waits until a shared store has the end of the job."""
 
 PRUNE_INTERVAL = 60.0
 """Seconds between two sweeps of jobs and results that have grown too old."""
@@ -309,12 +309,13 @@ class LocalService:
         if record is not None:
             self.withdraw(job_id)
             if record.task is not None:
-                await asyncio.wait([record.task], timeout=CANCEL_WAIT)
+                limit = None if self._shared is None else CANCEL_WAIT
+                await asyncio.wait([record.task], timeout=limit)
             if record.job.ended:
                 return record.job
             if not record.taken_over:
                 raise Unavailable(
-                    "the job ends once the server can store that: look at it later",
+                    "the job is cancelled, but that is not stored yet: ask for its status later",
                     retry_after=CANCEL_WAIT,
                 )
         while self._shared is not None and not job.ended:
