@@ -23,7 +23,7 @@ from whisperx_api_server.backends.onnx import clustering, load_diarizer
 from whisperx_api_server.backends.onnx import diarizer as diarizer_module
 from whisperx_api_server.backends.onnx.fbank import FilterBank
 from whisperx_api_server.backends.onnx.segmentation import FRAMES, VOICES
-from whisperx_api_server.backends.onnx.voices import Vectors, unit
+from whisperx_api_server.backends.onnx.voices import BATCH, SIZE, Vectors, VoiceEncoder, unit
 from whisperx_api_server.domain import AudioClip, DiarizeOptions, SpeakerTurn
 from whisperx_api_server.errors import NotInstalled
 
@@ -266,6 +266,24 @@ def test_features_are_those_of_kaldi() -> None:
         torch.from_numpy(samples)[None] * 32_768, num_mel_bins=80, dither=0.0
     ).numpy()
     np.testing.assert_allclose(FilterBank().features(samples), reference, atol=2e-3)
+
+
+def test_voices_are_embedded_a_few_at_a_time() -> None:
+    sizes = []
+
+    def run(_: None, inputs: dict[str, Vectors]) -> list[Vectors]:
+        batch = inputs["features"]
+        sizes.append(len(batch))
+        return [np.pad(batch[:, 0], ((0, 0), (0, SIZE - batch.shape[2])))]
+
+    rng = np.random.default_rng(0)
+    voices = [rng.standard_normal((length, 80)).astype(np.float32) for length in (200, 400) * 10]
+    encoder = VoiceEncoder(SimpleNamespace(run=run))
+
+    vectors = encoder.embed(voices)
+
+    assert sorted(sizes) == [2, 2, BATCH, BATCH]
+    assert vectors.tolist() == [encoder.embed([each])[0].tolist() for each in voices]
 
 
 class Session:
