@@ -194,7 +194,7 @@ def test_thirty_at_once_get_what_they_get_alone(real: Server, speech: Speech) ->
 def test_clips_pass_a_long_recording_on_real_models(real: Server, speech: Speech) -> None:
     words = speech.random("en-adam", 60, seed=5).audio
     long = Client(real, wav(np.tile(words, 12)), language="en")
-    eventually(lambda: real.lane()["waiting"] > 60)
+    eventually(lambda: any(lane["waiting"] > 60 for lane in real.info()["queue"]["lanes"]))
     clip = speech.random("en-beth", 4, seed=0)
     answer = real.transcribe(wav(clip.audio), language="en").raise_for_status()
     assert answer.json()["text"].strip() == clip.text.strip()
@@ -374,7 +374,7 @@ def test_a_full_queue_answers_retry_after(start: Callable[..., Unruly]) -> None:
             text: Future[Any] = pool.submit(
                 sdk.audio.transcriptions.create, model="whisper-1", file=("a.wav", clip("blue"))
             )
-            eventually(lambda: seen == [429])
+            eventually(lambda: seen[:1] == [429])
             unruly.let_go()
             assert text.result(PATIENCE).text == "blue."
             assert seen[-1] == 200
