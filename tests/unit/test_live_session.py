@@ -291,7 +291,7 @@ def test_an_item_that_fails_says_so_and_the_next_is_answered() -> None:
             talk.commit()
             assert await talk.completed() == ["blue door."]
         (failed,) = talk.of(Failed)
-        assert failed.error.code == "insufficient_memory"
+        assert failed.error["code"] == "insufficient_memory"
 
     scene(test, world)
 
@@ -318,7 +318,7 @@ def test_a_session_without_a_voice_detector_ends_with_its_error() -> None:
         async with talk.session() as running:
             assert (await running).code == 1011
         (error,) = talk.of(ErrorEvent)
-        assert error.error.message == "install it"
+        assert error.error["message"] == "install it"
 
     scene(test, world)
 
@@ -377,7 +377,7 @@ def test_an_unclear_item_is_in_the_language_of_the_one_before() -> None:
             talk.say(say("red house"))
             talk.commit()
             assert await talk.completed(2) == ["rot haus tür blau baum wasser brot.", "rot haus."]
-            assert [event.languages[0].code for event in talk.of(Completed)] == ["de", "de"]
+            assert [event.languages[0]["code"] for event in talk.of(Completed)] == ["de", "de"]
 
     scene(test, world)
 

@@ -137,7 +137,7 @@ def delta_event(text: str, *, logprobs: Sequence[TokenLogprob] | None = None) ->
     """`transcript.text.delta`."""
     event: TextDelta = {"type": "transcript.text.delta", "delta": text}
     if logprobs is not None:
-        event["logprobs"] = _logprobs(logprobs)
+        event["logprobs"] = token_logprobs(logprobs)
     return event
 
 
@@ -305,10 +305,11 @@ def _languages(transcript: Transcript) -> list[SpokenLanguage]:
 
 
 def _all_logprobs(transcript: Transcript) -> list[Logprob]:
-    return _logprobs(chain.from_iterable(segment.logprobs for segment in transcript.segments))
+    return token_logprobs(chain.from_iterable(segment.logprobs for segment in transcript.segments))
 
 
-def _logprobs(logprobs: Iterable[TokenLogprob]) -> list[Logprob]:
+def token_logprobs(logprobs: Iterable[TokenLogprob]) -> list[Logprob]:
+    """The tokens as OpenAI writes them."""
     return [
         {"token": each.token, "bytes": list(each.bytes), "logprob": _finite(each.logprob)}
         for each in logprobs

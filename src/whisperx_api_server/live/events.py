@@ -7,7 +7,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from ..answers.errors import ErrorDetail
+from ..answers.openai import Logprob, SpokenLanguage
 from ..errors import ServiceError
+from ..formats.openai_json import error_detail
 
 
 def new_id(prefix: str) -> str:
@@ -73,12 +76,6 @@ class ItemAdded(ServerEvent):
     previous_item_id: str | None
 
 
-class Logprob(BaseModel):
-    token: str
-    logprob: float
-    bytes: list[int]
-
-
 class Delta(ServerEvent):
     type: Literal["conversation.item.input_audio_transcription.delta"] = (
         "conversation.item.input_audio_transcription.delta"
@@ -91,10 +88,6 @@ class Delta(ServerEvent):
 class DurationUsage(BaseModel):
     type: Literal["duration"] = "duration"
     seconds: float
-
-
-class SpokenLanguage(BaseModel):
-    code: str
 
 
 class Completed(ServerEvent):
@@ -111,23 +104,16 @@ class Completed(ServerEvent):
     usage: DurationUsage
 
 
-class ErrorDetails(BaseModel):
-    type: str
-    code: str
-    message: str
-    param: str | None
-
-
 class Failed(ServerEvent):
     type: Literal["conversation.item.input_audio_transcription.failed"] = (
         "conversation.item.input_audio_transcription.failed"
     )
     item_id: str
     content_index: int = 0
-    error: ErrorDetails
+    error: ErrorDetail
 
 
-class ClientError(ErrorDetails):
+class ClientError(ErrorDetail):
     """`event_id` is that of the client's event."""
 
     event_id: str | None
@@ -138,12 +124,6 @@ class ErrorEvent(ServerEvent):
     error: ClientError
 
 
-def error_details(error: ServiceError) -> ErrorDetails:
-    """OpenAI's error object for one of ours."""
-    return ErrorDetails(type=error.type, code=error.code, message=error.message, param=error.param)
-
-
 def error_event(error: ServiceError, event_id: str | None) -> ErrorEvent:
     """The answer to a client's event that cannot be honoured."""
-    details = error_details(error).model_dump()
-    return ErrorEvent(error=ClientError(**details, event_id=event_id))
+    return ErrorEvent(error={**error_detail(error.failure()), "event_id": event_id})

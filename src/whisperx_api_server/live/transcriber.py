@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from ..backends.base import CLEAR_LANGUAGE
 from ..domain import SAMPLE_RATE, DecodeOptions, Window, WindowTranscript
 from ..errors import ServiceError
+from ..formats.openai_json import error_detail, token_logprobs
 from ..pipeline.stages import Engines, Transcribing, check_options
 from .audio import SampleBuffer
 from .events import (
@@ -19,10 +20,7 @@ from .events import (
     Delta,
     DurationUsage,
     Failed,
-    Logprob,
     ServerEvent,
-    SpokenLanguage,
-    error_details,
 )
 from .items import Decoding, Item, ItemOptions, LiveWindow
 
@@ -297,20 +295,14 @@ class LiveTranscriber:
     async def _answer(self, item: Item) -> None:
         if item.error is not None:
             error = item.error
-            await self._send(Failed(item_id=item.id, error=error_details(error)))
+            await self._send(Failed(item_id=item.id, error=error_detail(error.failure())))
             return
-        logprobs = None
-        if item.options.decode.logprobs:
-            logprobs = [
-                Logprob(token=each.token, logprob=each.logprob, bytes=list(each.bytes))
-                for each in item.logprobs
-            ]
         await self._send(
             Completed(
                 item_id=item.id,
                 transcript=item.transcript,
-                languages=[SpokenLanguage(code=item.language)] if item.language else [],
-                logprobs=logprobs,
+                languages=[{"code": item.language}] if item.language else [],
+                logprobs=token_logprobs(item.logprobs) if item.options.decode.logprobs else None,
                 usage=DurationUsage(seconds=round(item.seconds, 3)),
             )
         )
