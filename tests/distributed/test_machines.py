@@ -5,36 +5,31 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import signal
 import subprocess
-import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, aclosing
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from openai import RateLimitError
-from pydantic import SecretStr
 
-from brokers import S3_KEY, Kafka, cluster_settings
+from brokers import Kafka, cluster_settings
 from brokers import Server as Process
 from gated import Gate
 from job_calls import watch
 from live import PATH, Events, deltas
+from machines import ANN, Machines, is_ready, submit
 from receiver import Receiver
 from server import WORKER, Server
-from support import eventually
+from support import PATIENCE, eventually
 from tones import CHUNK, sentences, text
-from whisperx_api_server.distributed.bucket import S3Settings, open_bucket
 from whisperx_api_server.distributed.connection import KafkaSettings
 from whisperx_api_server.distributed.kafka import open_kafka
 from whisperx_api_server.distributed.protocols import CaughtUp
-from whisperx_api_server.distributed.stored import load_checkpoint
 from whisperx_api_server.distributed.topics import topics
 
 ON_A_SMALL_DISK = (
@@ -45,111 +40,10 @@ ON_A_SMALL_DISK = (
 """Runs the command that follows it with temporary files on a disk of 64 KB."""
 
 KEYS = {"key-of-ann": "ann", "key-of-bob": "bob"}
-ANN = {"authorization": "Bearer key-of-ann"}
 BOB = {"authorization": "Bearer key-of-bob"}
 QUEUES = 2
 QUEUE_SECONDS = 60
 PROMPT = "a-prompt-that-is-nobody-elses"
-
-
-def is_ready(server: Server) -> bool:
-    return server.http.get("/ready").status_code == 200
-
-
-def is_busy(worker: Server) -> bool:
-    metrics = worker.http.get("/metrics").raise_for_status().text
-    counts = re.findall(
-        r"^whisperx_(?:requests_active|lane_running_entries)\S* (\S+)$", metrics, re.MULTILINE
-    )
-    return any(map(float, counts))
-
-
-@dataclass
-class Machines:
-    """What runs; processes that are killed are started again by `worker` and `replica`."""
-
-    directory: Path
-    settings: dict[str, str]
-    stack: ExitStack
-
-    def __post_init__(self) -> None:
-        self.gates = [Gate(self.directory / f"gate-{each}") for each in range(2)]
-        self.replicas = [self.replica() for _ in range(2)]
-        self.workers = [self.worker(gate) for gate in self.gates]
-        for server in (*self.replicas, *self.workers):
-            server.wait_until_healthy()
-        eventually(lambda: all(map(is_ready, (*self.replicas, *self.workers))))
-
-    def replica(self) -> Server:
-        server = self._start(Server(self._new_directory(), self.settings))
-        server.http.headers.update(ANN)
-        return server
-
-    def worker(self, gate: Gate, *, command: Sequence[str] = WORKER) -> Server:
-        settings = self.settings | gate.settings()
-        return self._start(Server(self._new_directory(), settings, command=command))
-
-    def _start(self, server: Server) -> Server:
-        self.stack.callback(server.stop)
-        return server
-
-    def _new_directory(self) -> Path:
-        return self.directory / uuid.uuid4().hex
-
-    def allow(self) -> None:
-        for gate in self.gates:
-            gate.allow()
-
-    def objects(self, prefix: str) -> list[bytes]:
-        """What the bucket has below a prefix."""
-
-        async def contents() -> list[bytes]:
-            bucket = await open_bucket(
-                S3Settings(
-                    endpoint_url=self.settings["S3__ENDPOINT_URL"],
-                    bucket=self.settings["S3__BUCKET"],
-                    access_key_id=S3_KEY,
-                    secret_access_key=SecretStr(S3_KEY),
-                )
-            )
-            found = [await bucket.get(key) for key in await bucket.list(prefix)]
-            return [each.data for each in found if each is not None]
-
-        return asyncio.run(contents())
-
-    def kept_windows(self) -> int:
-        """How many windows the checkpoints in the bucket have."""
-        return sum(len(load_checkpoint([part]).windows) for part in self.objects("memory"))
-
-    def kill(self, place: int) -> None:
-        """End a worker as a crash does."""
-        self.workers[place].process.send_signal(signal.SIGKILL)
-        self.workers[place].process.wait()
-
-    def revive(self, place: int) -> None:
-        """Start a worker in place of one that was killed."""
-        self.workers[place] = self.worker(self.gates[place]).wait_until_healthy()
-
-    def settle(self) -> None:
-        """Wait until no worker has a run, nor a window of one that is over."""
-        self.allow()
-        eventually(lambda: not any(map(is_busy, self.workers)))
-
-    def begin(self, replica: Server, audio: bytes, windows: int, **fields: Any) -> tuple[str, int]:
-        """A job that waits for its gate after that many windows, and which worker has it."""
-        self.settle()
-        for gate in self.gates:
-            gate.allow(0)
-        job = submit(replica, audio, **fields)
-        before = [len(gate.passed) for gate in self.gates]
-        for gate in self.gates:
-            gate.allow(windows)
-
-        def passed() -> list[int]:
-            return [len(gate.passed) - old for gate, old in zip(self.gates, before, strict=True)]
-
-        eventually(lambda: max(passed()) == windows)
-        return job, passed().index(windows)
 
 
 @pytest.fixture(scope="module")
@@ -169,12 +63,6 @@ def machines(
     }
     with ExitStack() as stack:
         yield Machines(directory, settings, stack)
-
-
-def submit(replica: Server, audio: bytes, **fields: Any) -> str:
-    answer = replica.transcribe(audio, **{"async": "true"}, **CHUNK, **fields)
-    assert answer.status_code == 202, answer.text
-    return cast("str", answer.json()["request_id"])
 
 
 def status(replica: Server, job: str) -> dict[str, Any]:
@@ -309,6 +197,10 @@ def test_a_flood_is_refused_by_every_replica(machines: Machines) -> None:
     assert there.transcribe(sentences(1)).json()["text"] == text(1)
 
 
+def test_runs_that_have_ended_leave_nothing_in_the_bucket(machines: Machines) -> None:
+    eventually(lambda: machines.objects("runs") == machines.objects("open") == [])
+
+
 def test_a_worker_that_hangs_loses_its_run_to_another(machines: Machines) -> None:
     replica = machines.replicas[0]
     job, holder = machines.begin(replica, sentences(5), 1)
@@ -385,15 +277,31 @@ def test_a_store_that_is_away_refuses_new_requests_and_delays_runs(
     eventually(partial(is_ready, replica))
 
 
-def test_a_replica_that_is_killed_costs_no_job(machines: Machines) -> None:
+def test_a_replica_that_is_killed_costs_no_job_and_its_stream_is_replayed_at_another(
+    machines: Machines,
+) -> None:
     doomed, other = machines.replicas
+    machines.settle()
+    before = machines.passed
+    for gate in machines.gates:
+        gate.allow(1)
+    spoken = sentences(3, language="fr")
+    stream = Events(doomed, spoken, **CHUNK)
+    first = stream.next()
     with Receiver() as receiver:
-        job, _ = machines.begin(doomed, sentences(4), 1, callback_url=receiver.url)
+        job = submit(doomed, sentences(2), callback_url=receiver.url)
+        eventually(lambda: in_hand(other) == 2)
         doomed.process.send_signal(signal.SIGKILL)
         doomed.process.wait()
+        stream.leave()
+        again = Events(other, spoken, **CHUNK)
+        assert again.next() == first
         machines.allow()
+        received = [first, *again.rest()]
+        assert deltas(received).strip() == received[-1]["text"] == text(3, language="fr")
         eventually(lambda: status(other, job)["status"] == "completed")
-        assert other.http.get(f"{PATH}/{job}/result").json()["text"] == text(4)
+        assert other.http.get(f"{PATH}/{job}/result").json()["text"] == text(2)
+        assert machines.passed - before == 3 + 2  # each window once
         eventually(lambda: bool(receiver.deliveries))
         assert {each.headers["webhook-id"] for each in receiver.deliveries} == {f"evt_{job}"}
     machines.replicas[0] = machines.replica().wait_until_healthy()
@@ -441,6 +349,25 @@ def test_keys_prompts_urls_and_texts_are_in_no_topic(machines: Machines) -> None
         spoken, _ = text(2).split(".", 1)
         for secret in (PROMPT, receiver.url, *KEYS, "secret-of-webhooks", spoken):
             assert secret.encode() not in sent
+
+
+def test_a_worker_that_is_stopped_hands_on_the_runs_that_it_cannot_finish(
+    machines: Machines,
+) -> None:
+    replica = machines.replicas[0]
+    held, holder = machines.begin(replica, sentences(4), 1)
+    before = machines.passed
+    jobs = [held, *(submit(replica, sentences(2 + each), language="en") for each in range(2))]
+    eventually(lambda: in_hand(replica) == len(jobs))
+    stopped = machines.workers[holder]
+    stopped.process.send_signal(signal.SIGTERM)
+    machines.gates[1 - holder].allow()
+    for job in jobs:
+        eventually(partial(has_completed, replica, job))
+    assert replica.http.get(f"{PATH}/{held}/result").json()["text"] == text(4)
+    assert machines.passed - before == 3 + 2 + 3  # the first one was in the checkpoint
+    machines.allow()
+    assert stopped.process.wait(PATIENCE) == 0
 
 
 async def all_messages(machines: Machines) -> bytes:
