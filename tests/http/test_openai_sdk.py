@@ -377,6 +377,7 @@ def test_a_failing_engine_is_a_server_error(strict: tuple[Server, Gate]) -> None
     assert no.value.type == "server_error"
 
 
+@pytest.mark.parametrize("mode", ["direct"], indirect=True, scope="module")
 def test_a_full_queue_is_a_rate_limit_that_the_sdk_waits_out(strict: tuple[Server, Gate]) -> None:
     server, gate = strict
     eventually(lambda: server.info()["queue"]["requests"] == 0)
