@@ -21,7 +21,7 @@ from whisperx_api_server.distributed.files import BucketUploads, RunFiles
 from whisperx_api_server.distributed.heartbeats import Membership
 from whisperx_api_server.distributed.kafka_runner import KafkaRunner
 from whisperx_api_server.distributed.members import Members
-from whisperx_api_server.distributed.models import WorkerModels, WorkersModels
+from whisperx_api_server.distributed.models import ClusterModels, WorkerModels
 from whisperx_api_server.distributed.notices import RunNotices
 from whisperx_api_server.distributed.wire import Control, Heartbeat, OrderDone
 from whisperx_api_server.distributed.worker import Worker
@@ -69,7 +69,7 @@ class WorkerProcess:
     Its disk has `disk_free` bytes at the time `now`, in seconds.
     """
 
-    def __init__(self, cluster: Cluster, name: str, *, in_hand: float) -> None:
+    def __init__(self, cluster: Cluster, name: str, *, prefetch_seconds: float) -> None:
         self.disk_free = 1 << 40
         self.now = 0.0
         self.world = BucketWorld()
@@ -99,7 +99,7 @@ class WorkerProcess:
             models=WorkerModels(
                 name=name, catalog=self.world.catalog, pool=self.world.pool, log=cluster.log
             ),
-            in_hand=lambda: in_hand,
+            prefetch_seconds=lambda: prefetch_seconds,
             lock_seconds=LOCK_SECONDS,
             max_attempts=3,
         )
@@ -142,16 +142,16 @@ class Replica:
             notices=self.notices,
             members=self.members,
         )
-        self.models = WorkersModels(cluster.log, self.members)
+        self.models = ClusterModels(cluster.log, self.members)
         self.membership = Membership(name, "replica", log=cluster.log, members=self.members)
 
     def heartbeat(self, beat: Heartbeat) -> Heartbeat:
         return beat
 
-    async def heed(self, message: Control) -> None:
-        self.notices.heed(message)
+    async def handle(self, message: Control) -> None:
+        self.notices.handle(message)
         if isinstance(message, OrderDone):
-            self.models.heed(message)
+            self.models.handle(message)
 
     async def request(self, recording: str, **changes: Any) -> TranscriptionRequest:
         async def chunks() -> AsyncIterator[bytes]:
@@ -188,8 +188,10 @@ class Cluster:
     def objects(self, prefix: str = "") -> list[str]:
         return sorted(key for key in self.bucket.objects if key.startswith(prefix))
 
-    async def worker(self, name: str = "worker", *, in_hand: float = 1000) -> WorkerProcess:
-        made = WorkerProcess(self, name, in_hand=in_hand)
+    async def worker(
+        self, name: str = "worker", *, prefetch_seconds: float = 1000
+    ) -> WorkerProcess:
+        made = WorkerProcess(self, name, prefetch_seconds=prefetch_seconds)
         await made.start()
         self._stack.push_async_callback(made.kill)
         return made

@@ -12,8 +12,8 @@ from whisperx_api_server.errors import InsufficientMemory
 from whisperx_api_server.scheduling.batch_policy import BatchLimits
 from whisperx_api_server.scheduling.fair_semaphore import FairSemaphore
 from whisperx_api_server.scheduling.lane import Lane
+from whisperx_api_server.scheduling.lane_worker import Place
 from whisperx_api_server.scheduling.work import Entry, Work
-from whisperx_api_server.scheduling.worker import Place
 
 
 class Engine:

@@ -29,7 +29,7 @@ from whisperx_api_server.domain import Job, OutputOptions, TranscriptionRequest
 from whisperx_api_server.jobs import service as jobs
 from whisperx_api_server.jobs import watching
 from whisperx_api_server.jobs.admission import AdmittedRunner, LimitSettings
-from whisperx_api_server.jobs.service import LocalService
+from whisperx_api_server.jobs.service import TranscriptionService
 from whisperx_api_server.jobs.store import JobSettings
 from whisperx_api_server.jobs.webhooks import Webhooks
 
@@ -53,7 +53,7 @@ class Process:
 
     name: str
     replica: Replica
-    service: LocalService
+    service: TranscriptionService
     stack: AsyncExitStack
 
     async def request(self, recording: str, **changes: Any) -> TranscriptionRequest:
@@ -125,7 +125,7 @@ async def process(
         settings=settings,
     )
     policy = UrlFetchSettings(allow_private_hosts=True, timeout=PATIENCE)
-    service = LocalService(
+    service = TranscriptionService(
         AdmittedRunner(made.runner, made.admission, timeout=0),
         active=ActiveRequests(),
         admission=made.admission,
@@ -139,5 +139,5 @@ async def process(
         await stack.enter_async_context(made.taking_part())
         await service.start()
         stack.push_async_callback(service.close)
-        await stack.enter_async_context(made.tending_jobs(service))
+        await stack.enter_async_context(made.adopting_jobs(service))
         yield Process(name, made, service, stack)

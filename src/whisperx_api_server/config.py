@@ -20,7 +20,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from .audio.urls import UrlFetchSettings
 from .distributed.bucket import S3Settings
 from .distributed.connection import KafkaSettings
-from .distributed.pull import WorkerSettings
+from .distributed.worker_limits import WorkerSettings
 from .errors import ConfigurationError
 from .jobs.admission import LimitSettings
 from .jobs.store import JobSettings

@@ -25,9 +25,9 @@ from .catalog import Catalog
 from .config import Settings, load_settings
 from .distributed.cluster import ClusterOpener, open_cluster
 from .distributed.replica import Replica
-from .distributed.text import WorkersText
+from .distributed.text import ClusterText
 from .jobs.admission import AdmissionControl, AdmittedRunner
-from .jobs.service import LocalService
+from .jobs.service import TranscriptionService
 from .jobs.store import DiskJobStore, JobStore, default_directory
 from .keys import KeyRing
 from .live.secrets import ClientSecrets
@@ -39,17 +39,17 @@ from .routers.errors import RequestContext, install_error_handlers
 from .routers.openapi import DescribedApi
 from .routers.page import install_pages
 from .scheduling.model_pool import ModelPool
-from .telemetry.instruments import Instruments
 from .telemetry.services import MeasuredLiveSessions, MeasuredWebhooks
 from .telemetry.state import ServerState
+from .telemetry.telemetry import Telemetry
 from .text_service import TextService
 from .wiring import (
     LAST_BATCH,
     build_catalog,
-    build_instruments,
     build_pool,
     build_replica,
     build_runner,
+    build_telemetry,
     form_defaults,
     preload,
     preloaded_models,
@@ -67,13 +67,13 @@ def create_app(
     *,
     port: int | None = None,
     cluster: ClusterOpener | None = None,
-    instruments: Instruments | None = None,
+    telemetry: Telemetry | None = None,
 ) -> FastAPI:
     """The application; without settings, from the environment (uvicorn's `--factory`).
 
     Servers on several ports keep their jobs apart by `port`, where no setting says where. In
     MODE=kafka, `cluster` connects this process; by default to the cluster that the settings name.
-    `instruments` observe it; by default those of the settings.
+    `telemetry` observe it; by default those of the settings.
 
     Raises:
         ConfigurationError: one line that names what is wrong.
@@ -87,7 +87,7 @@ def create_app(
         preloaded = preloaded_models(settings, catalog)
     job_store = DiskJobStore(settings.jobs.directory or default_directory(os.environ, port))
     cluster = cluster or partial(open_cluster, settings.kafka, settings.s3, settings.jobs.max_age)
-    instruments = instruments or build_instruments(settings)
+    telemetry = telemetry or build_telemetry(settings)
     app = DescribedApi(
         title="whisperx-api-server",
         version=__version__,
@@ -95,7 +95,7 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         lifespan=lambda app: _running(
-            app, settings, catalog, keys, job_store, preloaded, cluster, instruments
+            app, settings, catalog, keys, job_store, preloaded, cluster, telemetry
         ),
     )
     app.state.job_store = job_store
@@ -110,9 +110,9 @@ def create_app(
         allow_headers=["*"],
         expose_headers=["x-request-id", "retry-after"],
     )
-    app.add_middleware(RequestLog, metrics=instruments.metrics)
-    if instruments.tracing is not None:
-        app.add_middleware(RequestTrace, tracing=instruments.tracing)
+    app.add_middleware(RequestLog, metrics=telemetry.metrics)
+    if telemetry.tracing is not None:
+        app.add_middleware(RequestTrace, tracing=telemetry.tracing)
     app.add_middleware(RequestContext)
     return app
 
@@ -126,11 +126,11 @@ async def _running(
     job_store: JobStore,
     preloaded: Sequence[ModelKey],
     cluster: ClusterOpener,
-    instruments: Instruments,
+    telemetry: Telemetry,
 ) -> AsyncIterator[None]:
     """Run the services; at the end, drain them and delete all temporary files."""
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(instruments.close)
+        stack.push_async_callback(telemetry.close)
         workdir = Path(tempfile.mkdtemp(prefix="whisperx-api-server-"))
         stack.push_async_callback(asyncio.to_thread, shutil.rmtree, workdir, ignore_errors=True)
         replica = None
@@ -138,14 +138,14 @@ async def _running(
             opened = await stack.enter_async_context(cluster())
             replica = build_replica(settings, opened, workdir)
             await stack.enter_async_context(replica.taking_part())
-        services = build_services(settings, catalog, keys, job_store, workdir, replica, instruments)
-        stack.enter_context(instruments.metrics.reading(_state(services, replica)))
+        services = build_services(settings, catalog, keys, job_store, workdir, replica, telemetry)
+        stack.enter_context(telemetry.metrics.reading(_state(services, replica)))
         app.state.services, app.state.drain = services, services.active.drain
         stack.push_async_callback(services.pool.close, LAST_BATCH)
         await services.service.start()
         stack.push_async_callback(services.service.close)
         if replica is not None:
-            await stack.enter_async_context(replica.tending_jobs(services.service))
+            await stack.enter_async_context(replica.adopting_jobs(services.service))
         background = running(
             services.loop_lag.watch(),
             services.pool.sweep_forever(),
@@ -163,13 +163,13 @@ def build_services(
     job_store: JobStore,
     workdir: Path,
     replica: Replica | None,
-    instruments: Instruments,
+    telemetry: Telemetry,
 ) -> Services:
     """The objects behind the routes; `workdir` is a private directory for uploads and audio."""
     limits = settings.limits
     active = ActiveRequests()
     admission = AdmissionControl(limits.queue_seconds) if replica is None else replica.admission
-    metrics, pool = instruments.metrics, build_pool(settings, instruments.observe)
+    metrics, pool = telemetry.metrics, build_pool(settings, telemetry.observe)
     uploads: BlobStore = (
         DiskBlobStore(workdir=workdir, max_bytes=limits.upload_bytes)
         if replica is None
@@ -182,20 +182,20 @@ def build_services(
         else AdmittedRunner(replica.runner, admission, timeout=limits.request_timeout)
     )
     return Services(
-        service=LocalService(
-            instruments.runner(runner),
+        service=TranscriptionService(
+            telemetry.runner(runner),
             active=active,
             admission=admission,
             blobs=uploads,
             store=job_store if replica is None else replica.jobs,
             shared=None if replica is None else replica.jobs,
-            webhooks=_webhooks(settings, fetcher, instruments),
+            webhooks=_webhooks(settings, fetcher, telemetry),
             settings=settings.jobs,
         ),
-        live=_live_sessions(settings, catalog, active, pool, instruments),
+        live=_live_sessions(settings, catalog, active, pool, telemetry),
         text=TextService(active=active, pool=pool, catalog=catalog, timeout=limits.request_timeout)
         if replica is None
-        else WorkersText(replica.runner, active),
+        else ClusterText(replica.runner, active),
         active=active,
         pool=pool,
         models=pool if replica is None else replica.models,
@@ -216,14 +216,12 @@ def build_services(
     )
 
 
-def _webhooks(
-    settings: Settings, fetcher: UrlFetcher, instruments: Instruments
-) -> MeasuredWebhooks:
+def _webhooks(settings: Settings, fetcher: UrlFetcher, telemetry: Telemetry) -> MeasuredWebhooks:
     return MeasuredWebhooks(
-        instruments.metrics,
+        telemetry.metrics,
         fetcher,
         secret=secret(settings.webhook_secret),
-        extra_headers=instruments.trace_headers,
+        extra_headers=telemetry.trace_headers,
     )
 
 
@@ -232,10 +230,10 @@ def _live_sessions(
     catalog: Catalog,
     active: ActiveRequests,
     pool: ModelPool,
-    instruments: Instruments,
+    telemetry: Telemetry,
 ) -> MeasuredLiveSessions:
     return MeasuredLiveSessions(
-        instruments,
+        telemetry,
         settings.realtime,
         enabled=settings.mode == "direct",
         active=active,

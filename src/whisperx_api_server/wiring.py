@@ -25,9 +25,9 @@ from .distributed.files import BucketUploads, RunFiles
 from .distributed.gpus import free_gpu
 from .distributed.members import Members
 from .distributed.models import WorkerModels
-from .distributed.pull import in_hand_limit
 from .distributed.replica import Replica
 from .distributed.worker import Worker
+from .distributed.worker_limits import prefetch_limit
 from .errors import ConfigurationError, ServiceError
 from .fields.transcription import FormDefaults
 from .jobs.admission import MOST_OPENING, AdmissionControl, AdmittedRunner
@@ -36,7 +36,7 @@ from .pipeline.pipeline import Pipeline
 from .pipeline.runner import Runner
 from .scheduling.model_pool import ModelPool
 from .scheduling.observation import ObserveModel, unobserved_model
-from .telemetry.instruments import Instruments, open_tracing
+from .telemetry.telemetry import Telemetry, open_tracing
 from .text_service import TextService
 
 logger = logging.getLogger(__name__)
@@ -121,13 +121,13 @@ def form_defaults(settings: Settings, catalog: Catalog) -> FormDefaults:
     )
 
 
-def build_instruments(settings: Settings) -> Instruments:
+def build_telemetry(settings: Settings) -> Telemetry:
     """Build the metrics and, if they are exported, the traces.
 
     Raises:
         NotInstalled: the packages for traces are missing.
     """
-    return Instruments(tracing=open_tracing(settings.otel_exporter_otlp_endpoint))
+    return Telemetry(tracing=open_tracing(settings.otel_exporter_otlp_endpoint))
 
 
 def build_pool(settings: Settings, observe: ObserveModel = unobserved_model) -> ModelPool:
@@ -205,7 +205,7 @@ def build_worker(
     name: str,
     members: Members,
     admission: AdmissionControl,
-    instruments: Instruments,
+    telemetry: Telemetry,
 ) -> Worker:
     """Build a worker of MODE=kafka: the pipeline behind the queues.
 
@@ -222,7 +222,7 @@ def build_worker(
         workdir,
     )
     return Worker(
-        instruments.runner(runner),
+        telemetry.runner(runner),
         name=name,
         text=TextService(
             active=ActiveRequests(),
@@ -237,7 +237,9 @@ def build_worker(
         disk=WorkerDisk(workdir),
         members=members,
         models=WorkerModels(name=name, catalog=catalog, pool=pool, log=cluster.log),
-        in_hand=lambda: in_hand_limit(settings.worker.in_hand, _batch_limit(pool)),
+        prefetch_seconds=lambda: prefetch_limit(
+            settings.worker.prefetch_seconds, _batch_limit(pool)
+        ),
         lock_seconds=settings.kafka.lock_seconds,
         max_attempts=settings.kafka.max_attempts,
     )

@@ -30,13 +30,13 @@ from .jobs.admission import AdmissionControl
 from .loop_lag import LoopLag
 from .routers import worker as routes
 from .routers.errors import RequestContext, install_error_handlers
-from .telemetry.instruments import Instruments
 from .telemetry.state import ServerState
+from .telemetry.telemetry import Telemetry
 from .wiring import (
     LAST_BATCH,
     build_catalog,
-    build_instruments,
     build_pool,
+    build_telemetry,
     build_worker,
     preload,
     preloaded_models,
@@ -49,7 +49,7 @@ def create_worker(
     settings: Settings,
     *,
     cluster: ClusterOpener | None = None,
-    instruments: Instruments | None = None,
+    telemetry: Telemetry | None = None,
 ) -> FastAPI:
     """The application of a worker; `cluster` connects it, by default as the settings say.
 
@@ -59,12 +59,12 @@ def create_worker(
     catalog = build_catalog(settings)
     catalog.check_backends()
     preloaded = preloaded_models(settings, catalog)
-    instruments = instruments or build_instruments(settings)
+    telemetry = telemetry or build_telemetry(settings)
     opener = cluster or partial(open_cluster, settings.kafka, settings.s3)
     app = FastAPI(
         title="whisperx-api-server worker",
         openapi_url=None,
-        lifespan=lambda app: _running(app, settings, catalog, preloaded, opener, instruments),
+        lifespan=lambda app: _running(app, settings, catalog, preloaded, opener, telemetry),
     )
     install_error_handlers(app)
     app.include_router(routes.router)
@@ -79,16 +79,16 @@ async def _running(
     catalog: Catalog,
     preloaded: Sequence[ModelKey],
     cluster: ClusterOpener,
-    instruments: Instruments,
+    telemetry: Telemetry,
 ) -> AsyncIterator[None]:
     """Take runs; at the end, hand on those that are not finished."""
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(instruments.close)
+        stack.push_async_callback(telemetry.close)
         workdir = Path(tempfile.mkdtemp(prefix="whisperx-api-server-"))
         stack.push_async_callback(asyncio.to_thread, shutil.rmtree, workdir, ignore_errors=True)
         opened = await stack.enter_async_context(cluster())
-        metrics, admission = instruments.metrics, AdmissionControl(math.inf)
-        pool = build_pool(settings, instruments.observe)
+        metrics, admission = telemetry.metrics, AdmissionControl(math.inf)
+        pool = build_pool(settings, telemetry.observe)
         stack.push_async_callback(pool.close, LAST_BATCH)
         name, members = member_name(), Members()
         worker = build_worker(
@@ -100,7 +100,7 @@ async def _running(
             name=name,
             members=members,
             admission=admission,
-            instruments=instruments,
+            telemetry=telemetry,
         )
         stack.enter_context(
             metrics.reading(

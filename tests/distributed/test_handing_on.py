@@ -14,7 +14,7 @@ from cluster import BucketClips, Cluster, WorkerProcess, play
 from live import until
 from whisperx_api_server.distributed.disk import PAUSE, ROOM
 from whisperx_api_server.distributed.files import BucketUploads
-from whisperx_api_server.distributed.pull import MOST_FULL_DISKS
+from whisperx_api_server.distributed.worker_limits import MOST_FULL_DISKS
 from whisperx_api_server.domain import Upload
 from whisperx_api_server.errors import DiskFull, Unavailable
 

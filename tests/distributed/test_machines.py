@@ -153,7 +153,7 @@ def test_a_recording_that_kills_its_workers_fails_and_what_is_beside_it_complete
     machines.kill(first)
     eventually(lambda: len(machines.objects(f"runs/{poison}/attempts")) == 1)
     innocents = [submit(replica, sentences(2 + each), language="en") for each in range(2)]
-    eventually(lambda: in_hand(replica) >= 3)
+    eventually(lambda: prefetch_seconds(replica) >= 3)
     machines.kill(1 - first)
     machines.allow()
     machines.revive(first)
@@ -213,11 +213,11 @@ def test_a_worker_that_hangs_loses_its_run_to_another(machines: Machines) -> Non
     finally:
         process.send_signal(signal.SIGCONT)
     machines.allow()
-    eventually(lambda: in_hand(replica) == 0)
+    eventually(lambda: prefetch_seconds(replica) == 0)
     assert replica.transcribe(sentences(1)).json()["text"] == text(1)
 
 
-def in_hand(replica: Server) -> int:
+def prefetch_seconds(replica: Server) -> int:
     """How many runs the workers have."""
     return sum(member["runs"] for member in replica.info()["members"])
 
@@ -290,7 +290,7 @@ def test_a_replica_that_is_killed_costs_no_job_and_its_stream_is_replayed_at_ano
     first = stream.next()
     with Receiver() as receiver:
         job = submit(doomed, sentences(2), callback_url=receiver.url)
-        eventually(lambda: in_hand(other) == 2)
+        eventually(lambda: prefetch_seconds(other) == 2)
         doomed.process.send_signal(signal.SIGKILL)
         doomed.process.wait()
         stream.leave()
@@ -358,7 +358,7 @@ def test_a_worker_that_is_stopped_hands_on_the_runs_that_it_cannot_finish(
     held, holder = machines.begin(replica, sentences(4), 1)
     before = machines.passed
     jobs = [held, *(submit(replica, sentences(2 + each), language="en") for each in range(2))]
-    eventually(lambda: in_hand(replica) == len(jobs))
+    eventually(lambda: prefetch_seconds(replica) == len(jobs))
     stopped = machines.workers[holder]
     stopped.process.send_signal(signal.SIGTERM)
     machines.gates[1 - holder].allow()

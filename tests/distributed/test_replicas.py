@@ -24,7 +24,7 @@ from whisperx_api_server.errors import (
     Unavailable,
     VersionMismatch,
 )
-from whisperx_api_server.jobs.service import LocalService
+from whisperx_api_server.jobs.service import TranscriptionService
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +66,7 @@ class Watcher:
         self.texts: list[tuple[str, str | None]] = []
         self._task = asyncio.create_task(self._watch(process.service, job_id))
 
-    async def _watch(self, service: LocalService, job_id: str) -> None:
+    async def _watch(self, service: TranscriptionService, job_id: str) -> None:
         async for change in service.watch(job_id, "ann", with_windows=True):
             if isinstance(change, Job):
                 self.states.append(change.state)
@@ -255,7 +255,7 @@ def test_the_end_of_a_job_is_not_written_by_a_replica_that_lost_it(
         line = Line(cluster.log)
         async with process(cluster, "cut", line) as cut, process(cluster, "other") as other:
 
-            async def look_away(service: LocalService) -> None:
+            async def look_away(service: TranscriptionService) -> None:
                 pass
 
             monkeypatch.setattr(cut.replica, "_look_at_jobs", look_away)
@@ -371,7 +371,7 @@ def test_a_task_of_a_replica_that_failed_begins_anew(
         async with process(cluster, "staying") as staying:
             look, failures = staying.replica._look_at_jobs, 0
 
-            async def fail_once(service: LocalService) -> None:
+            async def fail_once(service: TranscriptionService) -> None:
                 nonlocal failures
                 if not failures:
                     failures += 1

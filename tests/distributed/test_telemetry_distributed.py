@@ -22,7 +22,7 @@ from whisperx_api_server.distributed.members import Members
 from whisperx_api_server.distributed.protocols import StoredObject
 from whisperx_api_server.distributed.readiness import ClusterCheck
 from whisperx_api_server.main import create_app
-from whisperx_api_server.telemetry.instruments import Instruments
+from whisperx_api_server.telemetry.telemetry import Telemetry
 from whisperx_api_server.worker_app import create_worker
 
 
@@ -38,8 +38,8 @@ def settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Settings:
 def both(
     settings: Settings,
     *,
-    of_replica: Instruments | None = None,
-    of_worker: Instruments | None = None,
+    of_replica: Telemetry | None = None,
+    of_worker: Telemetry | None = None,
     log: MemoryLog | None = None,
     bucket: MemoryBucket | None = None,
 ) -> Iterator[TestClient]:
@@ -54,8 +54,8 @@ def both(
         for queue in queues:
             await queue.close()
 
-    worker = create_worker(settings, cluster=connected, instruments=of_worker)
-    replica = create_app(settings, cluster=connected, instruments=of_replica)
+    worker = create_worker(settings, cluster=connected, telemetry=of_worker)
+    replica = create_app(settings, cluster=connected, telemetry=of_replica)
     replica.mount("/worker", worker)
     serve_alone = replica.router.lifespan_context
 
@@ -147,7 +147,7 @@ def test_a_worker_continues_the_trace(settings: Settings, form: Mapping[str, str
     from whisperx_api_server.telemetry.tracing import Tracing
 
     exporters = [InMemorySpanExporter() for _ in range(2)]
-    ours, workers = (Instruments(tracing=Tracing(SimpleSpanProcessor(each))) for each in exporters)
+    ours, workers = (Telemetry(tracing=Tracing(SimpleSpanProcessor(each))) for each in exporters)
     trace = "0af7651916cd43dd8448eb211c80319c"
     with both(settings, of_replica=ours, of_worker=workers) as client:
         client.post(

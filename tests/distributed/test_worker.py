@@ -17,7 +17,7 @@ from pipeline_world import play as play_alone
 from whisperx_api_server.active_requests import ActiveRequests
 from whisperx_api_server.distributed.attempt import announce
 from whisperx_api_server.distributed.stored import End, RunEvent
-from whisperx_api_server.distributed.text import WorkersText
+from whisperx_api_server.distributed.text import ClusterText
 from whisperx_api_server.distributed.wire import CONTROL, TASK, Notice, Taken, Task
 from whisperx_api_server.domain import (
     Diarization,
@@ -377,7 +377,7 @@ def test_a_drained_worker_finishes_in_its_grace_time(tmp_path: Path) -> None:
 
 def test_a_full_worker_leaves_the_queue_to_others(tmp_path: Path) -> None:
     async def scene(cluster: Cluster) -> None:
-        full = await cluster.worker("full", in_hand=5)
+        full = await cluster.worker("full", prefetch_seconds=5)
         replica = await cluster.replica()
         full.world.hold.stage = "transcribe"
         first = asyncio.create_task(replica.run("english"))
@@ -423,7 +423,7 @@ def test_the_job_of_a_client_does_not_wait_for_the_flood_of_another(tmp_path: Pa
             other = await replica.request("german", client=client, waits=True)
             running.append(begin(other))
             await until(lambda: cluster.queued == len(running))
-        await cluster.worker(in_hand=1)
+        await cluster.worker(prefetch_seconds=1)
         await asyncio.gather(*running)
         said = [CONTROL.load(each.value) for each in cluster.log.of("control") if each.value]
         taken = [message.run for message in said if isinstance(message, Taken)]
@@ -500,7 +500,7 @@ def test_texts_are_translated_by_a_worker(tmp_path: Path) -> None:
     async def scene(cluster: Cluster) -> None:
         await cluster.worker()
         replica = await cluster.replica()
-        texts = WorkersText(replica.runner, ActiveRequests())
+        texts = ClusterText(replica.runner, ActiveRequests())
         request = TextRequest(
             id=uuid4().hex, client="ann", text="red door", source="en", target="fr"
         )

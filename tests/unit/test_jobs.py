@@ -36,7 +36,7 @@ from whisperx_api_server.errors import (
 )
 from whisperx_api_server.jobs import service as jobs
 from whisperx_api_server.jobs.admission import AdmissionControl
-from whisperx_api_server.jobs.service import LocalService
+from whisperx_api_server.jobs.service import TranscriptionService
 from whisperx_api_server.jobs.store import DiskJobStore, JobSettings
 from whisperx_api_server.jobs.webhooks import Webhooks
 from whisperx_api_server.pipeline.events import Emit, Opened, StageBegan, WindowDone
@@ -109,9 +109,9 @@ class Place:
         secret: str | None = "secret",
         retry_window: float = 600,
         max_count: int = 10,
-    ) -> AsyncIterator[LocalService]:
+    ) -> AsyncIterator[TranscriptionService]:
         policy = UrlFetchSettings(allow_private_hosts=True, timeout=PATIENCE)
-        made = LocalService(
+        made = TranscriptionService(
             cast("Runner", ScriptedRunner(work)),
             active=self.active,
             admission=AdmissionControl(1e9),
@@ -128,7 +128,7 @@ class Place:
         finally:
             await made.close()
 
-    async def submit(self, service: LocalService, **options: Any) -> Job:
+    async def submit(self, service: TranscriptionService, **options: Any) -> Job:
         upload = await self.upload()
         request = TranscriptionRequest(
             id=ID,
@@ -141,13 +141,13 @@ class Place:
         return await service.submit(request, OutputOptions(), resources, **options)
 
 
-async def watched(service: LocalService) -> AsyncIterator[Job]:
+async def watched(service: TranscriptionService) -> AsyncIterator[Job]:
     async for change in service.watch(ID, "ann"):
         if isinstance(change, Job):
             yield change
 
 
-async def end_of(service: LocalService) -> Job:
+async def end_of(service: TranscriptionService) -> Job:
     seen = [job async for job in watched(service)]
     return seen[-1]
 

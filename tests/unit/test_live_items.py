@@ -6,7 +6,7 @@ import pytest
 
 from whisperx_api_server.domain import SAMPLE_RATE, DecodeOptions, SpeechRegion, WindowTranscript
 from whisperx_api_server.live.items import Item, ItemOptions, LiveWindow
-from whisperx_api_server.live.turns import TAIL, Span
+from whisperx_api_server.live.spans import TAIL, Span
 
 HEARD = WindowTranscript(window_index=0, language="en", language_probability=1.0, segments=())
 

@@ -70,7 +70,7 @@ from whisperx_api_server.pipeline.events import (
     WindowDone,
 )
 from whisperx_api_server.pipeline.runner import Checkpoint
-from whisperx_api_server.scheduling import worker
+from whisperx_api_server.scheduling import lane_worker
 from whisperx_api_server.transcript.speakers import Labeller
 
 
@@ -157,7 +157,7 @@ def test_a_remembered_run_does_not_keep_its_recording(
     ending: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its disk space is freed with the last reference, not when the garbage collector runs."""
-    monkeypatch.setattr(worker.logger, "disabled", True)  # pytest keeps what is logged
+    monkeypatch.setattr(lane_worker.logger, "disabled", True)  # pytest keeps what is logged
     monkeypatch.setattr(run_registry.logger, "disabled", True)
     name = "poisoned" if ending == "fails" else "english"
 
@@ -366,7 +366,8 @@ def test_few_jobs_of_a_client_wait_with_their_audio_on_disk() -> None:
 
 
 @pytest.mark.parametrize(
-    ("recording", "fault"), [("blip", "it must last 2 to 10 s"), ("silent", "there is no speech")]
+    ("recording", "fault"),
+    [("blip", "it must last 2 to 10 s"), ("silent", "it contains no speech")],
 )
 def test_a_bad_voice_sample_is_refused_before_the_long_work(recording: str, fault: str) -> None:
     async def scene(world: World) -> None:

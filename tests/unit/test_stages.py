@@ -24,7 +24,7 @@ from whisperx_api_server.pipeline.stages import Transcribing
 from whisperx_api_server.scheduling.batch_policy import BatchLimits
 from whisperx_api_server.scheduling.fair_semaphore import FairSemaphore
 from whisperx_api_server.scheduling.lane import Lane
-from whisperx_api_server.scheduling.worker import Place
+from whisperx_api_server.scheduling.lane_worker import Place
 
 
 class Mortal(FakeTranscriber):

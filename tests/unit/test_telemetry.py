@@ -35,10 +35,10 @@ from whisperx_api_server.pipeline.runner import Checkpoint
 from whisperx_api_server.scheduling.batch_policy import BatchLimits
 from whisperx_api_server.scheduling.fair_semaphore import FairSemaphore
 from whisperx_api_server.scheduling.lane import Lane
+from whisperx_api_server.scheduling.lane_worker import Place
 from whisperx_api_server.scheduling.model_pool import ModelPool, PoolSettings, SchedulerSettings
 from whisperx_api_server.scheduling.observation import Observation
 from whisperx_api_server.scheduling.work import Entry, Work
-from whisperx_api_server.scheduling.worker import Place
 from whisperx_api_server.telemetry.gpus import Gpus
 from whisperx_api_server.telemetry.measured_runs import MeasuredRunner
 from whisperx_api_server.telemetry.metrics import Metrics

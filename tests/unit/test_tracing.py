@@ -26,7 +26,7 @@ from tones import CHUNK, sentences
 from whisperx_api_server.backends.fake import say
 from whisperx_api_server.config import Settings
 from whisperx_api_server.main import create_app
-from whisperx_api_server.telemetry.instruments import Instruments
+from whisperx_api_server.telemetry.telemetry import Telemetry
 from whisperx_api_server.telemetry.tracing import Tracing
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -66,7 +66,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traced]:
         patch.chdir(directory)
         for name, value in (SETTINGS | {"JOBS__DIRECTORY": str(directory / "jobs")}).items():
             patch.setenv(name, value)
-        app = create_app(Settings(), instruments=Instruments(tracing=tracing))
+        app = create_app(Settings(), telemetry=Telemetry(tracing=tracing))
     with TestClient(app) as client:
         yield Traced(client, exporter)
 
@@ -160,8 +160,8 @@ def test_probes_have_no_spans(server: Traced) -> None:
 
 
 def test_no_endpoint_means_no_traces(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from whisperx_api_server.wiring import build_instruments
+    from whisperx_api_server.wiring import build_telemetry
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT", raising=False)
-    assert build_instruments(Settings()).tracing is None
+    assert build_telemetry(Settings()).tracing is None

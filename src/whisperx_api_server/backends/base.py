@@ -165,7 +165,7 @@ class Capabilities:
     tells_silence: bool = False
     padded_to: float = 0.0
 
-    def may_hear(self, window: Window) -> bool:
+    def accepts(self, window: Window) -> bool:
         """Whether a window surely contains speech, or the engine recognises silence."""
         return self.tells_silence or window.speech_probability >= MIN_SPEECH_PROBABILITY
 

@@ -27,7 +27,7 @@ class Participant(Protocol):
     def heartbeat(self, beat: Heartbeat) -> Heartbeat:
         """Complete a heartbeat."""
 
-    async def heed(self, message: Control) -> None:
+    async def handle(self, message: Control) -> None:
         """Act on a message of the topic `control`."""
 
 
@@ -41,44 +41,44 @@ class Membership:
         self._role: Literal["replica", "worker"] = role
         self._log = log
         self._members = members
-        self._heard_members = asyncio.Event()
-        self._hears_control = asyncio.Event()
+        self._members_known = asyncio.Event()
+        self._control_open = asyncio.Event()
 
     async def joined(self) -> None:
         """Wait until the members are known and control messages are heard."""
-        await self._heard_members.wait()
-        await self._hears_control.wait()
+        await self._members_known.wait()
+        await self._control_open.wait()
 
     async def take_part(self, participant: Participant) -> None:
         """Send heartbeats and listen until this is cancelled; then tell the others at once."""
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._beat_forever(participant))
-                group.create_task(self._hear_members())
-                group.create_task(self._hear_control(participant))
+                group.create_task(self._read_members())
+                group.create_task(self._read_control(participant))
         finally:
-            await self._say(None)
+            await self._publish(None)
 
     async def _beat_forever(self, participant: Participant) -> None:
         while True:
             beat = Heartbeat(
                 member=self._name, role=self._role, at=time.time(), version=__version__
             )
-            await self._say(HEARTBEAT.dump(participant.heartbeat(beat)))
+            await self._publish(HEARTBEAT.dump(participant.heartbeat(beat)))
             await asyncio.sleep(INTERVAL)
 
-    async def _say(self, value: bytes | None) -> None:
+    async def _publish(self, value: bytes | None) -> None:
         try:
             await self._log.append("members", self._name, value)
         except Unavailable as error:
             logger.warning("a heartbeat could not be sent: %s", error.message)
 
-    async def _hear_members(self) -> None:
+    async def _read_members(self) -> None:
         old = True
         async for message in read_forever(self._log, "members", since="earliest"):
             if isinstance(message, CaughtUp):
                 old = False
-                self._heard_members.set()
+                self._members_known.set()
                 continue
             try:
                 beat = None if message.value is None else HEARTBEAT.load(message.value)
@@ -87,10 +87,10 @@ class Membership:
                 continue
             self._members.apply(message.key, beat, old=old)
 
-    async def _hear_control(self, participant: Participant) -> None:
+    async def _read_control(self, participant: Participant) -> None:
         async for message in read_forever(self._log, "control", since="latest"):
             if isinstance(message, CaughtUp):
-                self._hears_control.set()
+                self._control_open.set()
                 continue
             try:
                 control = CONTROL.load(message.value or b"")
@@ -98,7 +98,7 @@ class Membership:
                 logger.info("a control message is not understood: %s", error)
                 continue
             try:
-                await participant.heed(control)
+                await participant.handle(control)
             except Exception:  # the next message must still be heard
                 logger.exception("a control message could not be handled")
 

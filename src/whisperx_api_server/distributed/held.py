@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 
 from ..errors import Unavailable
 from .protocols import Delivery, Queue
-from .pull import is_suspect
 from .stored import StoredRequest
 from .wire import TASK, Task
+from .worker_limits import is_suspect
 
 logger = logging.getLogger(__name__)
 

@@ -122,7 +122,7 @@ class KafkaRunner:
         while True:
             run = joined or request.id
             try:
-                async with self._seen_to(run, job) as following:
+                async with self._owned(run, job) as following:
                     begin = (
                         partial(self._join, run, memory, following)
                         if joined is not None
@@ -140,7 +140,7 @@ class KafkaRunner:
                 joined = None
 
     @asynccontextmanager
-    async def _seen_to(self, run: str, job: str | None) -> AsyncIterator[Following]:
+    async def _owned(self, run: str, job: str | None) -> AsyncIterator[Following]:
         """Follow a run; then delete it, or cancel it after an error, unless others see to it."""
         async with self._notices.of(run, self._name) as following:
             try:
@@ -176,7 +176,7 @@ class KafkaRunner:
         run = request.id
         stored = await self._files.request(run) if request.waits else None
         if stored is not None:  # a replica that is gone may have had the job
-            await self._look(run, following)
+            await self._poll_bucket(run, following)
         else:
             stored = await self._files.store(request, kind, self._blobs, replica=self._name)
         if checkpoint.windows:
@@ -200,7 +200,7 @@ class KafkaRunner:
             raise Gone from error
         following.joined = True
         await self._tell(run, memory)
-        await self._look(run, following)
+        await self._poll_bucket(run, following)
 
     async def _tell(self, run: str, memory: str) -> None:
         message = Followed(run=run, memory=memory, replica=self._name)
@@ -224,7 +224,7 @@ class KafkaRunner:
                     notice = await following.notices.get()
             except TimeoutError:
                 self._check_workers(request)
-                await self._look(run, following)
+                await self._poll_bucket(run, following)
                 continue
             if notice is None:
                 raise Gone
@@ -233,7 +233,7 @@ class KafkaRunner:
             if end is not None:
                 return end
 
-    async def _look(self, run: str, following: Following) -> None:
+    async def _poll_bucket(self, run: str, following: Following) -> None:
         """Queue notices of a run's objects in the bucket, because a message may have been lost.
 
         Raises:

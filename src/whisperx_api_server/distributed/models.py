@@ -22,7 +22,7 @@ from .wire import CONTROL, ModelOrder, ModelStage, OrderDone
 STAGES: tuple[ModelStage, ...] = get_args(ModelStage)
 
 
-class WorkersModels:
+class ClusterModels:
     """The Models of an API replica."""
 
     def __init__(self, log: Log, members: Members) -> None:
@@ -46,7 +46,7 @@ class WorkersModels:
         """See `Models.unload`: every worker that has it unloads it."""
         return any(answer.changed for answer in await self._order(key, "unload"))
 
-    def heed(self, message: OrderDone) -> None:
+    def handle(self, message: OrderDone) -> None:
         """Take the answer of a worker."""
         if message.order in self._answers:
             self._answers[message.order][message.worker] = message

@@ -66,7 +66,7 @@ class RunNotices:
         if run in self._following:
             self._following[run].notices.put_nowait(notice)
 
-    def heed(self, message: Control) -> None:
+    def handle(self, message: Control) -> None:
         """Take a message of the topic `control`."""
         match message:
             case Followed(run=run, replica=replica):

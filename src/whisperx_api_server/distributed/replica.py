@@ -15,7 +15,7 @@ from ..background import running
 from ..domain import Upload
 from ..errors import Unavailable, VersionMismatch
 from ..jobs.admission import AdmissionControl, LimitSettings
-from ..jobs.service import LocalService
+from ..jobs.service import TranscriptionService
 from ..jobs.store import JobSettings
 from .cluster import Cluster
 from .files import RunFiles
@@ -23,7 +23,7 @@ from .heartbeats import Membership
 from .job_store import BucketJobStore
 from .kafka_runner import KafkaRunner
 from .members import SILENT, Members, OtherReplicas
-from .models import WorkersModels
+from .models import ClusterModels
 from .notices import RunNotices
 from .readiness import ClusterCheck
 from .retries import until_available
@@ -81,10 +81,10 @@ class Replica:
         self._notices = RunNotices(cluster.log)
         self._membership = Membership(name, "replica", log=cluster.log, members=self.members)
         self.check_ready = ClusterCheck(name, members=self.members, bucket=cluster.bucket)
-        self.models = WorkersModels(cluster.log, self.members)
+        self.models = ClusterModels(cluster.log, self.members)
         self._name = name
         self._max_age = settings.max_age
-        self._service: LocalService | None = None
+        self._service: TranscriptionService | None = None
         self.runner = KafkaRunner(
             name=name,
             queues=cluster.queues,
@@ -116,7 +116,7 @@ class Replica:
             yield
 
     @asynccontextmanager
-    async def tending_jobs(self, service: LocalService) -> AsyncIterator[None]:
+    async def adopting_jobs(self, service: TranscriptionService) -> AsyncIterator[None]:
         """See to the jobs of all replicas; those that are under way at the end go to others."""
         self._service = service
         try:
@@ -130,15 +130,15 @@ class Replica:
         """See `Participant.heartbeat`: the audio that is admitted here counts everywhere."""
         return replace(beat, seconds=round(self.admission.seconds, 3))
 
-    async def heed(self, message: Control) -> None:
+    async def handle(self, message: Control) -> None:
         """Cancel a job of this process that a client withdraws elsewhere; hear what others did."""
-        self._notices.heed(message)
+        self._notices.handle(message)
         if isinstance(message, OrderDone):
-            self.models.heed(message)
+            self.models.handle(message)
         elif isinstance(message, Withdrawn) and self._service is not None:
             self._service.withdraw(message.job)
 
-    async def _adopt_forever(self, service: LocalService) -> None:
+    async def _adopt_forever(self, service: TranscriptionService) -> None:
         while True:
             await asyncio.sleep(ADOPTION_INTERVAL)
             try:
@@ -146,7 +146,7 @@ class Replica:
             except Unavailable as error:
                 logger.warning("jobs of other replicas could not be listed: %s", error.message)
 
-    async def _look_at_jobs(self, service: LocalService) -> None:
+    async def _look_at_jobs(self, service: TranscriptionService) -> None:
         """Give up the jobs that others have taken up, and take up those of replicas gone."""
         ours = service.under_way()  # before the look: the mark of each was there already
         owners = await self.jobs.owners()

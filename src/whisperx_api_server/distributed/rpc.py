@@ -43,7 +43,7 @@ class Topic:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Membership:
+class GroupMembership:
     """A member of a share group; `assigned` is None where an answer does not tell it."""
 
     epoch: int
@@ -52,7 +52,7 @@ class Membership:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Session:
+class ShareSession:
     """A share session as the next request names it; `epoch` 0 opens it."""
 
     group: str
@@ -83,7 +83,7 @@ async def describe_topic(client: AIOKafkaClient, name: str) -> Topic:
 
 async def beat(
     client: AIOKafkaClient, coordinator: int, group: str, member: str, epoch: int, topic: str
-) -> Membership:
+) -> GroupMembership:
     """Join a group (epoch 0), stay in it, or leave it (epoch -1)."""
     request = {
         "group": group,
@@ -96,7 +96,7 @@ async def beat(
     answer = await client.send(coordinator, call, group=ConnectionGroup.COORDINATION)
     _raise_for(answer["error"], answer["message"])
     assignment = answer["assignment"]
-    return Membership(
+    return GroupMembership(
         epoch=answer["epoch"],
         interval=answer["interval"] / 1000,
         assigned=None if assignment is None else bool(assignment["topics"]),
@@ -104,7 +104,7 @@ async def beat(
 
 
 async def fetch(
-    client: AIOKafkaClient, session: Session, limit: int, wait: float
+    client: AIOKafkaClient, session: ShareSession, limit: int, wait: float
 ) -> list[Acquired]:
     """Lock at most `limit` records; the broker waits at most `wait` seconds for the first."""
     opens = [{"id": session.topic.id, "partitions": [{"index": 0, "acknowledgements": []}]}]
@@ -148,7 +148,7 @@ def _records(partition: Mapping[str, Any]) -> Iterable[Acquired]:
 
 
 async def acknowledge(
-    client: AIOKafkaClient, session: Session, offsets: Sequence[int], kind: Acknowledge
+    client: AIOKafkaClient, session: ShareSession, offsets: Sequence[int], kind: Acknowledge
 ) -> bool:
     """Accept, release or renew records; False, for all of them, if the lock of one is lost."""
     batches = [{"first": offset, "last": offset, "kinds": [kind]} for offset in offsets]

@@ -217,8 +217,8 @@ class _ShareSession:
         if offsets:
             await self._acknowledge(offsets, Acknowledge.RELEASE)
 
-    def _named(self) -> rpc.Session:
-        return rpc.Session(
+    def _named(self) -> rpc.ShareSession:
+        return rpc.ShareSession(
             group=self._group, member=self._member, topic=self._topic, epoch=self._epoch
         )
 

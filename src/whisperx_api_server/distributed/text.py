@@ -7,7 +7,7 @@ from ..text_service import TextRequest
 from .kafka_runner import KafkaRunner
 
 
-class WorkersText:
+class ClusterText:
     """The Texts of an API replica."""
 
     def __init__(self, runner: KafkaRunner, active: ActiveRequests) -> None:

@@ -18,7 +18,7 @@ from ..jobs.admission import AdmissionControl
 from ..pipeline.runner import Runner
 from ..text_service import TextService
 from ..trace_context import trace_context
-from . import pull
+from . import worker_limits
 from .attempt import Attempt, announce
 from .disk import WorkerDisk
 from .files import RunFiles
@@ -54,7 +54,7 @@ class Worker:
 
     Args:
         runner: computes; admission by `admission`, which only measures.
-        in_hand: maximum seconds of audio in hand, as `pull.in_hand_limit` computes it.
+        prefetch_seconds: maximum seconds of audio in hand (`worker_limits.prefetch_limit`).
         lock_seconds: the lock time of the queues.
         max_attempts: attempts at a run that may end with its worker before it fails.
     """
@@ -72,7 +72,7 @@ class Worker:
         disk: WorkerDisk,
         members: Members,
         models: WorkerModels,
-        in_hand: Callable[[], float],
+        prefetch_seconds: Callable[[], float],
         lock_seconds: float,
         max_attempts: int,
     ) -> None:
@@ -86,7 +86,7 @@ class Worker:
         self._text = text
         self._members = members
         self._models = models
-        self._in_hand = in_hand
+        self._prefetch_seconds = prefetch_seconds
         self._lock_seconds = lock_seconds
         self._max_attempts = max_attempts
         self._held: dict[str, Held] = {}
@@ -148,15 +148,15 @@ class Worker:
             logger.warning("%d run(s) go to other workers", len(self._held))
             held = [*self._held.values()]
             await asyncio.gather(*(each.stop() for each in held))
-            await asyncio.gather(*map(self._hand_on, held))
+            await asyncio.gather(*map(self._requeue, held))
 
     # -- taking -------------------------------------------------------------------------------
 
     async def _take_forever(self, queue: Queue) -> None:
         while True:
             await self._room()
-            limit = self._in_hand()
-            await asyncio.sleep(pull.pause(seconds=self.seconds, limit=limit))
+            limit = self._prefetch_seconds()
+            await asyncio.sleep(worker_limits.pause(seconds=self.seconds, limit=limit))
             if self._draining.is_set():
                 return
             try:
@@ -172,7 +172,9 @@ class Worker:
         """Wait until there is room for a run, or the worker drains."""
         while not self._draining.is_set():
             self._changed.clear()
-            room = pull.has_room(seconds=self.seconds, runs=self.runs, limit=self._in_hand())
+            room = worker_limits.has_room(
+                seconds=self.seconds, runs=self.runs, limit=self._prefetch_seconds()
+            )
             if room and not await self._disk.look():
                 return
             try:
@@ -192,7 +194,7 @@ class Worker:
             logger.error("a record of the queue is not understood: %s", error)
             await queue.accept(delivery)
             return
-        if self.draining or self.disk_full or delivery.count >= pull.MOST_DELIVERIES:
+        if self.draining or self.disk_full or delivery.count >= worker_limits.MOST_DELIVERIES:
             await queue_again(queue, delivery, task)
             return
         held = self._held.get(task.run)
@@ -220,7 +222,7 @@ class Worker:
             del self._held[held.task.run]
             self._changed.set()
         if not held.fits:
-            await self._hand_on(held)
+            await self._requeue(held)
 
     async def _decide(self, held: Held) -> None:
         """Compute a run unless it is decided or gone."""
@@ -245,7 +247,7 @@ class Worker:
                 await announce(self._log, notice)
         if stored is None or end is not None:
             return
-        held.stored, held.assumed = stored, pull.assumed_seconds(stored.request)
+        held.stored, held.assumed = stored, worker_limits.assumed_seconds(stored.request)
         taken = CONTROL.dump(Taken(run=run, worker=self._name))
         async with asyncio.TaskGroup() as group:
             group.create_task(until_available(lambda: self._log.append("control", run, taken)))
@@ -254,20 +256,20 @@ class Worker:
     async def _try(self, held: Held, stored: StoredRequest, delivery: Delivery | None) -> None:
         """Compute a run, or fail it after too many attempts."""
         run = held.task.run
-        if delivery is None or not (held.task.suspect or pull.is_suspect(delivery.count)):
+        if delivery is None or not (held.task.suspect or worker_limits.is_suspect(delivery.count)):
             await self._compute(held, stored)
             return
         async with self._one_suspect:
             deaths = await until_available(lambda: self._files.deaths(run))
-            if not pull.may_try(deaths, self._max_attempts):
+            if not worker_limits.may_try(deaths, self._max_attempts):
                 await asyncio.sleep(ANSWER)
                 deaths = await until_available(lambda: self._files.deaths(run))
-            if pull.may_try(deaths, self._max_attempts):
+            if worker_limits.may_try(deaths, self._max_attempts):
                 await until_available(lambda: self._files.begin_attempt(run))
                 held.counted = True
                 await self._compute(held, stored)
             else:
-                await self._bury(held, deaths)
+                await self._fail_lost(held, deaths)
 
     async def _compute(self, held: Held, stored: StoredRequest) -> None:
         def opened() -> None:
@@ -288,12 +290,12 @@ class Worker:
         except DiskFull as error:
             task, too_large = held.task, await self._disk.overflow()
             held.task = replace(task, full_disks=task.full_disks + too_large)
-            if pull.may_fit(held.task.full_disks):
+            if worker_limits.may_fit(held.task.full_disks):
                 held.fits = False
             else:
                 await self._fail(task.run, error)
 
-    async def _bury(self, held: Held, attempts: int) -> None:
+    async def _fail_lost(self, held: Held, attempts: int) -> None:
         """Fail a run whose workers have died, each time that one tried it."""
         run = held.task.run
         logger.error("run %s failed: its worker crashed %d times", run, attempts)
@@ -310,7 +312,7 @@ class Worker:
         await until_available(lambda: self._files.finish(run, end_of_failure(error)))
         await announce(self._log, Notice(run=run, ended=True))
 
-    async def _hand_on(self, held: Held) -> None:
+    async def _requeue(self, held: Held) -> None:
         """Queue a run that is stopped for another worker."""
         await self._survive(held, lost=held.delivery is None)
         if held.delivery is not None:
@@ -327,7 +329,7 @@ class Worker:
 
     # -- what others say ----------------------------------------------------------------------
 
-    async def heed(self, message: Control) -> None:
+    async def handle(self, message: Control) -> None:
         """Stop a run that another worker took or no client waits for; load or unload a model."""
         match message:
             case Taken(run=run, worker=worker) if run in self._held:

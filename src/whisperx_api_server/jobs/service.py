@@ -47,7 +47,7 @@ PRUNE_INTERVAL = 60.0
 """Seconds between two sweeps of jobs and results that have grown too old."""
 
 
-class LocalService:
+class TranscriptionService:
     """Runs requests and jobs in this process."""
 
     def __init__(

@@ -14,7 +14,7 @@ from ..domain import (
 )
 from ..errors import ServiceError
 from .agreement import Agreement
-from .turns import TAIL, Span
+from .spans import TAIL, Span
 
 FIRST = round(0.8 * SAMPLE_RATE)
 """Samples before a window that goes on is decoded for the first time."""

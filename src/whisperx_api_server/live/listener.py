@@ -22,8 +22,8 @@ from .events import (
 )
 from .items import Item, ItemOptions, LiveWindow
 from .messages import SessionConfig
+from .spans import MANUAL_SILENCE, SHORTEST_SPEECH, Span, SpanClosed, SpanFinder, SpanOpened
 from .transcriber import LiveTranscriber, Send
-from .turns import MANUAL_SILENCE, SHORTEST_SPEECH, Closed, Opened, Span, TurnFinder
 
 LONGEST_WINDOW = 30 * SAMPLE_RATE
 """Samples of the longest window, and of the silence that is kept."""
@@ -32,7 +32,7 @@ BLOCK = SAMPLE_RATE // 2
 """Samples that voice activity detection takes at a time."""
 
 INNER_PAUSE_MS = 200
-"""Pauses that the detector tells apart; which of them end a turn, `TurnFinder` decides."""
+"""Pauses that the detector tells apart; which of them end a turn, `SpanFinder` decides."""
 
 MANUAL_PADDING_MS = 300
 """Milliseconds before speech that are decoded with it, where the client commits."""
@@ -65,7 +65,7 @@ class Listener:
         self._config = config
         self._options = options
         self._beta = beta
-        self._turns = TurnFinder(buffer, longest=LONGEST_WINDOW, padding=0, silence=0)
+        self._turns = SpanFinder(buffer, longest=LONGEST_WINDOW, padding=0, silence=0)
         self._configure_turns()
         self._detection: Detection | None = None
         self._heard_from = 0  # the sample at which the detection began
@@ -137,10 +137,10 @@ class Listener:
         under_way = detection.under_way
         moved = None if under_way is None else _moved(under_way, offset)
         for event in self._turns.push(found, moved):
-            if isinstance(event, Opened):
+            if isinstance(event, SpanOpened):
                 await self._open(event.span)
             else:
-                assert isinstance(event, Closed)
+                assert isinstance(event, SpanClosed)
                 await self._close()
         self._transcriber.grow(self._window)
         self._buffer.drop_before(

@@ -261,7 +261,7 @@ class LiveTranscriber:
             samples=self._buffer.copy(span.first, end),
             regions=tuple(span.regions),
         )
-        if not engine.capabilities.may_hear(audio):
+        if not engine.capabilities.accepts(audio):
             return WindowTranscript(
                 window_index=window.index,
                 language=decode.language or "en",

@@ -39,9 +39,9 @@ from .chunking import (
     without_words,
 )
 from .events import Emit, Opened, PartDiarized, SegmentsLabelled, Stage, StageBegan, WindowDone
-from .known_voices import embed_samples, open_samples
 from .language_vote import VotingTranscriber, language_probabilities
 from .runner import Checkpoint
+from .speaker_samples import embed_samples, open_samples
 from .stages import SILENCE_LANGUAGE, Engines, check_options
 from .word_timing import Aligners, transcribe_timed
 
@@ -220,7 +220,7 @@ class _Transcription:
         held: list[Window] = []
         async with aclosing(self._windows_with_speech(clip, limit)) as windows:
             async for window in windows:
-                if not capabilities.may_hear(window):
+                if not capabilities.accepts(window):
                     continue
                 held.append(window)
                 speech += window.speech_seconds

@@ -41,9 +41,9 @@ from ..domain import (
 )
 from ..errors import InvalidRequest
 from ..scheduling.lane import Lane
+from ..scheduling.lane_worker import LaneWorker
 from ..scheduling.model_pool import ModelPool, until_loaded
 from ..scheduling.work import Entry, Work
-from ..scheduling.worker import Worker
 from ..transcript.numerals import spell_segment
 from ..transcript.word_times import keep_in_speech
 
@@ -152,7 +152,7 @@ class _Leased(Generic[M]):
         repeated: bool = False,
         draft: bool = False,
         urgent: bool = False,
-        worker: Worker[M] | None = None,
+        worker: LaneWorker[M] | None = None,
     ) -> Future[R]:
         """Queue one payload on the lane; with a worker, for that one only."""
         entry = Entry(

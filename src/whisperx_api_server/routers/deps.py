@@ -22,7 +22,7 @@ from ..domain import KnownSpeaker, OutputOptions, Source, Task, Transcript, Tran
 from ..errors import Cancelled
 from ..fields.transcription import FormDefaults, TranscriptionForm
 from ..jobs.admission import AdmissionControl
-from ..jobs.service import LocalService
+from ..jobs.service import TranscriptionService
 from ..keys import Caller, KeyRing
 from ..live.registry import LiveSessions
 from ..live.secrets import ClientSecrets
@@ -45,7 +45,7 @@ class Services:
     models that load at start are loaded.
     """
 
-    service: LocalService
+    service: TranscriptionService
     text: Texts
     live: LiveSessions
     active: ActiveRequests
@@ -82,7 +82,7 @@ def _part(name: str) -> Any:
     return Depends(part)
 
 
-ServiceDep = Annotated[LocalService, _part("service")]
+ServiceDep = Annotated[TranscriptionService, _part("service")]
 ActiveDep = Annotated[ActiveRequests, _part("active")]
 TextDep = Annotated[Texts, _part("text")]
 ModelsDep = Annotated[Models, _part("models")]
@@ -129,7 +129,7 @@ class Call:
 
     request: Request
     client: str
-    service: LocalService
+    service: TranscriptionService
     uploads: BlobStore
     defaults: FormDefaults
 

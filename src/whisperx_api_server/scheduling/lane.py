@@ -12,9 +12,9 @@ from typing import Generic
 
 from ..errors import Unavailable
 from .batch_policy import BatchLimits
+from .lane_worker import LaneStats, LaneWorker, Place, Shared
 from .observation import Observe, unobserved
 from .work import Entry, M, P, R
-from .worker import LaneStats, Place, Shared, Worker
 
 UNLOADED = "the model was unloaded meanwhile; try again"
 
@@ -37,7 +37,7 @@ class Lane(Generic[M]):
         observe: Observe = unobserved,
     ) -> None:
         self._shared: Shared[M] = Shared(name=name, limits=limits, clock=clock, observe=observe)
-        self._all = [Worker(self._shared, place) for place in places]
+        self._all = [LaneWorker(self._shared, place) for place in places]
         self._shared.workers = list(self._all)
         self._turns = count()
         self._ended: Future[None] = Future()
@@ -69,7 +69,7 @@ class Lane(Generic[M]):
         """
         return self._ready()[0][1]
 
-    def next_worker(self) -> tuple[Worker[M], M]:
+    def next_worker(self) -> tuple[LaneWorker[M], M]:
         """Return the workers in turn, with their copy of the model.
 
         For payloads that refer to the model, such as a generator: their entries must name that
@@ -164,7 +164,7 @@ class Lane(Generic[M]):
         """Current maximum size of all workers' batches together."""
         return sum(worker.batch_limit for worker in self._shared.workers)
 
-    def _ready(self) -> list[tuple[Worker[M], M]]:
+    def _ready(self) -> list[tuple[LaneWorker[M], M]]:
         ready = [
             (worker, model)
             for worker in self._shared.workers

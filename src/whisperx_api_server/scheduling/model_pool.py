@@ -25,9 +25,9 @@ from ..setting_types import NonNegativeFloat, NonNegativeInt, PositiveInt, Secti
 from .batch_policy import BatchLimits
 from .fair_semaphore import FairSemaphore
 from .lane import Lane
+from .lane_worker import Place
 from .loading import Device, ModelLoader
 from .observation import ObserveModel, unobserved_model
-from .worker import Place
 
 logger = logging.getLogger(__name__)
 

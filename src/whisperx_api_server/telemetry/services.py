@@ -14,8 +14,8 @@ from ..live.messages import SessionConfig
 from ..live.registry import LiveSessions
 from ..live.session import Session
 from ..live.transcriber import Send
-from .instruments import Instruments
 from .metrics import Metrics
+from .telemetry import Telemetry
 
 
 class MeasuredWebhooks(Webhooks):
@@ -37,10 +37,10 @@ class MeasuredLiveSessions(LiveSessions):
     Their batches are linked to the span of the session.
     """
 
-    def __init__(self, instruments: Instruments, *args: Any, **options: Any) -> None:
+    def __init__(self, telemetry: Telemetry, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._metrics = instruments.metrics
-        self._tracing = instruments.tracing
+        self._metrics = telemetry.metrics
+        self._tracing = telemetry.tracing
 
     @contextmanager
     def open(

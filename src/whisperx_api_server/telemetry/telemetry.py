@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Instruments:
+class Telemetry:
     """What observes the services; traces only if they are exported."""
 
     metrics: Metrics = field(default_factory=Metrics)

@@ -2,39 +2,39 @@
 
 from __future__ import annotations
 
-from whisperx_api_server.distributed import pull
+from whisperx_api_server.distributed import worker_limits
 from whisperx_api_server.distributed.members import Members
 from whisperx_api_server.distributed.wire import Heartbeat
 from whisperx_api_server.domain import RemoteUrl, TranscriptionRequest, Upload
 
 
 def test_an_idle_worker_takes_a_run_of_any_length() -> None:
-    assert pull.has_room(seconds=0, runs=0, limit=0)
+    assert worker_limits.has_room(seconds=0, runs=0, limit=0)
 
 
 def test_a_worker_takes_no_more_than_its_limit() -> None:
-    assert pull.has_room(seconds=99, runs=3, limit=100)
-    assert not pull.has_room(seconds=100, runs=3, limit=100)
-    assert not pull.has_room(seconds=1, runs=pull.MOST_RUNS, limit=100)
+    assert worker_limits.has_room(seconds=99, runs=3, limit=100)
+    assert not worker_limits.has_room(seconds=100, runs=3, limit=100)
+    assert not worker_limits.has_room(seconds=1, runs=worker_limits.MOST_RUNS, limit=100)
 
 
 def test_three_full_batches_are_in_hand_unless_the_setting_says_otherwise() -> None:
-    assert pull.in_hand_limit(None, 16) == 3 * 16 * 30
-    assert pull.in_hand_limit(0.0, 16) == 0.0
+    assert worker_limits.prefetch_limit(None, 16) == 3 * 16 * 30
+    assert worker_limits.prefetch_limit(0.0, 16) == 0.0
 
 
 def test_a_worker_with_more_in_hand_waits_longer() -> None:
-    waits = [pull.pause(seconds=seconds, limit=100) for seconds in (0, 50, 100, 500)]
+    waits = [worker_limits.pause(seconds=seconds, limit=100) for seconds in (0, 50, 100, 500)]
     assert waits == sorted(waits)
     assert waits[0] == 0
-    assert waits[-1] == pull.LONGEST_PAUSE
+    assert waits[-1] == worker_limits.LONGEST_PAUSE
 
 
 def test_a_recording_counts_before_it_is_opened() -> None:
     request = TranscriptionRequest(id="r", source=Upload(id="u", size=320_000), model="base")
-    assert pull.assumed_seconds(request) == 10
+    assert worker_limits.assumed_seconds(request) == 10
     unknown = TranscriptionRequest(id="r", source=RemoteUrl(url="https://host/a"), model="base")
-    assert pull.assumed_seconds(unknown) > 0
+    assert worker_limits.assumed_seconds(unknown) > 0
 
 
 class Clock:

@@ -72,7 +72,7 @@ class Shared(Generic[M]):
     queue: BatchQueue = field(default_factory=BatchQueue)
     changed: threading.Condition = field(default_factory=threading.Condition)
     stats: LaneStats = field(default_factory=LaneStats)
-    workers: list[Worker[M]] = field(default_factory=list)
+    workers: list[LaneWorker[M]] = field(default_factory=list)
     loaded: Future[None] = field(default_factory=Future)
     closing: bool = False
     live: int = 0
@@ -96,7 +96,7 @@ class Shared(Generic[M]):
         self.observe(EntriesCancelled(entries=len(entries), seconds=seconds))
 
 
-class Worker(Generic[M]):
+class LaneWorker(Generic[M]):
     """A model and the only thread that uses it. `ended` is done once the model is freed."""
 
     def __init__(self, shared: Shared[M], place: Place[M]) -> None:

@@ -48,20 +48,20 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class SpanOpened:
     """A span begins."""
 
     span: Span
 
 
 @dataclass(frozen=True, slots=True)
-class Closed:
+class SpanClosed:
     """A span has ended."""
 
     span: Span
 
 
-class TurnFinder:
+class SpanFinder:
     """Finds the spans of one stream of audio.
 
     `padding` are the samples before speech that belong to it; `silence` are those that end a span.
@@ -78,9 +78,9 @@ class TurnFinder:
 
     def push(
         self, regions: Iterable[SpeechRegion], under_way: SpeechRegion | None
-    ) -> list[Opened | Closed]:
+    ) -> list[SpanOpened | SpanClosed]:
         """Take the speech in the samples that were added to the buffer, half a second at most."""
-        events: list[Opened | Closed] = []
+        events: list[SpanOpened | SpanClosed] = []
         for region in (*regions, *(() if under_way is None else (under_way,))):
             events += self._hear(region)
         now = self._buffer.end
@@ -103,10 +103,10 @@ class TurnFinder:
         self._floor = self._buffer.end
         return span
 
-    def _hear(self, region: SpeechRegion) -> list[Opened | Closed]:
+    def _hear(self, region: SpeechRegion) -> list[SpanOpened | SpanClosed]:
         first = max(round(region.start * SAMPLE_RATE), self._floor)
         last = min(round(region.end * SAMPLE_RATE), self._buffer.end)
-        events: list[Opened | Closed] = []
+        events: list[SpanOpened | SpanClosed] = []
         span = self.span
         if span is not None and first - span.last_speech >= self._pause(first - span.first):
             events.append(self._close(span, span.end))
@@ -116,7 +116,7 @@ class TurnFinder:
                 return events
             begin = max(first - self.padding, self._floor, self._buffer.start)
             span = self.span = Span(first=begin, end=last, settled=begin)
-            events.append(Opened(span))
+            events.append(SpanOpened(span))
         if last > first:
             if span.regions and round(span.regions[-1].start * SAMPLE_RATE) >= first:
                 span.regions.pop()  # the same speech, which went on
@@ -142,13 +142,13 @@ class TurnFinder:
                 pause = min(pause, shorter)
         return pause
 
-    def _close(self, span: Span, end: int) -> Closed:
+    def _close(self, span: Span, end: int) -> SpanClosed:
         span.end = self._floor = end
         span.closed = True
         self.span = None
-        return Closed(span)
+        return SpanClosed(span)
 
-    def _cut(self, span: Span, now: int) -> list[Opened | Closed]:
+    def _cut(self, span: Span, now: int) -> list[SpanOpened | SpanClosed]:
         """End a span at its quietest place, after all words that were sent; the rest goes on."""
         begin = max(span.settled, now - SEARCH)
         samples = self._buffer.copy(begin, now)
@@ -156,7 +156,7 @@ class TurnFinder:
         rest = span.regions
         edge = cut / SAMPLE_RATE
         span.regions = [_clipped(each, 0.0, edge) for each in rest if each.start < edge]
-        events: list[Opened | Closed] = [self._close(span, cut)]
+        events: list[SpanOpened | SpanClosed] = [self._close(span, cut)]
         for region in rest:
             if region.end > edge:
                 events += self._hear(region)

@@ -36,7 +36,7 @@ UNKNOWN_SECONDS = 60.0
 class WorkerSettings(Section):
     """Workers (`MODE=kafka`)."""
 
-    in_hand: NonNegativeFloat | None = Field(
+    prefetch_seconds: NonNegativeFloat | None = Field(
         None,
         description="Seconds of audio that a worker takes from the queue at a time; unset is three "
         "full batches of the transcription model. A larger value leaves less for other workers; a "
@@ -53,7 +53,7 @@ class WorkerSettings(Section):
     )
 
 
-def in_hand_limit(setting: float | None, batch_limit: int) -> float:
+def prefetch_limit(setting: float | None, batch_limit: int) -> float:
     """Seconds of audio up to which a worker takes more; `batch_limit` is its transcriber's."""
     return FULL_BATCHES * batch_limit * WINDOW_SECONDS if setting is None else setting
 

@@ -10,7 +10,7 @@ import pytest
 from whisperx_api_server.backends.fake import FakeVoiceDetector, say, silence
 from whisperx_api_server.domain import SAMPLE_RATE, Samples, VadOptions
 from whisperx_api_server.live.audio import SampleBuffer
-from whisperx_api_server.live.turns import Closed, Opened, Span, TurnFinder
+from whisperx_api_server.live.spans import Span, SpanClosed, SpanFinder, SpanOpened
 
 LONGEST = 30 * SAMPLE_RATE
 WORDS = "red blue green black"
@@ -23,7 +23,7 @@ def spans(
 ) -> tuple[list[Span], list[str]]:
     """The spans of a recording that comes in blocks, and in which order they open and close."""
     buffer = SampleBuffer()
-    finder = TurnFinder(
+    finder = SpanFinder(
         buffer,
         longest=LONGEST,
         padding=padding_ms * SAMPLE_RATE // 1000,
@@ -37,8 +37,8 @@ def spans(
         new = samples[first : first + block]
         buffer.append(new)
         for event in finder.push(detection.push(new), detection.under_way):
-            order.append("opened" if isinstance(event, Opened) else "closed")
-            if isinstance(event, Closed):
+            order.append("opened" if isinstance(event, SpanOpened) else "closed")
+            if isinstance(event, SpanClosed):
                 found.append(event.span)
     return found, order
 
@@ -94,7 +94,7 @@ def test_speech_without_a_pause_is_cut_after_what_was_sent() -> None:
     noise[quiet : quiet + 1600] *= 0.2  # quieter, but not a pause
     noise[25 * SAMPLE_RATE :][:1600] *= 0.1  # quieter still, but within what was sent
     buffer = SampleBuffer()
-    finder = TurnFinder(buffer, longest=LONGEST, padding=0, silence=8000)
+    finder = SpanFinder(buffer, longest=LONGEST, padding=0, silence=8000)
     detection = FakeVoiceDetector().start(VadOptions(prefix_padding_ms=0))
     events = []
     for first in range(0, len(noise), 1600):
@@ -104,7 +104,7 @@ def test_speech_without_a_pause_is_cut_after_what_was_sent() -> None:
             finder.span.settled = max(finder.span.first, round(26.0 * SAMPLE_RATE))
         events += finder.push(detection.push(new), detection.under_way)
 
-    assert [type(each) for each in events] == [Opened, Closed, Opened]
+    assert [type(each) for each in events] == [SpanOpened, SpanClosed, SpanOpened]
     cut = events[1].span.end
     assert cut == pytest.approx(quiet + 800, abs=800)
     assert events[2].span.first == cut
@@ -112,10 +112,10 @@ def test_speech_without_a_pause_is_cut_after_what_was_sent() -> None:
 
 def test_a_commit_ends_a_turn_anywhere_and_the_rest_is_another() -> None:
     buffer = SampleBuffer()
-    finder = TurnFinder(buffer, longest=LONGEST, padding=4800, silence=8000)
+    finder = SpanFinder(buffer, longest=LONGEST, padding=4800, silence=8000)
     detection = FakeVoiceDetector().start(VadOptions(prefix_padding_ms=0))
 
-    def push(samples: Samples) -> list[Opened | Closed]:
+    def push(samples: Samples) -> list[SpanOpened | SpanClosed]:
         buffer.append(samples)
         return finder.push(detection.push(samples), detection.under_way)
 
@@ -128,5 +128,5 @@ def test_a_commit_ends_a_turn_anywhere_and_the_rest_is_another() -> None:
 
     events = [*push(PIECE), *push(silence(1))]
 
-    assert [type(each) for each in events] == [Opened, Closed]
+    assert [type(each) for each in events] == [SpanOpened, SpanClosed]
     assert events[0].span.first == len(PIECE)
