@@ -139,4 +139,4 @@ def test_a_job_that_fails_says_why(over_http: Any) -> None:
     job = result(call_over_http(url, "transcribe", source))
 
     assert job["status"] == "failed"
-    assert "not a public one" in job["error"]
+    assert "not public" in job["error"]
