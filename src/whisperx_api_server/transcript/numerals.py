@@ -7,6 +7,7 @@ address. A numeral is everything that is read as one: `14th`, `10:30`, `1,000.5`
 from __future__ import annotations
 
 import re
+import threading
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -335,6 +336,10 @@ def _value(number: str, language: str) -> int | Decimal | None:
     return Decimal(plain) if "." in plain else int(plain)
 
 
+_NUM2WORDS = threading.Lock()
+"""Its converters keep the precision of the last decimal number."""
+
+
 def _speaker(language: str) -> Callable[..., str] | None:
     """A function from number to words, or to digits where num2words has no words for it.
 
@@ -348,7 +353,8 @@ def _speaker(language: str) -> Callable[..., str] | None:
 
     def say(value: float | Decimal, to: str = "cardinal") -> str:
         try:
-            words: str = num2words.num2words(value, lang=code, to=to)
+            with _NUM2WORDS:
+                words: str = num2words.num2words(value, lang=code, to=to)
         except Exception:  # noqa: BLE001 - its languages raise errors of many kinds
             words = ""
         return words.strip() or str(value)

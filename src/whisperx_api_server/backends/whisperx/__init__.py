@@ -91,6 +91,7 @@ def load_transcriber(spec: ModelSpec, *, fallback: bool = True) -> Transcriber:
     require("faster_whisper", extra=extra)
     from .contexts import Contexts
     from .hub import model_directory
+    from .parts import most_parts
     from .transcriber import WhisperTranscriber
     from .vocabulary import Vocabulary
 
@@ -99,6 +100,8 @@ def load_transcriber(spec: ModelSpec, *, fallback: bool = True) -> Transcriber:
             f"there is no CUDA device {spec.device_index} for Whisper: set "
             "WHISPER__INFERENCE_DEVICE=cpu or check the driver"
         )
+    threads = spec.threads or usable_cores()
+    parts = most_parts(threads) if spec.device == "cpu" else 1
     directory = model_directory(spec)
     ctranslate2.set_log_level(logging.ERROR)  # it would print a warning for an implied precision
     too_large = (
@@ -112,8 +115,9 @@ def load_transcriber(spec: ModelSpec, *, fallback: bool = True) -> Transcriber:
                 device=spec.device,
                 device_index=spec.device_index,
                 compute_type=spec.compute_type,
+                inter_threads=parts,
                 # CTranslate2's default is four threads, regardless of the number of cores
-                intra_threads=spec.threads or usable_cores(),
+                intra_threads=max(1, threads // parts),
             )
             vocabulary = Vocabulary(
                 directory / "tokenizer.json", multilingual=model.is_multilingual
@@ -131,6 +135,7 @@ def load_transcriber(spec: ModelSpec, *, fallback: bool = True) -> Transcriber:
         contexts=Contexts(spec.name, short=spec.short_contexts and spec.device == "cpu"),
         fallback=fallback,
         log_mel=log_mel,
+        parts=parts,
     )
 
 

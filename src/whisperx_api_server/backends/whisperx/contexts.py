@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -57,6 +58,7 @@ class Contexts:
     def __init__(self, name: str, *, short: bool) -> None:
         self._name = name
         self._short = short
+        self._counting = threading.Lock()  # parts of a batch are decoded side by side
         self._windows = 0
         self._repeated = 0
         self._failed = 0
@@ -83,9 +85,13 @@ class Contexts:
 
         `repeated` of them were decoded again in the full one, `failed` of these were sure then.
         """
-        self._windows += windows
-        self._repeated += repeated
-        self._failed += failed
+        with self._counting:
+            self._windows += windows
+            self._repeated += repeated
+            self._failed += failed
+            self._judge()
+
+    def _judge(self) -> None:
         if not self._short:
             return
         failing = self._windows >= MIN_WINDOWS and self._failed > MAX_FAILED * self._windows
@@ -109,6 +115,11 @@ def encoded_frames(window: Window, context: int) -> int:
     if context == N_FRAMES:
         return N_FRAMES
     return min(_frames_of(_seconds(window) + ENCODED_SILENCE), context)
+
+
+def cost_of(window: Window) -> float:
+    """Seconds that are encoded for a window, by which the parts of a batch are balanced."""
+    return _seconds(window) + ENCODED_SILENCE
 
 
 def _seconds(window: Window) -> float:

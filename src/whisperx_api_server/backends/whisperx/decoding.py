@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from ...domain import DecodeOptions, Window
+from ..base import MIN_SPEECH_PROBABILITY
+
 # openai/whisper transcribe.py: what makes a decoding doubtful
 MAX_COMPRESSION_RATIO = 2.4
 MIN_AVG_LOGPROB = -1.0
@@ -35,6 +38,12 @@ RUNAWAY_TOKENS_PER_SECOND = 4
 
 MIN_RESTART_BYTES = 8
 """Minimum length of a beginning that ends a text too: two words in Latin, three in Chinese."""
+
+USUAL_PACE = 2.0
+"""Text tokens per second of speech; fewer are doubtful."""
+
+LEAST_PACE = 0.5
+"""With fewer, a repetitive text is noise, such as laughter."""
 
 _THRICE = re.compile(r"(.{6,}?)\1\1")
 """A phrase of six letters or more, three times in a row."""
@@ -115,6 +124,22 @@ class Decoding:
         return self.no_speech_prob > MAX_NO_SPEECH_PROB and words_of_text(self.text) <= (
             words_of_text(context)
         )
+
+
+def is_speech(decoding: Decoding, window: Window, options: DecodeOptions) -> bool:
+    """Whether a text is speech, and not hallucinated or repeated from the prompt."""
+    if decoding.silent or decoding.laughter or not letters_of(decoding.text):
+        return False
+    pace = len(decoding.tokens) / max(window.speech_seconds, 0.01)
+    doubtful = window.speech_probability < MIN_SPEECH_PROBABILITY
+    # A translation is shorter and less likely than what was said, however clear that is.
+    slow = pace < USUAL_PACE and options.task == "transcribe"
+    if (doubtful or slow) and not decoding.sure:
+        return False
+    if (doubtful or pace < LEAST_PACE) and decoding.repeats:
+        return False
+    context = " ".join(filter(None, (options.prompt, options.hotwords)))
+    return not (context and decoding.echoes(context))
 
 
 def best(tries: Sequence[Decoding]) -> Decoding:

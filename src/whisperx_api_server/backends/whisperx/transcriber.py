@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from ...domain import SAMPLE_RATE, DecodeOptions, Samples, Segment, Window, WindowTranscript
 from ...errors import InvalidRequest, TranscriptionFailed
-from ..base import CLEAR_LANGUAGE, MIN_SPEECH_PROBABILITY, Capabilities, ContextStats
+from ..base import CLEAR_LANGUAGE, Capabilities, ContextStats
 from ..vendors import translate_memory_errors
-from .contexts import Contexts, encoded_frames, is_doubtful
-from .decoding import Decoding, letters_of
+from .contexts import Contexts, cost_of, encoded_frames, is_doubtful
+from .decoding import Decoding, is_speech, letters_of
 from .encoding import EncodedBatch, Encoder
 from .features import N_FRAMES, LogMel, Mel
+from .parts import Parts
 from .search import MIN_BEAM_TO_SAMPLE, PLAIN, BeamSearch, Row
 from .spelling import NumeralSpeller
 from .timing import CrossAttention, Heard, cut_window
@@ -40,8 +41,6 @@ CAPABILITIES = Capabilities(
 
 ENGLISH_ONLY = replace(CAPABILITIES, languages=frozenset({"en"}), tasks=frozenset({"transcribe"}))
 
-USUAL_PACE = 2.0  # text tokens per second of speech; fewer are doubtful
-LEAST_PACE = 0.5  # with fewer, a repetitive text is noise, such as laughter
 LEAST_PACE_OF_PART = 1.25  # half of what covers a window, in a part that was found without words
 MAX_DEPTH = 2  # unheard parts of unheard parts of a window are decoded, but no deeper
 
@@ -52,7 +51,8 @@ class WhisperTranscriber:
     Deterministic: a window's text does not depend on the rest of the batch. It equals the text of
     WhisperX's pipeline, unless numerals are spelled, the window is doubtful or partly unheard, or
     `contexts` gives it a short context. `fallback` False does not decode doubtful and partly
-    unheard windows again. `log_mel` must be thread-safe; None computes features with numpy.
+    unheard windows again. `log_mel` must be thread-safe; None computes features with numpy. A batch
+    is divided into at most `parts`, which the model must be able to compute side by side.
     """
 
     def __init__(
@@ -63,8 +63,10 @@ class WhisperTranscriber:
         contexts: Contexts,
         fallback: bool,
         log_mel: Callable[[Samples], Mel] | None = None,
+        parts: int = 1,
     ) -> None:
         self._model = model
+        self._parts = Parts(parts)
         self._encoder = Encoder(model)
         self._contexts = contexts
         self._fallback = fallback
@@ -123,8 +125,17 @@ class WhisperTranscriber:
             mel if isinstance(mel, np.ndarray) else self.features(window)
             for window, mel in zip(windows, features, strict=True)
         ]
+
+        def decode(part: Sequence[int]) -> list[WindowTranscript]:
+            return self._transcribe(
+                [windows[place] for place in part],
+                [options[place] for place in part],
+                [mels[place] for place in part],
+                depth=0,
+            )
+
         with _translated_errors():
-            return self._transcribe(windows, options, mels, depth=0)
+            return self._parts.compute([cost_of(window) for window in windows], decode)
 
     def _transcribe(
         self,
@@ -255,7 +266,7 @@ class WhisperTranscriber:
             row.place: decoding
             for row, decoding in zip(rows, decodings, strict=True)
             if not (once and row.place in doubtful)
-            and _is_speech(decoding, windows[row.place], options[row.place])
+            and is_speech(decoding, windows[row.place], options[row.place])
         }
         in_words = [place for place in found if options[place].suppress_numerals]
         spelled = self._speller.spelled(
@@ -342,22 +353,6 @@ class WhisperTranscriber:
             for row in unknown:
                 languages[row] = _choose_language(heard[row], options[row])
         return languages
-
-
-def _is_speech(decoding: Decoding, window: Window, options: DecodeOptions) -> bool:
-    """Whether a text is speech, and not hallucinated or repeated from the prompt."""
-    if decoding.silent or decoding.laughter or not letters_of(decoding.text):
-        return False
-    pace = len(decoding.tokens) / max(window.speech_seconds, 0.01)
-    doubtful = window.speech_probability < MIN_SPEECH_PROBABILITY
-    # A translation is shorter and less likely than what was said, however clear that is.
-    slow = pace < USUAL_PACE and options.task == "transcribe"
-    if (doubtful or slow) and not decoding.sure:
-        return False
-    if (doubtful or pace < LEAST_PACE) and decoding.repeats:
-        return False
-    context = " ".join(filter(None, (options.prompt, options.hotwords)))
-    return not (context and decoding.echoes(context))
 
 
 def _segment(window: Window, decoding: Decoding, language: str) -> Segment:
