@@ -100,11 +100,11 @@ class DecodeOptions:
     """How one window is decoded; hashable, so that equal options can share a batch.
 
     `language` None lets the transcriber detect it in each window, among `languages` unless that is
-    empty. `temperature` 0: beam search, repeated with restrictions for doubtful windows; above 0,
-    one of the beam's hypotheses is drawn by its probability. `word_timestamps` asks for the
-    decoder's own word times (`Segment.words`), `logprobs` for
-    `Segment.logprobs`. `draft`: speech goes on after the window, which will be decoded again, so
-    that a quick answer is worth more than a certain one; a doubtful text may be left out.
+    empty. `temperature` 0: beam search, repeated with restrictions for doubtful windows; above 0, a
+    hypothesis of the beam is drawn by its probability. `word_timestamps` asks for the decoder's own
+    word times (`Segment.words`), `logprobs` for `Segment.logprobs`. `draft`: speech goes on after
+    the window, which will be decoded again: a quick answer matters most, and a doubtful text may be
+    left out.
     """
 
     language: str | None = None

@@ -554,23 +554,29 @@ def test_events_whose_notices_are_lost_come_with_the_next_one(tmp_path: Path) ->
     play(tmp_path, scene)
 
 
+async def untold_end(cluster: Cluster) -> tuple[asyncio.Task[Transcript], list[Event]]:
+    """Store the windows and the end of a request, without notices; its run, and what it gets."""
+    seen: list[Event] = []
+
+    async def emit(event: Event) -> None:
+        seen.append(event)
+
+    replica = await cluster.replica()
+    request = await replica.request("english")
+    running = asyncio.create_task(replica.runner.run(request, emit, Checkpoint()))
+    await until(lambda: cluster.queued == 1)
+    await store_windows(replica, request.id)
+    await replica.files.finish(request.id, End(result=TRANSCRIPT))
+    return running, seen
+
+
 def test_events_and_end_are_found_without_a_notice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("whisperx_api_server.distributed.kafka_runner.LOOK", 0.1)
 
     async def scene(cluster: Cluster) -> None:
-        replica = await cluster.replica()
-        request = await replica.request("english")
-        seen: list[Event] = []
-
-        async def emit(event: Event) -> None:
-            seen.append(event)
-
-        running = asyncio.create_task(replica.runner.run(request, emit, Checkpoint()))
-        await until(lambda: cluster.queued == 1)
-        await store_windows(replica, request.id)
-        await replica.files.finish(request.id, End(result=TRANSCRIPT))
+        running, seen = await untold_end(cluster)
         assert await running == TRANSCRIPT
         assert windows_of(seen) == [0, 1, 2]
 
@@ -611,17 +617,7 @@ def test_an_end_is_stored_after_all_events(tmp_path: Path, monkeypatch: pytest.M
 
 def test_events_are_found_though_their_worker_died_before_it_told_the_end(tmp_path: Path) -> None:
     async def scene(cluster: Cluster) -> None:
-        replica = await cluster.replica()
-        request = await replica.request("english")
-        seen: list[Event] = []
-
-        async def emit(event: Event) -> None:
-            seen.append(event)
-
-        running = asyncio.create_task(replica.runner.run(request, emit, Checkpoint()))
-        await until(lambda: cluster.queued == 1)
-        await store_windows(replica, request.id)
-        await replica.files.finish(request.id, End(result=TRANSCRIPT))
+        running, seen = await untold_end(cluster)
         await cluster.worker()
         assert await running == TRANSCRIPT
         assert windows_of(seen) == [0, 1, 2]

@@ -38,10 +38,8 @@ class KafkaSettings(Section):
     )
     max_attempts: Annotated[int, Field(ge=1, le=4)] = Field(
         3,
-        description=(
-            "Maximum number of attempts at a run whose worker crashes; after the last"
-            " one the run fails."
-        ),
+        description="Maximum number of attempts at a run whose worker crashes; after the last one "
+        "the run fails.",
     )
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         "PLAINTEXT", description="PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL."

@@ -303,8 +303,8 @@ class Worker:
         await self._fail(
             run,
             WorkerLost(
-                f"workers crashed {attempts} times on this recording: send another one, or"
-                " see the workers' logs"
+                f"workers crashed {attempts} times on this recording: send another one, or "
+                "see the workers' logs"
             ),
         )
 

@@ -48,7 +48,8 @@ class JobWatch:
     ) -> Watched:
         """Yield a job of another process until it ends or `find` returns None.
 
-        The windows of a job that has ended are no longer stored: the last ones come as one.
+        When a job ends, its windows are deleted. Those that were not sent by then come as one
+        window, made from the transcript.
         """
         seen: Job | None = None
         read = None

@@ -65,7 +65,7 @@ class Listener:
         self._config = config
         self._options = options
         self._beta = beta
-        self._turns = SpanFinder(buffer, longest=LONGEST_WINDOW, padding=0, silence=0)
+        self._spans = SpanFinder(buffer, longest=LONGEST_WINDOW, padding=0, silence=0)
         self._configure_turns()
         self._detection: Detection | None = None
         self._heard_from = 0  # the sample at which the detection began
@@ -100,12 +100,12 @@ class Listener:
             await self._send(error_event(error, event_id))
             return
         item = self._item or Item(id=new_id("item"), options=self._options)
-        self._turns.close()
+        self._spans.close()
         if self._window is not None:
             self._transcriber.close(self._window)
             self._window = None
         elif self._item is None and self._config.audio.input.turn_detection is None:
-            doubtful = self._loudest()
+            doubtful = self._undetected()
             if doubtful is not None:
                 self._transcriber.close(self._new_window(item, doubtful))
         await self._end_item(item, self._buffer.end)
@@ -114,7 +114,7 @@ class Listener:
         """Drop the item that is open, and all audio that no commit has had."""
         if self._item is not None:
             self._transcriber.abandon(self._item)
-        self._turns.close()
+        self._spans.close()
         self._item = self._window = None
         self._uncommitted = self._buffer.end
         self._stale = True
@@ -136,7 +136,7 @@ class Listener:
         found = [_moved(region, offset) for region in regions]
         under_way = detection.under_way
         moved = None if under_way is None else _moved(under_way, offset)
-        for event in self._turns.push(found, moved):
+        for event in self._spans.push(found, moved):
             if isinstance(event, SpanOpened):
                 await self._open(event.span)
             else:
@@ -201,7 +201,7 @@ class Listener:
         )
         self._transcriber.end(item)
 
-    def _loudest(self) -> Span | None:
+    def _undetected(self) -> Span | None:
         """The last audio in which no speech was found, if not silent: the transcriber decides."""
         first = max(self._uncommitted, self._buffer.end - LONGEST_WINDOW)
         samples = self._buffer.copy(first, self._buffer.end)
@@ -210,22 +210,22 @@ class Listener:
         windows, _ = undetected_windows(clip, (), request_id="", max_window=longest)
         if not windows:
             return None
-        [loudest] = windows
-        begin = first + round(loudest.start * SAMPLE_RATE)
+        [window] = windows
+        begin = first + round(window.start * SAMPLE_RATE)
         offset = first / SAMPLE_RATE
         return Span(
             first=begin,
-            end=begin + len(loudest.samples),
+            end=begin + len(window.samples),
             settled=begin,
             closed=True,
-            regions=[_moved(region, offset) for region in loudest.regions],
+            regions=[_moved(region, offset) for region in window.regions],
         )
 
     def _configure_turns(self) -> None:
         server = self._config.audio.input.turn_detection
         padding = MANUAL_PADDING_MS if server is None else server.prefix_padding_ms
-        self._turns.padding = padding * SAMPLE_RATE // 1000
-        self._turns.silence = (
+        self._spans.padding = padding * SAMPLE_RATE // 1000
+        self._spans.silence = (
             MANUAL_SILENCE
             if server is None
             else max(SHORTEST_SPEECH, server.silence_duration_ms * SAMPLE_RATE // 1000)

@@ -13,7 +13,8 @@ from ..backends.base import CLEAR_LANGUAGE
 from ..domain import SAMPLE_RATE, DecodeOptions, Window, WindowTranscript
 from ..errors import ServiceError
 from ..formats.openai_json import error_detail, token_logprobs
-from ..pipeline.stages import Engines, Transcribing, check_options
+from ..pipeline.stages import Engines, Transcribing
+from ..pipeline.supported import check_options
 from .audio import SampleBuffer
 from .events import (
     Completed,
@@ -247,7 +248,7 @@ class LiveTranscriber:
         window, end = decoding.window, decoding.end
         options = window.item.options
         engine = await self._engine(options)
-        decode = check_options(self._request(options), engine.capabilities)
+        decode = check_options(options.model, options.decode, engine.capabilities)
         if decode.language is None and window.language is not None:
             decode = replace(decode, language=window.language)
         if decoding.draft:

@@ -42,7 +42,8 @@ from .events import Emit, Opened, PartDiarized, SegmentsLabelled, Stage, StageBe
 from .language_vote import VotingTranscriber, language_probabilities
 from .runner import Checkpoint
 from .speaker_samples import embed_samples, open_samples
-from .stages import SILENCE_LANGUAGE, Engines, check_options
+from .stages import Engines
+from .supported import SILENCE_LANGUAGE, check_options
 from .word_timing import Aligners, transcribe_timed
 
 LITTLE_SPEECH = 10.0
@@ -182,7 +183,7 @@ class _Transcription:
         """Transcribe each window in a task of `group`; put the results in order, then None."""
         await self._begin("transcribe")
         async with self.engines.transcriber() as engine:
-            options = check_options(self.request, engine.capabilities)
+            options = check_options(self.request.model, self.request.decode, engine.capabilities)
             transcriber = VotingTranscriber(engine)
             ordered: asyncio.Queue[tuple[Window, asyncio.Task[WindowTranscript]] | None]
             ordered = asyncio.Queue()

@@ -1,4 +1,4 @@
-"""Leases each stage's model for one request, and checks requests against capabilities."""
+"""Leases each stage's model for one request."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ from ..domain import (
     Window,
     WindowTranscript,
 )
-from ..errors import InvalidRequest
 from ..scheduling.lane import Lane
 from ..scheduling.lane_worker import LaneWorker
 from ..scheduling.model_pool import ModelPool, until_loaded
 from ..scheduling.work import Entry, Work
 from ..transcript.numerals import spell_segment
 from ..transcript.word_times import keep_in_speech
+from .supported import check_options
 
 M = TypeVar("M")
 P = TypeVar("P")
@@ -53,9 +53,6 @@ R = TypeVar("R")
 
 BLOCK_SECONDS = 30
 """Length of the blocks for voice activity detection, between which other recordings run."""
-
-SILENCE_LANGUAGE = "en"
-"""The language of a silent recording if the request names none, as in WhisperX."""
 
 
 class EngineRequest(Protocol):
@@ -327,7 +324,7 @@ class Engines:
         """
         capabilities = self._known_capabilities()
         if capabilities is not None:
-            check_options(self._request, capabilities)
+            check_options(self._request.model, self._request.decode, capabilities)
 
     def foreseen_language(self) -> str | None:
         """Return the language of all windows, as far as known without loading the model."""
@@ -363,52 +360,3 @@ class Engines:
         """Lease the configured diarizer."""
         async with self._pool.lease(self._catalog.diarizer()) as lane:
             yield Diarizing(lane, self._request)
-
-
-def check_options(request: EngineRequest, capabilities: Capabilities) -> DecodeOptions:
-    """Return the request's decode options for this engine.
-
-    Raises:
-        InvalidRequest: the model does not support an option; names the field.
-    """
-    options = request.decode
-    if options.task not in capabilities.tasks:
-        raise InvalidRequest(
-            f"the model {request.model} does not translate speech: choose a multilingual Whisper",
-            param="model",
-        )
-    known = capabilities.languages
-    if known is not None:
-        only = (
-            "only supports English"
-            if known == {"en"}
-            else f"only supports these languages: {', '.join(sorted(known))}"
-        )
-        for param, language in (
-            ("language", options.language),
-            *(("languages[]", each) for each in options.languages),
-        ):
-            if language is not None and language not in known:
-                raise InvalidRequest(
-                    f"the model {request.model} {only}, not {language!r}", param=param
-                )
-    if (options.prompt or options.hotwords) and not capabilities.can_prompt:
-        param = "prompt" if options.prompt else "hotwords"
-        raise InvalidRequest(
-            f"the model {request.model} does not support {param}: leave it out", param=param
-        )
-    if options.logprobs and not capabilities.can_logprobs:
-        raise InvalidRequest(f"the model {request.model} gives no logprobs", param="include[]")
-    if options.temperature and not capabilities.can_sample:
-        raise InvalidRequest(
-            f"the model {request.model} does not sample: leave temperature at 0",
-            param="temperature",
-        )
-    if options.language is None and not capabilities.detects_language:
-        if options.languages:
-            raise InvalidRequest(
-                f"the model {request.model} does not detect languages: name one as language",
-                param="languages[]",
-            )
-        return replace(options, language=SILENCE_LANGUAGE)
-    return options

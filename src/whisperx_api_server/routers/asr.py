@@ -18,7 +18,7 @@ from ..fields.transcription import AUTO, SpeakerCount, TranscriptionForm, valida
 from ..formats.asr_formats import AsrOutput, render_asr
 from ..languages import language_name
 from ..output_formats import OutputFormat
-from ..pipeline.stages import SILENCE_LANGUAGE
+from ..pipeline.supported import SILENCE_LANGUAGE
 from . import openapi
 from .deps import CallDep
 from .forms import parse_query

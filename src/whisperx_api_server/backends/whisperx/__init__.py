@@ -95,11 +95,8 @@ def load_transcriber(spec: ModelSpec, *, fallback: bool = True) -> Transcriber:
     from .transcriber import WhisperTranscriber
     from .vocabulary import Vocabulary
 
-    if spec.device == "cuda" and spec.device_index >= ctranslate2.get_cuda_device_count():
-        raise ModelUnavailable(
-            f"there is no CUDA device {spec.device_index} for Whisper: set "
-            "WHISPER__INFERENCE_DEVICE=cpu or check the driver"
-        )
+    if spec.device == "cuda":
+        _check_gpu(spec.device_index, ctranslate2.get_cuda_device_count())
     threads = spec.threads or usable_cores()
     parts = most_parts(threads) if spec.device == "cpu" else 1
     directory = model_directory(spec)
@@ -137,6 +134,14 @@ def load_transcriber(spec: ModelSpec, *, fallback: bool = True) -> Transcriber:
         log_mel=log_mel,
         parts=parts,
     )
+
+
+def _check_gpu(index: int, count: int) -> None:
+    if index >= count:
+        raise ModelUnavailable(
+            f"there is no CUDA device {index} for Whisper: set WHISPER__INFERENCE_DEVICE=cpu or "
+            "check the driver"
+        )
 
 
 def _gpu_log_mel(spec: ModelSpec, n_mels: int) -> Callable[[Samples], Mel] | None:
