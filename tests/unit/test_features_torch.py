@@ -7,7 +7,6 @@ import sys
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from importlib import import_module
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -179,9 +178,7 @@ def test_a_failure_ahead_is_ours_and_the_window_can_be_tried_again(
 ) -> None:
     transcriber, window = load_transcriber(ON_CUDA), a_window(speech)
     with monkeypatch.context() as broken:
-        # the class that the loader imports: other tests import the module anew
-        loaded = import_module("whisperx_api_server.backends.whisperx.features_torch")
-        broken.setattr(loaded.TorchLogMel, "__call__", failing(error))
+        broken.setattr(TorchLogMel, "__call__", failing(error))
         with pytest.raises(ours) as caught:
             transcriber.features(window)
         assert caught.value.__cause__ is error
